@@ -1,0 +1,2 @@
+//! Every function on one machine.
+fn main() {}

@@ -1,0 +1,7 @@
+//! What the functions of azul-vt share: VirusTotal's and Azul's protocols, the mapping of records to
+//! events, the selection of samples, and state.
+
+pub mod azul;
+pub mod minute;
+pub mod settings;
+pub mod store;

@@ -1,0 +1,532 @@
+//! Settings: the only reader of the environment.
+//!
+//! An empty variable counts as unset. An error names the variable, what it holds (never a secret) and
+//! what it takes.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::azul::event::ModelVersion;
+
+/// 1 MB, everywhere in this project.
+pub const MB: u64 = 1_048_576;
+
+/// VirusTotal keeps feed minutes for seven days (VirusTotal's reference, "File feed").
+pub const FEED_RETENTION_HOURS: i64 = 168;
+
+/// A setting that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}={shown}: {expected}")]
+pub struct SettingError {
+    /// The variable.
+    pub name: &'static str,
+    /// What it holds; `***` for secrets.
+    pub shown: String,
+    /// What it takes.
+    pub expected: String,
+}
+
+/// One setting as `vt settings` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Shown {
+    /// The variable.
+    pub name: &'static str,
+    /// Its value; `***` for secrets, `none` where there is none.
+    pub value: String,
+    /// `environment`, `default`, or the other variable that it was taken from.
+    pub source: &'static str,
+}
+
+/// All settings, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// VIRUSTOTAL: VirusTotal's origin, without a path.
+    pub virustotal: Url,
+    /// VIRUSTOTAL_APIKEY.
+    pub virustotal_apikey: Option<SecretString>,
+    /// PLUGIN_DATA_URL: the dispatcher's base for streams.
+    pub data_url: Url,
+    /// PLUGIN_EVENTS_URL: the dispatcher's base for events.
+    pub events_url: Url,
+    /// PLUGIN_DEPLOYMENT_KEY.
+    pub deployment_key: String,
+    /// DISPATCHER_MAX_AGE_HOURS: older records are filtered; `None`: no limit.
+    pub max_age: Option<SignedDuration>,
+    /// STATEDIR.
+    pub state_dir: PathBuf,
+    /// PACKAGE_LIMIT: bundles loaded a run; `None`: no limit.
+    pub package_limit: Option<u64>,
+    /// RULES_ROOT.
+    pub rules_root: String,
+    /// MAX_DOWNLOAD_SIZE_MB, in bytes: no requests for larger files; `None`: no limit.
+    pub max_download_bytes: Option<u64>,
+    /// FEED_LAG_MINUTES.
+    pub feed_lag_minutes: i64,
+    /// FEED_BACKLOG_HOURS: first run only.
+    pub feed_backlog_hours: i64,
+    /// HANDLERS, as written; the mapping checks the names.
+    pub handlers: String,
+    /// AZUL_MODEL_VERSION.
+    pub model_version: ModelVersion,
+    /// MAX_EVENT_BYTES.
+    pub max_event_bytes: usize,
+    /// MAX_LINE_BYTES.
+    pub max_line_bytes: usize,
+    /// MAX_BUNDLE_BYTES: decompressed.
+    pub max_bundle_bytes: u64,
+    /// RULES_LENIENT: start with the good rules although others are bad.
+    pub rules_lenient: bool,
+    /// DIRECT_LINK_HOURS: life of a feed record's download link, from last_analysis_date.
+    pub direct_link: SignedDuration,
+    /// REQUEST_MEMORY_HOURS: for how long a download is not asked for again.
+    pub request_memory: SignedDuration,
+    /// INGEST_LISTEN.
+    pub ingest_listen: SocketAddr,
+    /// INGEST_SECRETS: Standard Webhooks secrets, `whsec_<base64>`.
+    pub ingest_secrets: Vec<SecretString>,
+    /// INGEST_TOKENS: bearer tokens.
+    pub ingest_tokens: Vec<SecretString>,
+    /// LOAD_SOURCE: the Azul source of mapped events.
+    pub load_source: String,
+    /// CONTACT: whom the plugin's registration names.
+    pub contact: String,
+    /// LOG: level or filter of the log.
+    pub log: String,
+    /// PLUGIN_HEADERS: sent with every answer of `vt ingest`.
+    pub plugin_headers: BTreeMap<String, String>,
+    /// PLUGIN_PROMETHEUS_PUSH_GATEWAY.
+    pub push_gateway: Option<Url>,
+    /// HTTPS_PROXY (also https_proxy, ALL_PROXY).
+    pub https_proxy: Option<Url>,
+    /// HTTP_PROXY (also http_proxy): for a dispatcher or VirusTotal stand-in on plain http.
+    pub http_proxy: Option<Url>,
+    /// NO_PROXY (also no_proxy): hosts that are reached without the proxy, comma-separated.
+    pub no_proxy: String,
+    /// CA_BUNDLE: a PEM file of further certificate authorities.
+    pub ca_bundle: Option<PathBuf>,
+    /// How each setting came about, in the order of the README's table.
+    pub shown: Vec<Shown>,
+}
+
+impl Settings {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub fn from_env() -> Result<Self, SettingError> {
+        Self::read(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))
+    }
+
+    /// Reads settings from `lookup`, which gives a variable's value.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one flat list, a setting a line or two: the table of the README"
+    )]
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
+        let mut r = Reader { lookup, shown: Vec::new() };
+        let virustotal = r.parse(
+            &["VIRUSTOTAL", "VIRUSTOTAL_APISERVER"],
+            "https://www.virustotal.com",
+            "an http or https URL without a path, such as https://www.virustotal.com",
+            origin,
+        )?;
+        let virustotal_apikey = r.secret("VIRUSTOTAL_APIKEY");
+        let base = "an http or https URL, such as http://dispatcher:8111";
+        let data_url = r.parse(&["PLUGIN_DATA_URL"], "http://localhost:8111", base, base_url)?;
+        let events_url =
+            r.parse(&["PLUGIN_EVENTS_URL"], "http://localhost:8111", base, base_url)?;
+        let deployment_key = r.text(&["PLUGIN_DEPLOYMENT_KEY"], "plugin-virustotal");
+        let max_age = r.parse(
+            &["DISPATCHER_MAX_AGE_HOURS"],
+            "72",
+            "a number of hours, or -1 for no limit",
+            |t| match limit(t)? {
+                None => Some(None),
+                Some(n) => hours(n).map(Some),
+            },
+        )?;
+        let state_dir = r.text(&["STATEDIR"], ".loadstate").into();
+        let package_limit =
+            r.parse(&["PACKAGE_LIMIT"], "-1", "a number of bundles, or -1 for no limit", limit)?;
+        let rules_root = r.text(&["RULES_ROOT"], "./select_rules");
+        let max_download_bytes = r.parse(
+            &["MAX_DOWNLOAD_SIZE_MB"],
+            "20",
+            "a number of MB, such as 20 or 20MB; 0 for no limit",
+            |t| megabytes(t).map(|n| (n > 0).then_some(n)),
+        )?;
+        let feed_lag_minutes = r.parse(
+            &["FEED_LAG_MINUTES"],
+            "60",
+            "a number of minutes, at least 60 on the real feed",
+            |t| within(t, 0, 10_080),
+        )?;
+        let feed_backlog_hours = r.parse(
+            &["FEED_BACKLOG_HOURS"],
+            "72",
+            "a number of hours up to 168: VirusTotal keeps no more",
+            |t| within(t, 0, FEED_RETENTION_HOURS),
+        )?;
+        let handlers = r.text(&["HANDLERS"], "default");
+        let model_version = r.parse(
+            &["AZUL_MODEL_VERSION"],
+            "6",
+            "5 (Azul 8 and 9) or 6 (Azul 10 and later)",
+            |t| match t {
+                "5" => Some(ModelVersion::V5),
+                "6" => Some(ModelVersion::V6),
+                _ => None,
+            },
+        )?;
+        let max_event_bytes = r.parse(
+            &["MAX_EVENT_BYTES"],
+            "3137536",
+            "a number of bytes from 4096 to 3145728: the dispatcher takes no more",
+            |t| within(t, 4096, 3_145_728),
+        )?;
+        let max_line_bytes = r.parse(
+            &["MAX_LINE_BYTES"],
+            "33554432",
+            "a number of bytes from 1024 to 1073741824",
+            |t| within(t, 1024, 1_073_741_824),
+        )?;
+        let max_bundle_bytes = r.parse(
+            &["MAX_BUNDLE_BYTES"],
+            "2147483648",
+            "a number of bytes, at least 1024",
+            |t| within(t, 1024, i64::MAX),
+        )?;
+        let rules_lenient = r.parse(&["RULES_LENIENT"], "0", "0 or 1", |t| match t {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        })?;
+        let direct_link = r.parse(&["DIRECT_LINK_HOURS"], "168", "a number of hours", |t| {
+            within::<i64>(t, 0, 87_600).and_then(hours)
+        })?;
+        let request_memory =
+            r.parse(&["REQUEST_MEMORY_HOURS"], "168", "a number of hours", |t| {
+                within::<i64>(t, 0, 87_600).and_then(hours)
+            })?;
+        let ingest_secrets = r.secrets("INGEST_SECRETS");
+        let ingest_tokens = r.secrets("INGEST_TOKENS");
+        let open = !ingest_secrets.is_empty() || !ingest_tokens.is_empty();
+        let ingest_listen: SocketAddr = r.parse(
+            &["INGEST_LISTEN"],
+            if open { "0.0.0.0:8854" } else { "127.0.0.1:8854" },
+            "an address and a port, such as 127.0.0.1:8854",
+            |t| t.parse().ok(),
+        )?;
+        if !open && !ingest_listen.ip().is_loopback() {
+            return Err(SettingError {
+                name: "INGEST_LISTEN",
+                shown: ingest_listen.to_string(),
+                expected: "without INGEST_SECRETS or INGEST_TOKENS only a loopback address, such as 127.0.0.1:8854".into(),
+            });
+        }
+        let load_source = r.text(&["LOAD_SOURCE"], "virustotal");
+        let contact = r.text(&["CONTACT"], "azul-vt");
+        let log = r.text(&["LOG"], "info");
+        let plugin_headers = r.parse(
+            &["PLUGIN_HEADERS"],
+            "",
+            "a JSON object of header names and texts, such as {\"X-Frame-Options\":\"DENY\"}",
+            headers,
+        )?;
+        let push_gateway =
+            r.parse(&["PLUGIN_PROMETHEUS_PUSH_GATEWAY"], "", "an http or https URL", optional_url)?;
+        let proxy = "a proxy's URL, such as http://proxy:3128";
+        let https_proxy =
+            r.secret_url(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"], proxy)?;
+        let http_proxy = r.secret_url(&["HTTP_PROXY", "http_proxy"], proxy)?;
+        let no_proxy = r.text(&["NO_PROXY", "no_proxy"], "");
+        let ca_bundle =
+            Some(r.text(&["CA_BUNDLE"], "")).filter(|t| !t.is_empty()).map(PathBuf::from);
+        Ok(Self {
+            virustotal,
+            virustotal_apikey,
+            data_url,
+            events_url,
+            deployment_key,
+            max_age,
+            state_dir,
+            package_limit,
+            rules_root,
+            max_download_bytes,
+            feed_lag_minutes,
+            feed_backlog_hours,
+            handlers,
+            model_version,
+            max_event_bytes,
+            max_line_bytes,
+            max_bundle_bytes,
+            rules_lenient,
+            direct_link,
+            request_memory,
+            ingest_listen,
+            ingest_secrets,
+            ingest_tokens,
+            load_source,
+            contact,
+            log,
+            plugin_headers,
+            push_gateway,
+            https_proxy,
+            http_proxy,
+            no_proxy,
+            ca_bundle,
+            shown: r.shown,
+        })
+    }
+
+    /// Whether `vt ingest` asks its callers for a signature or a token.
+    pub fn ingest_is_authenticated(&self) -> bool {
+        !self.ingest_secrets.is_empty() || !self.ingest_tokens.is_empty()
+    }
+}
+
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    shown: Vec<Shown>,
+}
+
+impl Reader<'_> {
+    /// The first of `names` that is set, and where it was found.
+    fn find(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
+        names.iter().find_map(|name| {
+            let value = (self.lookup)(name)?;
+            let value = value.trim();
+            (!value.is_empty()).then(|| (*name, value.to_owned()))
+        })
+    }
+
+    fn show(&mut self, names: &[&'static str], found: Option<&'static str>, value: String) {
+        let Some(&name) = names.first() else { return };
+        let source = match found {
+            None => "default",
+            Some(used) if used == name => "environment",
+            Some(used) => used,
+        };
+        let value = if value.is_empty() { "none".into() } else { value };
+        self.shown.push(Shown { name, value, source });
+    }
+
+    fn parse<T>(
+        &mut self,
+        names: &[&'static str],
+        default: &str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, SettingError> {
+        let found = self.find(names);
+        let name = found.as_ref().map(|(name, _)| *name);
+        let text = found.map_or_else(|| default.to_owned(), |(_, text)| text);
+        let value = parse(&text).ok_or_else(|| SettingError {
+            name: name.or(names.first().copied()).unwrap_or_default(),
+            shown: text.chars().take(200).collect(),
+            expected: format!("write {expected}"),
+        })?;
+        self.show(names, name, text);
+        Ok(value)
+    }
+
+    fn text(&mut self, names: &[&'static str], default: &str) -> String {
+        let found = self.find(names);
+        let name = found.as_ref().map(|(name, _)| *name);
+        let text = found.map_or_else(|| default.to_owned(), |(_, text)| text);
+        self.show(names, name, text.clone());
+        text
+    }
+
+    fn secret(&mut self, name: &'static str) -> Option<SecretString> {
+        let found = self.find(&[name]);
+        let shown = if found.is_some() { "***" } else { "" };
+        self.show(&[name], found.as_ref().map(|(name, _)| *name), shown.into());
+        found.map(|(_, text)| text.into())
+    }
+
+    fn secrets(&mut self, name: &'static str) -> Vec<SecretString> {
+        self.secret(name)
+            .map(|all| {
+                all.expose_secret()
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|s| !s.is_empty())
+                    .map(SecretString::from)
+                    .collect()
+            })
+            .unwrap_or_default()
+    }
+
+    /// A URL that may hold a password: shown without it.
+    fn secret_url(
+        &mut self,
+        names: &[&'static str],
+        expected: &str,
+    ) -> Result<Option<Url>, SettingError> {
+        let Some((name, text)) = self.find(names) else {
+            self.show(names, None, String::new());
+            return Ok(None);
+        };
+        let Some(url) = web_url(&text) else {
+            return Err(SettingError {
+                name,
+                shown: "***".into(),
+                expected: format!("write {expected}"),
+            });
+        };
+        let mut shown = url.clone();
+        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
+            return Err(SettingError {
+                name,
+                shown: "***".into(),
+                expected: format!("write {expected}"),
+            });
+        }
+        self.show(names, Some(name), shown.to_string());
+        Ok(Some(url))
+    }
+}
+
+fn web_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
+}
+
+fn base_url(text: &str) -> Option<Url> {
+    web_url(text).filter(|u| u.query().is_none() && u.fragment().is_none())
+}
+
+fn origin(text: &str) -> Option<Url> {
+    base_url(text).filter(|u| u.path() == "/" && u.username().is_empty() && u.password().is_none())
+}
+
+#[expect(clippy::option_option, reason = "outer: does it parse; inner: is there one")]
+fn optional_url(text: &str) -> Option<Option<Url>> {
+    if text.is_empty() { Some(None) } else { web_url(text).map(Some) }
+}
+
+fn within<T: TryFrom<i64>>(text: &str, least: i64, most: i64) -> Option<T> {
+    let n: i64 = text.parse().ok()?;
+    if n < least || n > most { None } else { T::try_from(n).ok() }
+}
+
+/// -1 is no limit; the outer `None` is a text that is no number.
+#[expect(clippy::option_option, reason = "outer: does it parse; inner: is there a limit")]
+fn limit(text: &str) -> Option<Option<u64>> {
+    match text.parse::<i64>().ok()? {
+        -1 => Some(None),
+        n => u64::try_from(n).ok().map(Some),
+    }
+}
+
+fn hours(n: impl TryInto<i64>) -> Option<SignedDuration> {
+    let n: i64 = n.try_into().ok()?;
+    (n <= 10_000_000).then(|| SignedDuration::from_hours(n))
+}
+
+fn megabytes(text: &str) -> Option<u64> {
+    let digits = text.strip_suffix("MB").or_else(|| text.strip_suffix("mb")).unwrap_or(text).trim();
+    digits.parse::<u64>().ok()?.checked_mul(MB)
+}
+
+fn headers(text: &str) -> Option<BTreeMap<String, String>> {
+    if text.is_empty() {
+        return Some(BTreeMap::new());
+    }
+    let headers: BTreeMap<String, String> = serde_json::from_str(text).ok()?;
+    let valid = headers.iter().all(|(name, value)| {
+        http::HeaderName::try_from(name.as_str()).is_ok()
+            && http::HeaderValue::try_from(value.as_str()).is_ok()
+    });
+    valid.then_some(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Settings, SettingError> {
+        Settings::read(&|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_readme() {
+        let s = read(&[]).unwrap();
+        assert_eq!(s.virustotal.as_str(), "https://www.virustotal.com/");
+        assert!(s.virustotal_apikey.is_none());
+        assert_eq!(s.max_age, Some(SignedDuration::from_hours(72)));
+        assert_eq!(s.package_limit, None);
+        assert_eq!(s.max_download_bytes, Some(20 * MB));
+        assert_eq!(s.max_line_bytes as u64, 32 * MB);
+        assert_eq!(s.max_bundle_bytes, 2048 * MB);
+        assert_eq!(s.ingest_listen.to_string(), "127.0.0.1:8854");
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let s = read(&[("VIRUSTOTAL_APIKEY", ""), ("STATEDIR", " ")]).unwrap();
+        assert!(s.virustotal_apikey.is_none());
+        assert_eq!(s.state_dir, PathBuf::from(".loadstate"));
+    }
+
+    #[test]
+    fn the_other_name_of_a_setting_works_and_is_shown() {
+        let s = read(&[("VIRUSTOTAL_APISERVER", "http://127.0.0.1:1")]).unwrap();
+        assert_eq!(s.virustotal.port(), Some(1));
+        assert_eq!(s.shown[0].source, "VIRUSTOTAL_APISERVER");
+    }
+
+    #[test]
+    fn an_error_names_the_variable_and_what_it_takes() {
+        for (name, value) in [
+            ("VIRUSTOTAL", "https://www.virustotal.com/api/v3"),
+            ("VIRUSTOTAL", "ftp://x"),
+            ("PLUGIN_EVENTS_URL", "dispatcher:8111"),
+            ("DISPATCHER_MAX_AGE_HOURS", "three"),
+            ("PACKAGE_LIMIT", "-2"),
+            ("FEED_BACKLOG_HOURS", "169"),
+            ("AZUL_MODEL_VERSION", "4"),
+            ("RULES_LENIENT", "yes"),
+            ("INGEST_LISTEN", "0.0.0.0:8854"),
+            ("PLUGIN_HEADERS", "[]"),
+            ("MAX_DOWNLOAD_SIZE_MB", "20GB"),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err();
+            assert_eq!(error.name, name);
+            assert!(error.to_string().contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_and_proxy_passwords_are_never_shown() {
+        let s = read(&[
+            ("VIRUSTOTAL_APIKEY", "canary1"),
+            ("INGEST_TOKENS", "canary2,canary3"),
+            ("HTTPS_PROXY", "http://me:canary4@proxy:3128"),
+        ])
+        .unwrap();
+        assert!(!format!("{:?}", s.shown).contains("canary"));
+        assert_eq!(s.ingest_tokens.len(), 2);
+        assert_eq!(s.ingest_listen.to_string(), "0.0.0.0:8854");
+        let error = read(&[("HTTPS_PROXY", "canary5")]).unwrap_err();
+        assert!(!error.to_string().contains("canary"));
+    }
+
+    #[test]
+    fn sizes_take_both_spellings() {
+        for text in ["20", "20MB", "20 MB"] {
+            assert_eq!(
+                read(&[("MAX_DOWNLOAD_SIZE_MB", text)]).unwrap().max_download_bytes,
+                Some(20 * MB)
+            );
+        }
+        assert_eq!(read(&[("MAX_DOWNLOAD_SIZE_MB", "0")]).unwrap().max_download_bytes, None);
+    }
+}

@@ -1,0 +1,391 @@
+//! State: small capabilities, each with a local implementation (SQLite and a directory under STATEDIR).
+//!
+//! The traits promise no more than a conditional write on one row, so that a key-value table can keep
+//! them as well as SQLite does. One suite of tests (`suite`) runs on every implementation.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp, civil::Date};
+use serde::{Deserialize, Serialize};
+
+use crate::minute::Minute;
+
+pub mod local;
+
+/// What went wrong with the state.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The state could not be read or written: try again.
+    #[error("state: {action} failed")]
+    Unavailable {
+        /// What was attempted, for example `reading the cursor load`.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What was read makes no sense: an operator must look at it.
+    #[error("state: {what} is damaged: {reason}")]
+    Damaged {
+        /// Which row or object.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The lease that a write was made under belongs to somebody else by now: stop working.
+    #[error("the lease `{name}` was lost to another owner")]
+    LeaseLost {
+        /// Name of the lease.
+        name: String,
+    },
+}
+
+/// A time source, so that tests can fix it.
+pub trait Clock: Send + Sync {
+    /// The time now, UTC.
+    fn now(&self) -> Timestamp;
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Positions in streams that are worked in order.
+#[async_trait]
+pub trait Cursors: Send + Sync {
+    /// Seconds since 1970 up to which everything is done; `None` before the first run.
+    async fn read(&self, name: &str) -> Result<Option<i64>, StoreError>;
+
+    /// Moves the cursor from `expected` to `to`. False, and nothing changed, where it does not stand
+    /// at `expected` or `to` is not ahead of it.
+    async fn advance(&self, name: &str, expected: Option<i64>, to: i64)
+    -> Result<bool, StoreError>;
+}
+
+/// The right to be the only one at work on something.
+pub struct Lease {
+    /// What the lease is for.
+    pub name: String,
+    /// Who holds it, in words an operator understands.
+    pub owner: String,
+    /// Grows with each new owner; writes carry it.
+    pub fence: u64,
+    /// Held by the implementation (an open lock file locally); dropping it frees the lease.
+    pub guard: Option<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("name", &self.name)
+            .field("owner", &self.owner)
+            .field("fence", &self.fence)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answer to a request for a lease.
+#[derive(Debug)]
+pub enum Grant {
+    /// It is ours.
+    Acquired(Lease),
+    /// Somebody else works on it.
+    Held {
+        /// Who.
+        owner: String,
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// Leases with an owner, an expiry and a fencing number.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Takes the lease where it is free or its owner is dead.
+    async fn acquire(&self, name: &str, owner: &str, now: Timestamp) -> Result<Grant, StoreError>;
+
+    /// Stays the owner. [`StoreError::LeaseLost`] where somebody else took over.
+    async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Gives it back.
+    async fn release(&self, lease: Lease) -> Result<(), StoreError>;
+
+    /// Who holds it now, and since when; for display only.
+    async fn holder(&self, name: &str) -> Result<Option<(String, Timestamp)>, StoreError>;
+}
+
+/// What is known of a feed minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum MinuteState {
+    /// It is to be loaded.
+    Planned,
+    /// Its bundle is staged and verified, and being delivered.
+    Loading {
+        /// Key of the staged bundle in [`Bundles`].
+        bundle: String,
+        /// Lines delivered, rejected or filtered so far; the next run goes on behind them.
+        lines_done: u64,
+    },
+    /// All of it is delivered.
+    Loaded,
+    /// It could not be loaded yet.
+    Gap {
+        /// Why.
+        kind: GapKind,
+        /// What VirusTotal or the decoder said.
+        reason: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// When to try again.
+        next_try: Timestamp,
+    },
+    /// Given up: it left VirusTotal's seven days before it could be loaded.
+    Buried {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Kinds of [`MinuteState::Gap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapKind {
+    /// VirusTotal has no bundle for the minute (404).
+    Missing,
+    /// The bundle cannot be decoded, or loading it failed.
+    Failed,
+    /// The cursor jumped over it.
+    Skipped,
+}
+
+/// What was counted while a minute was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Lines that are not blank.
+    pub records: u64,
+    /// Events that the dispatcher acknowledged.
+    pub delivered: u64,
+    /// Records and events that were not wanted: too old, the empty file, aged off, filtered.
+    pub filtered: u64,
+    /// Records and events that can never be delivered; kept under `rejects/`.
+    pub rejected: u64,
+    /// Download requests that the dispatcher acknowledged.
+    pub requests: u64,
+    /// Values that the mapping left out because they were bad.
+    pub bad_values: u64,
+}
+
+impl Counts {
+    /// Adds another count to this one.
+    pub fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.delivered += other.delivered;
+        self.filtered += other.filtered;
+        self.rejected += other.rejected;
+        self.requests += other.requests;
+        self.bad_values += other.bad_values;
+    }
+}
+
+/// A row of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRow {
+    /// The feed minute.
+    pub minute: Minute,
+    /// What became of it.
+    pub state: MinuteState,
+    /// Counted so far.
+    pub counts: Counts,
+    /// When the row was written last.
+    pub updated: Timestamp,
+}
+
+/// How many minutes are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LedgerTotals {
+    /// Minutes planned.
+    pub planned: u64,
+    /// Minutes being loaded.
+    pub loading: u64,
+    /// Minutes loaded.
+    pub loaded: u64,
+    /// Minutes to be tried again.
+    pub gaps: u64,
+    /// Minutes given up.
+    pub buried: u64,
+    /// Sum of the counts of all rows kept.
+    pub counts: Counts,
+}
+
+/// A row for each feed minute.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// The row of a minute.
+    async fn get(&self, minute: Minute) -> Result<Option<LedgerRow>, StoreError>;
+
+    /// Writes a row under a lease. [`StoreError::LeaseLost`], and nothing written, where the lease's
+    /// fencing number is not the newest.
+    async fn put(&self, row: &LedgerRow, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Rows from `from` to before `to`, oldest first.
+    async fn range(&self, from: Minute, to: Minute) -> Result<Vec<LedgerRow>, StoreError>;
+
+    /// Gaps whose next try is at or before `now`, oldest first, at most `limit`.
+    async fn due_gaps(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
+
+    /// All gaps, oldest first, at most `limit`.
+    async fn gaps(&self, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
+
+    /// Counts by state.
+    async fn totals(&self) -> Result<LedgerTotals, StoreError>;
+}
+
+/// What to remember, for a while.
+#[async_trait]
+pub trait Memory: Send + Sync {
+    /// Is it remembered at `now`?
+    async fn knows(&self, kind: &str, id: &str, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Remembers it until `now` + `ttl`. True where it was not remembered before.
+    async fn remember(
+        &self,
+        kind: &str,
+        id: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+}
+
+/// How far a reserved download has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// A place in the quota is taken.
+    Reserved,
+    /// The content is at the dispatcher.
+    Stored,
+    /// The `sourced` event is at the dispatcher.
+    Sourced,
+    /// The outcome is reported.
+    Reported,
+}
+
+/// Answer to a request for a place in a quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// A place was free and is taken now.
+    Granted,
+    /// This id has had a place all along.
+    Already(Stage),
+    /// No place is left.
+    Full {
+        /// Places taken.
+        used: u64,
+    },
+}
+
+/// Usage of one category on one day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QuotaUsage {
+    /// `<rule file>/<rule>`.
+    pub category: String,
+    /// Places taken.
+    pub used: u64,
+}
+
+/// Places in daily quotas: exact under any concurrency, idempotent by id.
+#[async_trait]
+pub trait Quotas: Send + Sync {
+    /// Takes a place for `id` in `category` on the UTC day `day`, where fewer than `limit` are taken.
+    async fn reserve(
+        &self,
+        category: &str,
+        day: Date,
+        limit: u64,
+        id: &str,
+    ) -> Result<Reservation, StoreError>;
+
+    /// Notes how far the work of a reservation has come; never goes back to an earlier stage.
+    async fn set_stage(
+        &self,
+        category: &str,
+        day: Date,
+        id: &str,
+        stage: Stage,
+    ) -> Result<(), StoreError>;
+
+    /// Gives a place back. False where there was none.
+    async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError>;
+
+    /// Places taken on a day, by category in order of name.
+    async fn usage(&self, day: Date) -> Result<Vec<QuotaUsage>, StoreError>;
+}
+
+/// Something kept in [`Bundles`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BundleInfo {
+    /// Its key: `/`-separated, never absolute, no `..`.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was put.
+    pub modified: Timestamp,
+}
+
+/// An open bundle. Reading blocks, so do it off the async threads.
+pub type BundleReader = Box<dyn std::io::Read + Send>;
+
+/// Objects by key: staged bundles, posted bodies, rejects.
+#[async_trait]
+pub trait Bundles: Send + Sync {
+    /// Moves the finished local file `from` in under `key`, durably, and removes `from`. False where
+    /// the key exists already (then the old content stays).
+    async fn put_file(&self, key: &str, from: &Path) -> Result<bool, StoreError>;
+
+    /// Puts small content, durably; replaces what was there.
+    async fn put(&self, key: &str, content: &[u8]) -> Result<(), StoreError>;
+
+    /// Opens for reading; `None` where there is no such key.
+    async fn open(&self, key: &str) -> Result<Option<BundleReader>, StoreError>;
+
+    /// What is kept under a prefix, in order of key.
+    async fn list(&self, prefix: &str) -> Result<Vec<BundleInfo>, StoreError>;
+
+    /// Removes; no error where it is not there.
+    async fn remove(&self, key: &str) -> Result<(), StoreError>;
+
+    /// A directory on this machine for files that are to be put.
+    fn scratch(&self) -> &Path;
+}
+
+/// All capabilities of one family.
+#[derive(Clone)]
+pub struct Store {
+    /// Positions.
+    pub cursors: Arc<dyn Cursors>,
+    /// Leases.
+    pub leases: Arc<dyn Leases>,
+    /// Feed minutes.
+    pub ledger: Arc<dyn Ledger>,
+    /// What was requested already.
+    pub memory: Arc<dyn Memory>,
+    /// Daily quotas.
+    pub quotas: Arc<dyn Quotas>,
+    /// Objects.
+    pub bundles: Arc<dyn Bundles>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
