@@ -1,9 +1,14 @@
 //! State: small capabilities, each with a local implementation (SQLite and a directory under STATEDIR).
 //!
 //! The traits promise no more than a conditional write on one row, so that a key-value table can keep
-//! them as well as SQLite does. One suite of tests (`suite`) runs on every implementation.
+//! them as well as SQLite does. One suite of tests (`tests/it/store_suite.rs`) runs on
+//! every implementation.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp, civil::Date};
@@ -12,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::minute::Minute;
 
 pub mod local;
+pub mod rejects;
 
 /// What went wrong with the state.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,46 @@ pub enum StoreError {
         /// Name of the lease.
         name: String,
     },
+    /// A key or a name that no state can be kept under: never.
+    #[error("`{name}` cannot name anything in the state: {reason}")]
+    BadName {
+        /// The key or name, cut where it is very long.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The directory for the state cannot be used: an operator must act.
+    #[error(
+        "STATEDIR: cannot use {path}: make it a directory that this user can write to, on a local disk, \
+         or set STATEDIR to another one"
+    )]
+    StateDir {
+        /// The path that failed.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The state was written by a newer program: an operator must act.
+    #[error(
+        "the state in {path} has schema version {found}, written by a newer version of this program, which \
+         knows versions up to {known}: run that newer version, or set STATEDIR to another directory"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+}
+
+impl StoreError {
+    /// True where the same call may work later without anybody's help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
 }
 
 /// A time source, so that tests can fix it.
@@ -255,7 +301,8 @@ pub trait Memory: Send + Sync {
     /// Is it remembered at `now`?
     async fn knows(&self, kind: &str, id: &str, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Remembers it until `now` + `ttl`. True where it was not remembered before.
+    /// Remembers it until `now` + `ttl`. True where it was not remembered before; where it was, false,
+    /// and its time stays as it is (so that one conditional write does it).
     async fn remember(
         &self,
         kind: &str,
@@ -263,6 +310,22 @@ pub trait Memory: Send + Sync {
         ttl: SignedDuration,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
+
+    /// [`remember`](Memory::remember) for several ids of one kind: an answer each, in their order. An
+    /// implementation may do it in fewer writes; an error may leave some of them remembered.
+    async fn remember_all(
+        &self,
+        kind: &str,
+        ids: &[String],
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut new = Vec::with_capacity(ids.len());
+        for id in ids {
+            new.push(self.remember(kind, id, ttl, now).await?);
+        }
+        Ok(new)
+    }
 }
 
 /// How far a reserved download has come.
@@ -314,14 +377,15 @@ pub trait Quotas: Send + Sync {
         id: &str,
     ) -> Result<Reservation, StoreError>;
 
-    /// Notes how far the work of a reservation has come; never goes back to an earlier stage.
+    /// Notes how far the work of a reservation has come; never goes back to an earlier stage. False
+    /// where there is no such reservation.
     async fn set_stage(
         &self,
         category: &str,
         day: Date,
         id: &str,
         stage: Stage,
-    ) -> Result<(), StoreError>;
+    ) -> Result<bool, StoreError>;
 
     /// Gives a place back. False where there was none.
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError>;
@@ -333,7 +397,8 @@ pub trait Quotas: Send + Sync {
 /// Something kept in [`Bundles`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BundleInfo {
-    /// Its key: `/`-separated, never absolute, no `..`.
+    /// Its key: `/`-separated segments of 1 to 255 bytes, none of which begins with a dot; no control
+    /// characters or backslashes; at most 1024 bytes.
     pub key: String,
     /// Bytes.
     pub size: u64,
@@ -347,8 +412,8 @@ pub type BundleReader = Box<dyn std::io::Read + Send>;
 /// Objects by key: staged bundles, posted bodies, rejects.
 #[async_trait]
 pub trait Bundles: Send + Sync {
-    /// Moves the finished local file `from` in under `key`, durably, and removes `from`. False where
-    /// the key exists already (then the old content stays).
+    /// Moves the finished local file `from` in under `key`, durably. False where the key exists
+    /// already (then the old content stays). `from` is gone after either answer.
     async fn put_file(&self, key: &str, from: &Path) -> Result<bool, StoreError>;
 
     /// Puts small content, durably; replaces what was there.
@@ -357,13 +422,15 @@ pub trait Bundles: Send + Sync {
     /// Opens for reading; `None` where there is no such key.
     async fn open(&self, key: &str) -> Result<Option<BundleReader>, StoreError>;
 
-    /// What is kept under a prefix, in order of key.
+    /// What is kept under keys that begin with `prefix` (any text, not only whole folders), in order
+    /// of key.
     async fn list(&self, prefix: &str) -> Result<Vec<BundleInfo>, StoreError>;
 
     /// Removes; no error where it is not there.
     async fn remove(&self, key: &str) -> Result<(), StoreError>;
 
-    /// A directory on this machine for files that are to be put.
+    /// A directory on this machine for files that are to be put. What is left in it by a process that
+    /// ended is removed when the next one starts.
     fn scratch(&self) -> &Path;
 }
 

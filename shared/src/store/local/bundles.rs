@@ -1,0 +1,396 @@
+//! Bundles: files in a directory, by key.
+//!
+//! A file is finished, flushed and closed before it gets its name, and the directory is flushed after;
+//! so a name always stands for a whole file, also after a loss of power.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{lock_file, unusable};
+use crate::store::{BundleInfo, BundleReader, Bundles, StoreError};
+
+/// Unfinished files live on the same file system, out of reach for keys, which have no dot first.
+const SCRATCH: &str = ".scratch";
+
+/// S3's longest key, and the longest file name of common file systems.
+const LONGEST_KEY: usize = 1024;
+const LONGEST_SEGMENT: usize = 255;
+
+/// A folder that becomes empty is removed, so one may vanish between being made and being used. More
+/// tries than this would take as many removals at just the wrong moments.
+const TRIES: u32 = 10;
+
+#[derive(Clone)]
+pub(super) struct LocalBundles {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    scratch: PathBuf,
+    /// Locked while this process uses `scratch`.
+    _scratch_lock: File,
+    /// Names the next file in `scratch`.
+    next: AtomicU64,
+}
+
+impl LocalBundles {
+    /// Uses the directory `root`, and removes what dead processes left unfinished in it. To be called
+    /// by one process at a time.
+    pub(super) fn open(root: PathBuf) -> Result<Self, StoreError> {
+        let all = root.join(SCRATCH);
+        super::make_dir(&all, true)?;
+        remove_abandoned(&all).map_err(|e| unusable(&all, e))?;
+        let (scratch, lock) = own_scratch(&all).map_err(|e| unusable(&all, e))?;
+        let inner = Inner { root, scratch, _scratch_lock: lock, next: AtomicU64::new(0) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Runs blocking `work` away from the async threads.
+    async fn run<T: Send + 'static>(
+        &self,
+        action: String,
+        work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let error = match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        };
+        Err(StoreError::Unavailable { action, source: error })
+    }
+}
+
+#[async_trait]
+impl Bundles for LocalBundles {
+    async fn put_file(&self, key: &str, from: &Path) -> Result<bool, StoreError> {
+        check_key(key)?;
+        let (key, from) = (key.to_owned(), from.to_path_buf());
+        self.run(format!("putting {key}"), move |inner| inner.put_file(&key, &from)).await
+    }
+
+    async fn put(&self, key: &str, content: &[u8]) -> Result<(), StoreError> {
+        check_key(key)?;
+        let (key, content) = (key.to_owned(), content.to_vec());
+        self.run(format!("putting {key}"), move |inner| inner.put(&key, &content)).await
+    }
+
+    async fn open(&self, key: &str) -> Result<Option<BundleReader>, StoreError> {
+        check_key(key)?;
+        let key = key.to_owned();
+        self.run(format!("opening {key}"), move |inner| {
+            let path = inner.root.join(&key);
+            if !inner.is_file(&key)? {
+                return Ok(None);
+            }
+            match File::open(path) {
+                Ok(file) => Ok(Some(Box::new(file) as BundleReader)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<BundleInfo>, StoreError> {
+        check_prefix(prefix)?;
+        let prefix = prefix.to_owned();
+        self.run(format!("listing {prefix}"), move |inner| {
+            let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let mut found = Vec::new();
+            if inner.has_symlink(folder)? {
+                return Ok(found);
+            }
+            inner.walk(folder, &prefix, &mut found)?;
+            found.sort_by(|a, b| a.key.cmp(&b.key));
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        check_key(key)?;
+        let key = key.to_owned();
+        self.run(format!("removing {key}"), move |inner| inner.remove(&key)).await
+    }
+
+    fn scratch(&self) -> &Path {
+        &self.inner.scratch
+    }
+}
+
+impl Inner {
+    fn put_file(&self, key: &str, from: &Path) -> io::Result<bool> {
+        if !fs::symlink_metadata(from)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "what is put is not a file"));
+        }
+        fs::set_permissions(from, fs::Permissions::from_mode(0o600))?;
+        File::open(from)?.sync_all()?;
+        let to = self.root.join(key);
+        // A hard link, unlike a rename, fails where the name exists: one of two that race wins.
+        let linked = self.name(key, || match fs::hard_link(from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                let near = self.temporary();
+                let linked = copy(from, &near).and_then(|()| fs::hard_link(&near, &to));
+                discard(&near);
+                linked
+            }
+            other => other,
+        });
+        let new = match linked {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.is_file(key)? => false,
+            Err(e) => return Err(e),
+        };
+        // Also where another process made the name: it may not have come to its own flush yet.
+        sync_parent(&to)?;
+        fs::remove_file(from)?;
+        Ok(new)
+    }
+
+    fn put(&self, key: &str, content: &[u8]) -> io::Result<()> {
+        let to = self.root.join(key);
+        let temporary = self.temporary();
+        let write = || {
+            let mut file = new_file(&temporary)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            self.name(key, || fs::rename(&temporary, &to))
+        };
+        write().inspect_err(|_| discard(&temporary))?;
+        sync_parent(&to)
+    }
+
+    /// Makes the folders of `key` and then does `naming`, again where a folder was removed meanwhile.
+    fn name(&self, key: &str, naming: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let done = self.make_folders(key).and_then(|()| naming());
+            match done {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn make_folders(&self, key: &str) -> io::Result<()> {
+        let mut folder = self.root.clone();
+        let (folders, _) = key.rsplit_once('/').unwrap_or(("", key));
+        for segment in folders.split('/').filter(|s| !s.is_empty()) {
+            folder.push(segment);
+            match fs::symlink_metadata(&folder) {
+                Ok(metadata) if metadata.is_dir() => continue,
+                Ok(_) => return Err(not_a_folder(&folder)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => sync_parent(&folder)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// True where `key` is a plain file that is reached through plain folders alone.
+    fn is_file(&self, key: &str) -> io::Result<bool> {
+        let (folders, _) = key.rsplit_once('/').unwrap_or(("", key));
+        if self.has_symlink(folders)? {
+            return Ok(false);
+        }
+        match fs::symlink_metadata(self.root.join(key)) {
+            Ok(metadata) => Ok(metadata.is_file()),
+            Err(e) if is_absence(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// True where a part of `folders` is a symbolic link: it may lead out of the directory.
+    fn has_symlink(&self, folders: &str) -> io::Result<bool> {
+        let mut folder = self.root.clone();
+        for segment in folders.split('/').filter(|s| !s.is_empty()) {
+            folder.push(segment);
+            match fs::symlink_metadata(&folder) {
+                Ok(metadata) if metadata.is_symlink() => return Ok(true),
+                Ok(_) => {}
+                Err(e) if is_absence(&e) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(false)
+    }
+
+    fn walk(&self, folder: &str, prefix: &str, found: &mut Vec<BundleInfo>) -> io::Result<()> {
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(self.root.join(&folder)) {
+                Ok(entries) => entries,
+                Err(e) if is_absence(&e) => continue,
+                Err(e) => return Err(e),
+            };
+            for entry in entries {
+                let entry = entry?;
+                // What we put has such a name; anything else was put there by others.
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let key = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+                if check_key(&key).is_err() {
+                    continue;
+                }
+                // Does not follow symbolic links.
+                let metadata = match entry.metadata() {
+                    Ok(metadata) => metadata,
+                    Err(e) if is_absence(&e) => continue,
+                    Err(e) => return Err(e),
+                };
+                if metadata.is_dir() {
+                    if format!("{key}/").starts_with(prefix) || prefix.starts_with(&key) {
+                        folders.push(key);
+                    }
+                } else if metadata.is_file() && key.starts_with(prefix) {
+                    let modified =
+                        Timestamp::try_from(metadata.modified()?).unwrap_or(Timestamp::UNIX_EPOCH);
+                    found.push(BundleInfo { key, size: metadata.len(), modified });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, key: &str) -> io::Result<()> {
+        if !self.is_file(key)? {
+            return Ok(());
+        }
+        match fs::remove_file(self.root.join(key)) {
+            Ok(()) => {}
+            Err(e) if is_absence(&e) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        // No flush: what comes back after a loss of power is worked again, which changes nothing.
+        let mut key = key;
+        while let Some((folder, _)) = key.rsplit_once('/') {
+            if fs::remove_dir(self.root.join(folder)).is_err() {
+                break;
+            }
+            key = folder;
+        }
+        Ok(())
+    }
+
+    fn temporary(&self) -> PathBuf {
+        // Far from any name a caller would choose for its own files here.
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        self.scratch.join(format!(".put-{n}"))
+    }
+}
+
+/// Removes the scratch of processes that ended: their locks are free.
+fn remove_abandoned(all: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(all)? {
+        let lock = entry?.path();
+        if lock.extension().is_none_or(|e| e != "lock") {
+            continue;
+        }
+        if lock_file(&lock)?.try_lock().is_ok() {
+            match fs::remove_dir_all(lock.with_extension("")) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => fs::remove_file(&lock)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes and locks scratch that no other process uses.
+fn own_scratch(all: &Path) -> io::Result<(PathBuf, File)> {
+    let mut n = 0_u64;
+    loop {
+        let lock = all.join(format!("{n}.lock"));
+        match new_file(&lock) {
+            Ok(file) => {
+                file.lock()?;
+                let scratch = lock.with_extension("");
+                DirBuilder::new().mode(0o700).recursive(true).create(&scratch)?;
+                return Ok((scratch, file));
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn check_key(key: &str) -> Result<(), StoreError> {
+    let reason = if key.is_empty() {
+        "it is empty"
+    } else if key.len() > LONGEST_KEY {
+        "it is longer than 1024 bytes"
+    } else if key.contains(|c: char| c.is_control() || c == '\\') {
+        "it holds a control character or a backslash"
+    } else if key.split('/').any(str::is_empty) {
+        "it begins or ends with `/` or holds an empty segment"
+    } else if key.split('/').any(|segment| segment.starts_with('.')) {
+        "a segment begins with a dot"
+    } else if key.split('/').any(|segment| segment.len() > LONGEST_SEGMENT) {
+        "a segment is longer than 255 bytes"
+    } else {
+        return Ok(());
+    };
+    // Such text may come from outside: short, and on one line.
+    let name = key.chars().take(100).flat_map(char::escape_debug).collect();
+    Err(StoreError::BadName { name, reason })
+}
+
+/// A prefix is a key that may end anywhere, also behind a `/`.
+fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    match prefix.strip_suffix('/').unwrap_or(prefix) {
+        "" if prefix.is_empty() => Ok(()),
+        key => check_key(key),
+    }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut file = new_file(to)?;
+    io::copy(&mut File::open(from)?, &mut file)?;
+    file.sync_all()
+}
+
+/// Removes a file that has served; if that fails, the next process does it.
+fn discard(path: &Path) {
+    drop(fs::remove_file(path));
+}
+
+/// Makes the name `path` durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    // A segment that is a file in another key: nothing is there under this one.
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn not_a_folder(path: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotADirectory,
+        format!("{} is not a plain directory", path.display()),
+    )
+}

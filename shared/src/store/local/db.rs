@@ -1,0 +1,257 @@
+//! The SQLite file: how it is opened, its schema, and how a call reaches it from async code.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use tokio::sync::Mutex;
+
+use super::{StoreError, unusable};
+
+/// Marks the file as ours ("AzVt"), so that somebody else's database is not taken for state.
+const APPLICATION_ID: i64 = 0x417a_5674;
+
+/// How long a call waits for another process that writes. Writes take milliseconds; only a machine in
+/// trouble comes near this.
+const BUSY: Duration = Duration::from_secs(30);
+
+/// The schema, a step a version: `user_version` counts the steps done. A step that was released is
+/// never changed; the next one goes behind it.
+///
+/// Times are whole numbers: nanoseconds since 1970, but `cursors.position` and `ledger.minute` seconds
+/// since 1970, and days the number YYYYMMDD.
+const SCHEMA: &[&str] = &["
+    CREATE TABLE cursors (
+        name     TEXT PRIMARY KEY,
+        position INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- A row stays when its lease is given back: the fence must go on growing.
+    CREATE TABLE leases (
+        name    TEXT PRIMARY KEY,
+        owner   TEXT NOT NULL,
+        since   INTEGER NOT NULL,
+        renewed INTEGER NOT NULL,
+        fence   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE ledger (
+        minute     INTEGER PRIMARY KEY,
+        state      TEXT NOT NULL,
+        bundle     TEXT,
+        lines_done INTEGER,
+        kind       TEXT,
+        reason     TEXT,
+        attempts   INTEGER,
+        next_try   INTEGER,
+        records    INTEGER NOT NULL,
+        delivered  INTEGER NOT NULL,
+        filtered   INTEGER NOT NULL,
+        rejected   INTEGER NOT NULL,
+        requests   INTEGER NOT NULL,
+        bad_values INTEGER NOT NULL,
+        updated    INTEGER NOT NULL
+    ) STRICT;
+    -- Gaps are few, so going through all of them in order of minute finds those that are due.
+    CREATE INDEX ledger_gaps ON ledger (minute, next_try) WHERE state = 'gap';
+
+    CREATE TABLE memory (
+        kind    TEXT NOT NULL,
+        id      TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (kind, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX memory_expires ON memory (expires);
+
+    CREATE TABLE quota_places (
+        day      INTEGER NOT NULL,
+        category TEXT NOT NULL,
+        id       TEXT NOT NULL,
+        stage    INTEGER NOT NULL,
+        PRIMARY KEY (day, category, id)
+    ) STRICT, WITHOUT ROWID;
+    -- The number of rows in quota_places, kept so that a reservation need not count them.
+    CREATE TABLE quota_used (
+        day      INTEGER NOT NULL,
+        category TEXT NOT NULL,
+        used     INTEGER NOT NULL,
+        PRIMARY KEY (day, category)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// What can go wrong inside of a call, before it is known what was attempted.
+pub(super) enum Fault {
+    Sql(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The database, shared by the capabilities.
+///
+/// One connection behind one lock: SQLite has one writer at a time anyway, each call takes well under a
+/// millisecond plus its flush to disk, and calls of one process then never wait in SQLite's busy
+/// timeout for each other. The lock is tokio's, which is fair, and is taken before a blocking thread is,
+/// so that any number of waiting tasks occupies one thread.
+#[derive(Clone)]
+pub(super) struct Db {
+    connection: Arc<Mutex<Connection>>,
+    path: PathBuf,
+}
+
+impl Db {
+    /// Opens the database, makes or updates its schema. To be called by one process at a time.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        // Made here, because SQLite would let everybody read it; it gives its own mode to `-wal`.
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| unusable(path, e))?;
+        let mut connection = Connection::open(path).map_err(|e| unusable(path, e))?;
+        prepare(&mut connection, path).map_err(|fault| match fault {
+            Fault::Store(error) => error,
+            Fault::Sql(error) if is_damage(&error) => damaged(path, &error),
+            Fault::Sql(error) => unusable(path, error),
+        })?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), path: path.into() })
+    }
+
+    /// Runs `work`, which only reads. `action` completes "… failed".
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        action: impl Into<String>,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(action.into(), move |connection| work(connection)).await
+    }
+
+    /// Runs `work` in a transaction that holds the right to write from its start, so that what it reads
+    /// still stands when it writes. Durable once this returns; nothing is written where it errs.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        action: impl Into<String>,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(action.into(), move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        action: String,
+        work: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        // The guard goes along: a caller that is dropped meanwhile does not let the next one in early.
+        let mut connection = Arc::clone(&self.connection).lock_owned().await;
+        match tokio::task::spawn_blocking(move || work(&mut connection)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Fault::Store(error))) => Err(error),
+            Ok(Err(Fault::Sql(error))) if is_damage(&error) => Err(damaged(&self.path, &error)),
+            Ok(Err(Fault::Sql(error))) => {
+                Err(StoreError::Unavailable { action, source: error.into() })
+            }
+            Err(error) => Err(StoreError::Unavailable { action, source: error.into() }),
+        }
+    }
+}
+
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
+    connection.busy_timeout(BUSY)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        let reason = format!("SQLite keeps its journal as `{mode}` there, not as a WAL");
+        return Err(unusable(path, reason).into());
+    }
+    // FULL flushes the WAL at each commit. NORMAL would keep the file sound, but a loss of power could
+    // undo the last commits: a place in a quota that was given away would be free again, and a minute
+    // whose staged bundle is gone would come back as unloaded. A kill of the process loses nothing
+    // either way. The price is one flush a write, and writes come per batch, not per record.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let known = i64::try_from(SCHEMA.len()).unwrap_or(i64::MAX);
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let id: i64 = transaction.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if id != APPLICATION_ID && (id != 0 || found != 0 || tables != 0) {
+        let reason = "it is a SQLite database of another program; set STATEDIR to another \
+                      directory"
+            .to_owned();
+        return Err(StoreError::Damaged { what: path.display().to_string(), reason }.into());
+    }
+    if found > known {
+        return Err(StoreError::Newer { path: path.into(), found, known }.into());
+    }
+    let done = usize::try_from(found).unwrap_or(0);
+    for step in SCHEMA.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    if found < known {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", known)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn damaged(path: &Path, error: &rusqlite::Error) -> StoreError {
+    StoreError::Damaged {
+        what: path.display().to_string(),
+        reason: format!("{error}; move it away to start anew, or restore a copy"),
+    }
+}
+
+/// Nanoseconds since 1970, held within the years 1677 to 2262 that 64 bits reach.
+pub(super) fn nanoseconds(time: Timestamp) -> i64 {
+    let held = time.as_nanosecond().clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+    i64::try_from(held).unwrap_or(i64::MAX)
+}
+
+/// The inverse of [`nanoseconds`].
+pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {
+    // Every such number lies within the calendar.
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// A count as SQLite keeps it, held at its greatest number.
+pub(super) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A count as SQLite kept it; `what` says where it stands.
+pub(super) fn unsigned(count: i64, what: &str) -> Result<u64, StoreError> {
+    u64::try_from(count).map_err(|_| StoreError::Damaged {
+        what: what.to_owned(),
+        reason: format!("a count is {count}"),
+    })
+}

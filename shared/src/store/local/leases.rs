@@ -1,0 +1,147 @@
+//! Leases: a locked file says that the owner lives, a row says who it is.
+//!
+//! The operating system frees the lock when its owner ends, however it ends, so a lease needs no expiry
+//! here. A lock belongs to an open file, not to a process: two owners in one process exclude each other
+//! too. The lock is taken and looked at only inside of a transaction that writes, so the row always
+//! agrees with it, and looking never makes somebody else's attempt fail.
+
+use std::{
+    fs::{File, TryLockError},
+    path::PathBuf,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::{
+    db::{Db, Fault, nanoseconds, signed, timestamp, unsigned},
+    lock_file,
+};
+use crate::store::{Grant, Lease, Leases, StoreError};
+
+pub(super) struct LocalLeases {
+    pub(super) db: Db,
+    /// Where the lock files are.
+    pub(super) locks: PathBuf,
+}
+
+struct Row {
+    owner: String,
+    since: Timestamp,
+    fence: u64,
+}
+
+impl LocalLeases {
+    fn path(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
+            return Err(StoreError::BadName {
+                name: name.chars().take(100).collect(),
+                reason: "a lease is named by 1 to 100 letters, digits, `-`, `_` and `.`",
+            });
+        }
+        Ok(self.locks.join(format!("lease-{name}")))
+    }
+}
+
+#[async_trait]
+impl Leases for LocalLeases {
+    async fn acquire(&self, name: &str, owner: &str, now: Timestamp) -> Result<Grant, StoreError> {
+        let path = self.path(name)?;
+        let (name, owner) = (name.to_owned(), owner.to_owned());
+        let action = format!("taking the lease {name}");
+        self.db
+            .write(action.clone(), move |db| {
+                let file = lock_file(&path).map_err(|e| unavailable(&action, e))?;
+                let row = row(db, &name)?;
+                match file.try_lock() {
+                    Ok(()) => {}
+                    Err(TryLockError::WouldBlock) => {
+                        let (owner, since) = row.map_or_else(
+                            || ("another program".to_owned(), now),
+                            |row| (row.owner, row.since),
+                        );
+                        return Ok(Grant::Held { owner, since });
+                    }
+                    Err(TryLockError::Error(e)) => return Err(unavailable(&action, e).into()),
+                }
+                let fence = row.map_or(1, |row| row.fence.saturating_add(1));
+                db.execute(
+                    "INSERT INTO leases (name, owner, since, renewed, fence)
+                     VALUES (?1, ?2, ?3, ?3, ?4)
+                     ON CONFLICT (name) DO UPDATE SET owner = excluded.owner,
+                         since = excluded.since, renewed = excluded.renewed, fence = excluded.fence",
+                    params![name, owner, nanoseconds(now), signed(fence)],
+                )?;
+                // Where the commit fails, the lease is dropped, and the lock with it.
+                Ok(Grant::Acquired(Lease { name, owner, fence, guard: Some(Box::new(file)) }))
+            })
+            .await
+    }
+
+    async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        let (name, fence) = (lease.name.clone(), lease.fence);
+        self.db
+            .write(format!("renewing the lease {name}"), move |db| {
+                require_newest(db, &name, fence)?;
+                let sql = "UPDATE leases SET renewed = ?2 WHERE name = ?1";
+                db.execute(sql, params![name, nanoseconds(now)])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn release(&self, lease: Lease) -> Result<(), StoreError> {
+        // The row stays and is looked at only while the file is locked.
+        drop(lease);
+        Ok(())
+    }
+
+    async fn holder(&self, name: &str) -> Result<Option<(String, Timestamp)>, StoreError> {
+        let path = self.path(name)?;
+        let name = name.to_owned();
+        let action = format!("looking at the lease {name}");
+        self.db
+            .write(action.clone(), move |db| {
+                match File::open(&path) {
+                    Ok(file) => match file.try_lock_shared() {
+                        Ok(()) => return Ok(None),
+                        Err(TryLockError::WouldBlock) => {}
+                        Err(TryLockError::Error(e)) => return Err(unavailable(&action, e).into()),
+                    },
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                    Err(e) => return Err(unavailable(&action, e).into()),
+                }
+                Ok(row(db, &name)?.map(|row| (row.owner, row.since)))
+            })
+            .await
+    }
+}
+
+/// Refuses a write under a lease that somebody took over.
+pub(super) fn require_newest(db: &Transaction<'_>, name: &str, fence: u64) -> Result<(), Fault> {
+    match row(db, name)? {
+        Some(row) if row.fence == fence => Ok(()),
+        _ => Err(StoreError::LeaseLost { name: name.to_owned() }.into()),
+    }
+}
+
+fn row(db: &Connection, name: &str) -> Result<Option<Row>, Fault> {
+    let sql = "SELECT owner, since, fence FROM leases WHERE name = ?1";
+    let found = db
+        .query_row(sql, [name], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        })
+        .optional()?;
+    found
+        .map(|(owner, since, fence)| {
+            let fence = unsigned(fence, &format!("the lease {name}"))?;
+            Ok(Row { owner, since: timestamp(since), fence })
+        })
+        .transpose()
+}
+
+fn unavailable(action: &str, source: std::io::Error) -> StoreError {
+    StoreError::Unavailable { action: action.to_owned(), source: source.into() }
+}

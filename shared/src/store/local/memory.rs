@@ -1,0 +1,91 @@
+//! Memory: a row for each thing remembered, until it expires.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Transaction, params};
+
+use super::db::{Db, Fault, nanoseconds};
+use crate::store::{Memory, StoreError};
+
+/// Expired rows are removed at the first write of a process and at each of this many after it, at most
+/// [`PURGED`] rows at a time: more than are written meanwhile, and never a long stop.
+const PURGE_EVERY: u32 = 64;
+const PURGED: i64 = 1000;
+
+pub(super) struct LocalMemory {
+    db: Db,
+    writes: AtomicU32,
+}
+
+impl LocalMemory {
+    pub(super) fn new(db: Db) -> Self {
+        Self { db, writes: AtomicU32::new(0) }
+    }
+}
+
+#[async_trait]
+impl Memory for LocalMemory {
+    async fn knows(&self, kind: &str, id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        self.db
+            .read(format!("looking for a {kind} in the memory"), move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT 1 FROM memory WHERE kind = ?1 AND id = ?2 AND expires > ?3",
+                )?;
+                Ok(statement.exists(params![kind, id, nanoseconds(now)])?)
+            })
+            .await
+    }
+
+    async fn remember(
+        &self,
+        kind: &str,
+        id: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let new = self.remember_all(kind, &[id.to_owned()], ttl, now).await?;
+        Ok(new.first().copied().unwrap_or(false))
+    }
+
+    async fn remember_all(
+        &self,
+        kind: &str,
+        ids: &[String],
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<bool>, StoreError> {
+        let (kind, ids) = (kind.to_owned(), ids.to_vec());
+        let now_ns = nanoseconds(now);
+        let expires = nanoseconds(now.saturating_add(ttl).unwrap_or(Timestamp::MAX));
+        let purge = self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY);
+        self.db
+            .write(format!("remembering {} of kind {kind}", ids.len()), move |db| {
+                if purge {
+                    remove_expired(db, now_ns)?;
+                }
+                let mut statement = db.prepare_cached(
+                    "INSERT INTO memory (kind, id, expires) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (kind, id) DO UPDATE SET expires = excluded.expires
+                         WHERE memory.expires <= ?4",
+                )?;
+                let mut new = Vec::with_capacity(ids.len());
+                for id in ids {
+                    new.push(statement.execute(params![kind, id, expires, now_ns])? == 1);
+                }
+                Ok(new)
+            })
+            .await
+    }
+}
+
+fn remove_expired(db: &Transaction<'_>, now: i64) -> Result<(), Fault> {
+    db.execute(
+        "DELETE FROM memory WHERE (kind, id) IN
+             (SELECT kind, id FROM memory WHERE expires <= ?1 ORDER BY expires LIMIT ?2)",
+        [now, PURGED],
+    )?;
+    Ok(())
+}

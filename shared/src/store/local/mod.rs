@@ -1,0 +1,123 @@
+//! The local family: one SQLite file and a directory of bundles under STATEDIR, safe for several
+//! processes on one host.
+//!
+//! ```text
+//! STATEDIR/state.sqlite      cursors, leases, ledger, memory, quotas
+//! STATEDIR/locks/            an empty file for each lease, locked by its owner
+//! STATEDIR/bundles/          objects, by key
+//! STATEDIR/bundles/.scratch/ files that are not finished yet
+//! ```
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Store, StoreError};
+use crate::minute::Minute;
+
+mod bundles;
+mod cursors;
+mod db;
+mod leases;
+mod ledger;
+mod memory;
+mod quotas;
+
+/// Name of the database in STATEDIR.
+const DATABASE: &str = "state.sqlite";
+
+/// Opens the state under `state_dir`, and makes it where there is none. Blocks: on the disk, and for
+/// as long as another process opens the same state.
+///
+/// # Errors
+/// [`StoreError::StateDir`] where the directory cannot be made or written, [`StoreError::Newer`] where
+/// a newer program wrote it, [`StoreError::Damaged`] where the database is not one of ours.
+pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
+    let locks = state_dir.join("locks");
+    let bundles = state_dir.join("bundles");
+    make_dir(state_dir, false)?;
+    make_dir(&locks, true)?;
+    make_dir(&bundles, true)?;
+
+    // Opening is done by one process at a time: SQLite's busy timeout does not cover the switch to
+    // WAL, and left-over scratch must not be taken from a process that is about to lock it.
+    let opening = locks.join("opening");
+    let gate = lock_file(&opening).map_err(|e| unusable(&opening, e))?;
+    gate.lock().map_err(|e| unusable(&opening, e))?;
+
+    let db = db::Db::open(&state_dir.join(DATABASE))?;
+    let bundles = bundles::LocalBundles::open(bundles)?;
+    drop(gate);
+
+    Ok(Store {
+        cursors: Arc::new(cursors::LocalCursors { db: db.clone() }),
+        leases: Arc::new(leases::LocalLeases { db: db.clone(), locks }),
+        ledger: Arc::new(ledger::LocalLedger { db: db.clone() }),
+        memory: Arc::new(memory::LocalMemory::new(db.clone())),
+        quotas: Arc::new(quotas::LocalQuotas::new(db)),
+        bundles: Arc::new(bundles),
+    })
+}
+
+/// The last minute that the Go plugin loaded: its STATEDIR holds `v3_files`, the start of that minute
+/// in seconds since 1970, as text. `None` where there is no such file.
+///
+/// # Errors
+/// [`StoreError::Damaged`] where the file holds anything else, [`StoreError::StateDir`] where it cannot
+/// be read.
+pub fn go_plugin_position(state_dir: &Path) -> Result<Option<Minute>, StoreError> {
+    // From the founding of VirusTotal (2004) to the year 9999: anything outside is another unit.
+    const SANE: std::ops::Range<i64> = 1_072_915_200..253_402_300_800;
+    // Longer than any number of seconds, with room for blanks and a newline.
+    const LONGEST: u64 = 64;
+
+    let path = state_dir.join("v3_files");
+    let mut text = Vec::new();
+    match File::open(&path) {
+        Ok(file) => file.take(LONGEST).read_to_end(&mut text).map_err(|e| unusable(&path, e))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(unusable(&path, e)),
+    };
+    let seconds = str::from_utf8(&text).ok().and_then(|t| t.trim().parse::<i64>().ok());
+    match seconds.filter(|s| SANE.contains(s)) {
+        Some(seconds) => Ok(Some(Minute::from_unix_seconds(seconds))),
+        None => Err(StoreError::Damaged {
+            what: format!("the Go plugin's position in {}", path.display()),
+            reason: format!(
+                "`{}` is not a time in seconds since 1970; correct the file, or move it away to \
+                 start without it",
+                String::from_utf8_lossy(&text).trim().escape_debug()
+            ),
+        }),
+    }
+}
+
+fn unusable(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::StateDir { path: path.into(), source: source.into() }
+}
+
+/// Makes a directory that only this user can enter. One that exists keeps its mode unless it is
+/// `ours`: STATEDIR itself may be shared with other programs on purpose.
+fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
+    let make = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if ours {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    };
+    make().map_err(|e: io::Error| unusable(path, e))
+}
+
+/// Opens a file to lock, and makes it where there is none. Such files stay for good: two processes
+/// must find the same file under one name.
+fn lock_file(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+}
