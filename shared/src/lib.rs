@@ -3,5 +3,6 @@
 
 pub mod azul;
 pub mod minute;
+pub mod selection;
 pub mod settings;
 pub mod store;
