@@ -3,6 +3,7 @@
 
 pub mod azul;
 pub mod minute;
+pub mod pipeline;
 pub mod selection;
 pub mod settings;
 pub mod store;

@@ -1,3 +1,5 @@
 //! The Azul side: event models, their encodings, and the dispatcher's HTTP API.
 
+pub mod answer;
+pub mod dispatcher;
 pub mod event;

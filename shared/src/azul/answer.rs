@@ -1,0 +1,310 @@
+//! The dispatcher's answers to posted events, told apart as azul-dispatcher v12 gives them.
+//!
+//! Several of them share a status and a title, so the words decide. Bodies that are not JSON (those of
+//! gateways in between) are taken as text.
+
+use std::{borrow::Cow, time::Duration};
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+
+use super::dispatcher::PostError;
+
+/// Longest text taken over from an answer, in characters.
+const MAX_TEXT_CHARS: usize = 1000;
+
+/// What the dispatcher said to a post.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 200: some or all events are published.
+    Accepted(Accepted),
+    /// 400: the request itself is wrong (empty body, unknown model).
+    BadRequest(String),
+    /// 413, of a gateway in front of the dispatcher: the body is too large; nothing is published.
+    BodyTooLarge(String),
+    /// 422: the body cannot be decoded as a whole; nothing is published.
+    Undecodable(String),
+    /// 425: nothing is published; the first event (Avro) or every event (JSON) is invalid.
+    Invalid(String),
+    /// 425: nothing is published; at least one event is older than its source keeps events.
+    AgedOff(String),
+    /// 425: nothing is published; filters of the dispatcher dropped events.
+    Filtered(Filtered),
+    /// 500: at least one event is too large for the broker; others may be published.
+    TooLarge(String),
+    /// 500: Azul's source configuration lacks the source of an event; others may be published.
+    UnregisteredTopic {
+        /// The source, where the answer names the topic.
+        source: Option<String>,
+        /// The dispatcher's words.
+        detail: String,
+    },
+    /// Any other answer; what became of the events is not known.
+    Other {
+        /// HTTP status.
+        status: u16,
+        /// The answer's words.
+        detail: String,
+        /// When to come again, where the answer says it.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Answer {
+    /// HTTP status of the answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Accepted(_) => 200,
+            Self::BadRequest(_) => 400,
+            Self::BodyTooLarge(_) => 413,
+            Self::Undecodable(_) => 422,
+            Self::Invalid(_) | Self::AgedOff(_) | Self::Filtered(_) => 425,
+            Self::TooLarge(_) | Self::UnregisteredTopic { .. } => 500,
+            Self::Other { status, .. } => *status,
+        }
+    }
+}
+
+/// The dispatcher's account of a post.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Events decoded and valid, aged-off ones included. Avro: those before the first invalid one.
+    pub total_ok: u64,
+    /// Events refused. Avro: always 0, also where `total_ok` is short.
+    pub total_failures: u64,
+    /// Why, for each refused event.
+    pub failures: Vec<String>,
+}
+
+/// The dispatcher's filters that dropped events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filtered {
+    /// The filters as the answer lists them, for example `age_off:3,dedupe:1`.
+    pub filters: String,
+    /// How many events they dropped together, where the answer counts them.
+    pub dropped: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct AcceptedBody {
+    total_ok: u64,
+    #[serde(default)]
+    total_failures: u64,
+    #[serde(default)]
+    failures: Option<Vec<FailureBody>>,
+}
+
+#[derive(Deserialize)]
+struct FailureBody {
+    #[serde(default)]
+    error: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ErrorBody {
+    title: String,
+    detail: String,
+    error_enum: String,
+}
+
+/// Whether the meaning of a status lies in its body.
+pub(super) fn needs_body(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 425 | 500)
+}
+
+/// The meaning of an answer.
+pub(super) fn understand(
+    status: StatusCode,
+    body: &[u8],
+    retry_after: Option<Duration>,
+) -> Result<Answer, PostError> {
+    let text = String::from_utf8_lossy(body);
+    if status == StatusCode::OK {
+        return accepted(&text);
+    }
+    let error = serde_json::from_str::<ErrorBody>(&text).unwrap_or_default();
+    let full: Cow<'_, str> = match (error.title.is_empty(), error.detail.is_empty()) {
+        (_, false) => Cow::Borrowed(&error.detail),
+        (false, true) => Cow::Borrowed(&error.title),
+        (true, true) => Cow::Borrowed(&text),
+    };
+    let detail = one_line(&full);
+    let other = |detail: String| Answer::Other { status: status.as_u16(), detail, retry_after };
+    Ok(match status.as_u16() {
+        400 => Answer::BadRequest(detail),
+        413 => Answer::BodyTooLarge(detail),
+        422 => Answer::Undecodable(detail),
+        425 => {
+            not_wanted(&error.error_enum, &full, detail.clone()).unwrap_or_else(|| other(detail))
+        }
+        500 => {
+            let lower = full.to_lowercase();
+            // First: only an operator can mend it, and until then nothing else helps.
+            if lower.contains("unregistered topic") {
+                Answer::UnregisteredTopic { source: source_of_topic(&full), detail }
+            // The second are the words of Kafka itself.
+            } else if lower.contains("message too large") || lower.contains("message was too large")
+            {
+                Answer::TooLarge(detail)
+            } else {
+                other(detail)
+            }
+        }
+        _ => other(detail),
+    })
+}
+
+fn accepted(text: &str) -> Result<Answer, PostError> {
+    let body: AcceptedBody = serde_json::from_str(text).map_err(|_| {
+        PostError::Nonsense(format!("200 with `{}`", shorten(&one_line(text), 200)))
+    })?;
+    Ok(Answer::Accepted(Accepted {
+        total_ok: body.total_ok,
+        total_failures: body.total_failures,
+        failures: body
+            .failures
+            .unwrap_or_default()
+            .into_iter()
+            .map(|failure| one_line(&failure.error))
+            .collect(),
+    }))
+}
+
+/// The three meanings of 425. `None`: not an answer of the dispatcher.
+fn not_wanted(error_enum: &str, full: &str, detail: String) -> Option<Answer> {
+    if error_enum == "ErrorStringEnumAllEventsAgedOffImmediately" {
+        return Some(Answer::AgedOff(detail));
+    }
+    // `… by the following filters [name:count,…], with 0 response failures …`; empty brackets mean
+    // that no filter dropped anything, so the events themselves are at fault.
+    let after = full.split_once("filters [").map(|(_, after)| after);
+    match after.and_then(|after| after.split_once(']')) {
+        Some((filters, _)) if !filters.trim().is_empty() => {
+            let dropped = filters
+                .split(',')
+                .map(|filter| filter.rsplit_once(':')?.1.trim().parse::<u64>().ok())
+                .try_fold(0_u64, |sum, count| sum.checked_add(count?));
+            Some(Answer::Filtered(Filtered { filters: one_line(filters), dropped }))
+        }
+        Some(_) => Some(Answer::Invalid(detail)),
+        None if error_enum == "ErrorStringEnumAllEventsFiltered" => Some(Answer::Invalid(detail)),
+        None => None,
+    }
+}
+
+/// The source in a topic's name, `azul.<prefix>.<source>.binary.<action>`: no source has a dot.
+fn source_of_topic(detail: &str) -> Option<String> {
+    let (before, _) = detail.split_once(".binary.")?;
+    let (_, source) = before.rsplit_once('.')?;
+    (!source.is_empty()).then(|| one_line(source))
+}
+
+/// The start of a text from outside, on one line and without control characters, for logs and errors.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
+        if word.is_empty() {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > 4 * MAX_TEXT_CHARS {
+            break;
+        }
+    }
+    shorten(&line, MAX_TEXT_CHARS)
+}
+
+fn shorten(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Result<Answer, PostError> {
+        understand(StatusCode::from_u16(status).unwrap(), body.as_bytes(), None)
+    }
+
+    fn error(detail: &str, error_enum: &str) -> String {
+        serde_json::json!({"status":"x","title":"a title","detail":detail,"error_enum":error_enum})
+            .to_string()
+    }
+
+    #[test]
+    fn the_account_of_a_post_may_lack_its_failures() {
+        for failures in ["", r#","failures":null"#, r#","failures":[]"#] {
+            let body = format!(r#"{{"total_ok":3,"total_failures":0{failures}}}"#);
+            let Ok(Answer::Accepted(accepted)) = answer(200, &body) else { panic!("{body}") };
+            assert_eq!(accepted, Accepted { total_ok: 3, ..Accepted::default() });
+        }
+    }
+
+    #[test]
+    fn a_good_status_with_a_bad_body_is_no_answer() {
+        for body in ["", "ok", "null", "{}", r#"{"total_ok":-1}"#, r#"{"total_ok":3"#] {
+            assert!(matches!(answer(200, body), Err(PostError::Nonsense(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn too_early_has_three_meanings() {
+        let filtered = "ErrorStringEnumAllEventsFiltered";
+        let detail = |filters: &str| {
+            format!(
+                "all filtered out by the following filters [{filters}], with 0 response failures"
+            )
+        };
+        assert!(matches!(
+            answer(425, &error("too old", "ErrorStringEnumAllEventsAgedOffImmediately")),
+            Ok(Answer::AgedOff(_))
+        ));
+        assert!(matches!(answer(425, &error(&detail(""), filtered)), Ok(Answer::Invalid(_))));
+        for (filters, dropped) in [("a:2,b:3", Some(5)), ("a", None), ("a:2,b", None)] {
+            let filters = filters.to_owned();
+            assert_eq!(
+                answer(425, &error(&detail(&filters), filtered)).unwrap(),
+                Answer::Filtered(Filtered { filters, dropped })
+            );
+        }
+        // Of a gateway: its replay protection says nothing of the events.
+        assert!(matches!(answer(425, "Too Early"), Ok(Answer::Other { status: 425, .. })));
+    }
+
+    #[test]
+    fn a_server_error_is_told_apart_by_its_detail() {
+        let size =
+            "successfully submitted 4/5 events …: message too large for kafka: 9 vs 8 bytes;\n";
+        assert!(matches!(answer(500, &error(size, "")), Ok(Answer::TooLarge(_))));
+        let topic = "Unregistered topic azul.qa01.vtlivehunt.binary.mapped; message too large";
+        let Ok(Answer::UnregisteredTopic { source, .. }) = answer(500, &error(topic, "")) else {
+            panic!()
+        };
+        assert_eq!(source.as_deref(), Some("vtlivehunt"));
+        let Ok(Answer::UnregisteredTopic { source: None, .. }) =
+            answer(500, &error("unregistered topic", ""))
+        else {
+            panic!()
+        };
+        assert!(matches!(answer(500, &error("broker", "")), Ok(Answer::Other { .. })));
+        assert!(matches!(answer(500, "<html>"), Ok(Answer::Other { .. })));
+    }
+
+    #[test]
+    fn words_of_an_answer_are_one_short_line() {
+        let Ok(Answer::Undecodable(detail)) = answer(422, &"a\n\u{1b}[31m ".repeat(100_000)) else {
+            panic!()
+        };
+        assert!(detail.chars().count() <= MAX_TEXT_CHARS + 1);
+        assert!(!detail.contains(['\n', '\u{1b}']));
+        let one_word = "é".repeat(50_000);
+        assert!(one_line(&one_word).chars().count() <= MAX_TEXT_CHARS + 1);
+    }
+}

@@ -1,0 +1,297 @@
+//! HTTP client of the Azul dispatcher: one post, one typed answer.
+//!
+//! It says what the dispatcher said, and decides nothing: what an answer means for each event is
+//! [`crate::pipeline::publish`]'s matter. Facts: azul-dispatcher v12, `POST /api/v2/event`.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use jiff::{Timestamp, fmt::rfc2822};
+use reqwest::{Response, StatusCode, header};
+use tokio::time::Instant;
+use url::Url;
+
+use super::answer;
+pub use super::answer::{Accepted, Answer, Filtered};
+
+/// An error body is read up to here; what follows tells nothing more.
+const MAX_ERROR_BODY_BYTES: usize = 65_536;
+
+/// An answer to a post that went well lists at most its failures, each with its event.
+const MAX_BODY_BYTES: usize = 67_108_864;
+
+/// The kinds of events, and so of topics, that the dispatcher keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Model {
+    /// Something became known about a binary.
+    Binary,
+    /// A sample is asked for, or what became of the request.
+    Download,
+    /// What became of the work on an event.
+    Status,
+    /// A plugin registers itself.
+    Plugin,
+}
+
+impl Model {
+    /// Its name in the query `model=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Download => "download",
+            Self::Status => "status",
+            Self::Plugin => "plugin",
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a posted body is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// An Avro bulk message ([`super::avro`]), model versions 4 to 6.
+    Avro,
+    /// One event's JSON or a list of them, of the dispatcher's own model version.
+    Json,
+}
+
+/// How long the client waits.
+#[derive(Clone, Copy, Debug)]
+pub struct DispatcherOptions {
+    /// For a post, from its start to the end of its answer: the dispatcher waits for the broker's
+    /// receipt of every event in it.
+    pub post_timeout: Duration,
+    /// For [`Dispatcher::ping`].
+    pub ping_timeout: Duration,
+}
+
+impl Default for DispatcherOptions {
+    fn default() -> Self {
+        Self { post_timeout: Duration::from_secs(60), ping_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// No usable answer: whether the events were published is not known. Always worth another try.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// No connection came about, so nothing was published.
+    #[error("the dispatcher cannot be reached")]
+    Connect(#[source] reqwest::Error),
+    /// The connection stood, but no whole answer came in time.
+    #[error("the dispatcher gave no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The connection broke before the whole answer was there.
+    #[error("the connection to the dispatcher broke")]
+    Broken(#[source] reqwest::Error),
+    /// The dispatcher said 200, and the rest is not what it says then.
+    #[error("the dispatcher's answer makes no sense: {0}")]
+    Nonsense(String),
+}
+
+/// What answered a ping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// Whether it calls itself the dispatcher.
+    pub is_dispatcher: bool,
+    /// HTTP status.
+    pub status: u16,
+    /// Start of what it said, one line.
+    pub greeting: String,
+    /// The server's clock, where it sent a `Date` header (whole seconds).
+    pub date: Option<Timestamp>,
+}
+
+/// Client of one dispatcher.
+#[derive(Clone)]
+pub struct Dispatcher {
+    client: reqwest::Client,
+    base: Url,
+    options: DispatcherOptions,
+}
+
+impl fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The base may hold a name and a password.
+        f.debug_struct("Dispatcher")
+            .field("host", &self.base.host_str())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Dispatcher {
+    /// A client of the dispatcher at `events_url` (PLUGIN_EVENTS_URL), which may have a path.
+    pub fn new(client: reqwest::Client, events_url: Url, options: DispatcherOptions) -> Self {
+        Self { client, base: events_url, options }
+    }
+
+    /// Posts events of one model, waits until the broker has them, and gives the typed answer.
+    ///
+    /// # Errors
+    /// [`PostError`] where no usable answer came; the events may have been published or not.
+    pub async fn post(
+        &self,
+        model: Model,
+        body: Bytes,
+        format: BodyFormat,
+    ) -> Result<Answer, PostError> {
+        let size_bytes = body.len();
+        let started = Instant::now();
+        let result = self.exchange(model, body, format).await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &result {
+            Ok(answer) => {
+                let status = answer.status();
+                tracing::debug!(%model, size_bytes, status, duration_ms, "posted events");
+            }
+            Err(error) => {
+                tracing::debug!(%model, size_bytes, %error, duration_ms, "posted events");
+            }
+        }
+        result
+    }
+
+    /// Asks the dispatcher for its greeting: `GET /`.
+    ///
+    /// # Errors
+    /// [`PostError`] where no answer came; any status is an answer.
+    pub async fn ping(&self) -> Result<Pong, PostError> {
+        let limit = self.options.ping_timeout;
+        let response = self
+            .client
+            .get(self.url(""))
+            .timeout(limit)
+            .send()
+            .await
+            .map_err(|error| no_answer(error, limit))?;
+        let status = response.status();
+        let date = response
+            .headers()
+            .get(header::DATE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| rfc2822::DateTimeParser::new().parse_timestamp(text).ok());
+        let body =
+            read(response, MAX_ERROR_BODY_BYTES).await.map_err(|error| no_answer(error, limit))?;
+        let greeting = answer::one_line(&String::from_utf8_lossy(&body));
+        let is_dispatcher = status == StatusCode::OK && greeting.starts_with("Azul Dispatcher");
+        Ok(Pong { is_dispatcher, status: status.as_u16(), greeting, date })
+    }
+
+    async fn exchange(
+        &self,
+        model: Model,
+        body: Bytes,
+        format: BodyFormat,
+    ) -> Result<Answer, PostError> {
+        let limit = self.options.post_timeout;
+        let (avro, content_type) = match format {
+            BodyFormat::Avro => ("true", "application/avro"),
+            BodyFormat::Json => ("false", "application/json"),
+        };
+        let mut url = self.url("api/v2/event");
+        url.query_pairs_mut()
+            .append_pair("model", model.name())
+            .append_pair("avro-format", avro)
+            // Without it the answer comes before the broker has the events: no promise could hold.
+            .append_pair("sync", "true")
+            // Else every event comes back in the answer.
+            .append_pair("include_ok", "false")
+            // Pausing all of Azul's plugins is for bulk reprocessing by Azul's operators alone.
+            .append_pair("pause_plugins", "false");
+        let response = self
+            .client
+            .post(url)
+            .header(header::CONTENT_TYPE, content_type)
+            .timeout(limit)
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| no_answer(error, limit))?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.trim().parse().ok())
+            .map(Duration::from_secs);
+        let cap = if status == StatusCode::OK { MAX_BODY_BYTES } else { MAX_ERROR_BODY_BYTES };
+        let body = match read(response, cap).await {
+            Ok(body) => body,
+            // The status alone says it all; only the words are lost.
+            Err(_) if status != StatusCode::OK && !answer::needs_body(status) => Bytes::new(),
+            Err(error) => return Err(no_answer(error, limit)),
+        };
+        answer::understand(status, &body, retry_after)
+    }
+
+    /// `path` under the base, whose own path stays: Azul may be served below a prefix.
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{prefix}/{path}"));
+        url
+    }
+}
+
+/// Reads at most `cap` bytes of a body and leaves the rest.
+async fn read(mut response: Response, cap: usize) -> Result<Bytes, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = cap.saturating_sub(body.len());
+        body.extend(chunk.iter().take(room));
+        if body.len() >= cap {
+            break;
+        }
+    }
+    Ok(body.into())
+}
+
+fn no_answer(error: reqwest::Error, limit: Duration) -> PostError {
+    // The URL may hold a name and a password.
+    let error = error.without_url();
+    if error.is_connect() {
+        PostError::Connect(error)
+    } else if error.is_timeout() {
+        PostError::Timeout(limit)
+    } else {
+        PostError::Broken(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_with_a_path_keeps_it() {
+        for (base, expected) in [
+            ("http://dispatcher:8111", "http://dispatcher:8111/api/v2/event"),
+            ("http://azul/x/dispatcher", "http://azul/x/dispatcher/api/v2/event"),
+            ("http://azul/x/dispatcher/?a=b#c", "http://azul/x/dispatcher/api/v2/event"),
+        ] {
+            let dispatcher = Dispatcher::new(
+                reqwest::Client::new(),
+                base.parse().unwrap(),
+                DispatcherOptions::default(),
+            );
+            assert_eq!(dispatcher.url("api/v2/event").as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn debug_output_shows_no_password() {
+        let dispatcher = Dispatcher::new(
+            reqwest::Client::new(),
+            "http://user:hunter2@dispatcher/hunter2".parse().unwrap(),
+            DispatcherOptions::default(),
+        );
+        assert!(!format!("{dispatcher:?}").contains("hunter2"));
+    }
+}

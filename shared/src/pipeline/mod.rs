@@ -1,0 +1,3 @@
+//! From a bundle's records to acknowledged events.
+
+pub mod publish;

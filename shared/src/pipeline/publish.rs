@@ -1,0 +1,313 @@
+//! Events go to the dispatcher, and each comes back with its outcome.
+//!
+//! Promise: an event is *delivered* only where the dispatcher acknowledged it, *rejected* only where the
+//! dispatcher refused this very event, and whatever is not certain ends in an error that leaves every
+//! position where it is. SEMANTICS.md lists the outcome of each answer; [`verdict`] decides it.
+
+use std::{error::Error, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::azul::{
+    dispatcher::{BodyFormat, Dispatcher, Model, PostError},
+    event::{Author, FeatureDescriptor, ModelVersion, PluginEntity, PluginEvent, StringMap},
+};
+use verdict::{Judgement, Queue, Verdict};
+
+mod verdict;
+
+/// Longest wait that an answer's `Retry-After` can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
+
+/// How the publisher works.
+#[derive(Clone, Copy, Debug)]
+pub struct PublisherOptions {
+    /// The model version that the events are encoded in.
+    pub model_version: ModelVersion,
+    /// A larger event is rejected and never sent (MAX_EVENT_BYTES).
+    pub max_event_bytes: usize,
+    /// Wait before the second attempt; doubles with each, plus as much again at random.
+    pub min_backoff: Duration,
+    /// Where the doubling ends.
+    pub max_backoff: Duration,
+}
+
+impl PublisherOptions {
+    /// The usual limits: half a second to half a minute between attempts.
+    pub fn new(model_version: ModelVersion, max_event_bytes: usize) -> Self {
+        Self {
+            model_version,
+            max_event_bytes,
+            min_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The dispatcher acknowledged it.
+    Delivered,
+    /// The dispatcher does not want it, with its reason: aged off, or dropped by a filter.
+    Filtered(String),
+    /// The dispatcher will never take it, with its reason.
+    Rejected(String),
+}
+
+/// Why the last attempt did not settle a post.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No usable answer.
+    #[error(transparent)]
+    NoAnswer(#[from] PostError),
+    /// An answer that says nothing of the events.
+    #[error("the dispatcher answered {status}: {detail}")]
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// The answer's words.
+        detail: String,
+    },
+    /// The deadline passed before any answer.
+    #[error("the time was up before the dispatcher answered")]
+    OutOfTime,
+}
+
+/// Why no event can be published until an operator has done something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// Azul's source configuration lacks a source.
+    #[error(
+        "Azul does not know the source of these events: add the source `{}` to Azul's source configuration (names are case-sensitive). The dispatcher said: {detail}", names.join("` or `")
+    )]
+    UnregisteredSource {
+        /// The source that the dispatcher named, else all that were in the post.
+        names: Vec<String>,
+        /// The dispatcher's words.
+        detail: String,
+    },
+    /// The request itself is refused, whatever the events are.
+    #[error("the dispatcher answered {status}: {advice}. It said: {detail}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What to look at.
+        advice: &'static str,
+        /// The answer's words.
+        detail: String,
+    },
+    /// The plugin's registration is not taken.
+    #[error("the dispatcher does not take the registration of this plugin: {reason}")]
+    Unregistrable {
+        /// The dispatcher's reason.
+        reason: String,
+    },
+}
+
+/// Publishing ended before every event had its outcome. No position may move past these events.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Trying again is useless until an operator has done something.
+    #[error("{reason}")]
+    Stop {
+        /// What to do.
+        reason: StopReason,
+        /// What is known of each event; `None`: it may have been published or not.
+        outcomes: Vec<Option<Delivery>>,
+    },
+    /// The deadline came first: try again later.
+    #[error("the dispatcher took no events ({attempts} attempts)")]
+    Failed {
+        /// Attempts at the post that could not be settled; 0 where the deadline had passed before.
+        attempts: u32,
+        /// What the last of them came to.
+        #[source]
+        last: Failure,
+        /// What is known of each event; `None`: it may have been published or not.
+        outcomes: Vec<Option<Delivery>>,
+    },
+}
+
+/// Publishes events at one dispatcher.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    dispatcher: Dispatcher,
+    options: PublisherOptions,
+}
+
+/// How the attempts at one post ended, short of a verdict.
+enum Ended {
+    Stop(StopReason),
+    Failed { attempts: u32, last: Failure },
+}
+
+impl Publisher {
+    /// A publisher at this dispatcher.
+    pub fn new(dispatcher: Dispatcher, options: PublisherOptions) -> Self {
+        Self { dispatcher, options }
+    }
+
+    /// Publishes events of one model, each given as its own Avro bytes without framing, in as few posts
+    /// as the answers allow: one where all goes well, and never more than 2·n·log₂(n)+n that the
+    /// dispatcher answers. Gives an outcome an event, in their order. Without a deadline it tries for
+    /// ever.
+    ///
+    /// Repeats: a binary event that was published before overwrites itself. A download event is a new
+    /// request each time, so it is sent again only where nothing says whether it arrived (no answer, a
+    /// broker's failure, one too large among the posted).
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing is rejected by it.
+    pub async fn publish(
+        &self,
+        model: Model,
+        events: &[Vec<u8>],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Delivery>, PublishError> {
+        let mut queue = Queue::new(model, events, self.options.max_event_bytes);
+        while let Some(post) = queue.next() {
+            let sent: Vec<&[u8]> =
+                post.events.iter().filter_map(|&at| events.get(at)).map(Vec::as_slice).collect();
+            match self.settle(model, &sent, deadline).await {
+                Ok(verdict) => queue.apply(post, verdict),
+                Err(Ended::Stop(reason)) => {
+                    return Err(PublishError::Stop { reason, outcomes: queue.outcomes });
+                }
+                Err(Ended::Failed { attempts, last }) => {
+                    return Err(PublishError::Failed { attempts, last, outcomes: queue.outcomes });
+                }
+            }
+        }
+        // The queue is empty only once each event has its outcome.
+        Ok(queue.outcomes.into_iter().flatten().collect())
+    }
+
+    /// Posts until an answer says what became of these events.
+    async fn settle(
+        &self,
+        model: Model,
+        sent: &[&[u8]],
+        deadline: Option<Instant>,
+    ) -> Result<Verdict, Ended> {
+        let mut body = Vec::new();
+        bulk(self.options.model_version, sent, &mut body);
+        let body = Bytes::from(body);
+        let mut backoff = ExponentialBuilder::new()
+            .with_min_delay(self.options.min_backoff)
+            .with_max_delay(self.options.max_backoff)
+            .without_max_times()
+            // Many workers that saw one outage must not come back as one.
+            .with_jitter()
+            .build();
+        let mut last = None;
+        let mut attempts = 0_u32;
+        loop {
+            let late = |last: Option<Failure>, attempts| Ended::Failed {
+                attempts,
+                last: last.unwrap_or(Failure::OutOfTime),
+            };
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(late(last, attempts));
+            }
+            attempts = attempts.saturating_add(1);
+            let post = self.dispatcher.post(model, body.clone(), BodyFormat::Avro);
+            let result = match deadline {
+                None => post.await,
+                Some(deadline) => match timeout_at(deadline, post).await {
+                    Ok(result) => result,
+                    Err(_) => return Err(late(last, attempts)),
+                },
+            };
+            let (failure, retry_after) = match verdict::judge(result, sent.len()) {
+                Judgement::Settled(verdict) => return Ok(verdict),
+                Judgement::UnregisteredSource { name, detail } => {
+                    let names = name.map_or_else(|| sources(sent), |name| vec![name]);
+                    return Err(Ended::Stop(StopReason::UnregisteredSource { names, detail }));
+                }
+                Judgement::Refused { status, advice, detail } => {
+                    return Err(Ended::Stop(StopReason::Refused { status, advice, detail }));
+                }
+                Judgement::Again { failure, retry_after } => (failure, retry_after),
+            };
+            let wait = backoff
+                .next()
+                .unwrap_or(self.options.max_backoff)
+                .max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
+            let reason = with_causes(&failure);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
+                tracing::warn!(%model, events = sent.len(), attempt = attempts, reason, "a post failed, and no time is left");
+                return Err(late(Some(failure), attempts));
+            }
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(%model, events = sent.len(), attempt = attempts, reason, wait_ms, "a post failed and is tried again");
+            last = Some(failure);
+            sleep(wait).await;
+        }
+    }
+}
+
+/// The event by which a plugin tells Azul of itself: every feature that it can ever emit.
+pub fn register_event(
+    author: &Author,
+    contact: &str,
+    description: &str,
+    descriptors: Vec<FeatureDescriptor>,
+    now: Timestamp,
+    version: ModelVersion,
+) -> PluginEvent {
+    PluginEvent {
+        model_version: version.number(),
+        kafka_key: String::new(),
+        timestamp: now,
+        author: author.clone(),
+        entity: PluginEntity {
+            name: author.name.clone(),
+            version: author.version.clone(),
+            category: author.category.clone(),
+            contact: contact.to_owned(),
+            description: description.to_owned(),
+            features: descriptors,
+            security: author.security.clone(),
+            config: StringMap::new(),
+        },
+    }
+}
+
+/// An error and its causes on one line.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn bulk(version: ModelVersion, events: &[&[u8]], out: &mut Vec<u8>) {
+    fn long(out: &mut Vec<u8>, value: i64) {
+        let mut n = ((value << 1) ^ (value >> 63)).cast_unsigned();
+        while n >= 0x80 {
+            out.push((n & 0x7f) as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+    }
+    long(out, version.number());
+    for block in events.chunks(100) {
+        long(out, -(block.len() as i64));
+        long(out, block.iter().map(|e| e.len() as i64).sum());
+        for event in block {
+            out.extend_from_slice(event);
+        }
+    }
+    long(out, 0);
+}
+
+fn sources(_events: &[&[u8]]) -> Vec<String> {
+    vec!["?".into()]
+}

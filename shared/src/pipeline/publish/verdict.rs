@@ -1,0 +1,233 @@
+//! What an answer means for each event of a post, and which posts follow from it. Pure.
+
+use std::time::Duration;
+
+use crate::azul::{
+    answer::{Accepted, Answer},
+    dispatcher::{Model, PostError},
+};
+
+use super::{Delivery, Failure};
+
+/// What is to be done about the result of a post.
+#[derive(Debug)]
+pub(super) enum Judgement {
+    /// The answer tells something of the events.
+    Settled(Verdict),
+    /// An operator must add a source to Azul.
+    UnregisteredSource { name: Option<String>, detail: String },
+    /// An operator must look at the way to the dispatcher.
+    Refused { status: u16, advice: &'static str, detail: String },
+    /// The same post again.
+    Again { failure: Failure, retry_after: Option<Duration> },
+}
+
+/// What an answer tells of the events of its post.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All are delivered.
+    Delivered,
+    /// So many are delivered, the next one is refused, and what follows it was not looked at.
+    RefusedAt { delivered: usize, reason: String },
+    /// None is published. The first is invalid, or all are.
+    Invalid { reason: String },
+    /// None is published, at least one is at fault.
+    NoneTaken { reason: String },
+    /// Some may be published, at least one is at fault.
+    SomeTaken { reason: String },
+    /// None is published, at least one is not wanted. `all`: that is certain of each.
+    NotWanted { reason: String, all: bool },
+}
+
+/// Judges the result of a post of `sent` events.
+pub(super) fn judge(result: Result<Answer, PostError>, sent: usize) -> Judgement {
+    let answer = match result {
+        Ok(answer) => answer,
+        Err(error) => return Judgement::Again { failure: error.into(), retry_after: None },
+    };
+    let count = u64::try_from(sent).unwrap_or(u64::MAX);
+    Judgement::Settled(match answer {
+        Answer::Accepted(accepted) => match accepted_of(accepted, sent) {
+            Ok(verdict) => verdict,
+            Err(lie) => {
+                let failure = PostError::Nonsense(lie).into();
+                return Judgement::Again { failure, retry_after: None };
+            }
+        },
+        Answer::Undecodable(detail) => {
+            Verdict::NoneTaken { reason: format!("it cannot be decoded (422): {detail}") }
+        }
+        Answer::BodyTooLarge(detail) => Verdict::NoneTaken {
+            reason: format!("a gateway before the dispatcher finds it too large (413): {detail}"),
+        },
+        Answer::Invalid(detail) => Verdict::Invalid { reason: format!("invalid (425): {detail}") },
+        Answer::AgedOff(detail) => {
+            Verdict::NotWanted { reason: format!("aged off (425): {detail}"), all: false }
+        }
+        Answer::Filtered(filtered) => Verdict::NotWanted {
+            reason: format!("filtered by the dispatcher (425): {}", filtered.filters),
+            all: filtered.dropped == Some(count),
+        },
+        Answer::TooLarge(detail) => {
+            Verdict::SomeTaken { reason: format!("too large (500): {detail}") }
+        }
+        Answer::UnregisteredTopic { source, detail } => {
+            return Judgement::UnregisteredSource { name: source, detail };
+        }
+        Answer::BadRequest(detail) => return refused(400, detail),
+        Answer::Other { status, detail, .. }
+            if matches!(status, 301..=399 | 401 | 403 | 404 | 405 | 407) =>
+        {
+            return refused(status, detail);
+        }
+        Answer::Other { status, detail, retry_after } => {
+            return Judgement::Again { failure: Failure::Answered { status, detail }, retry_after };
+        }
+    })
+}
+
+fn refused(status: u16, detail: String) -> Judgement {
+    let advice = match status {
+        300..=399 => "PLUGIN_EVENTS_URL leads elsewhere, so set it to the address where that ends",
+        401 | 403 => {
+            "posting events is not allowed, so look at what guards the way to PLUGIN_EVENTS_URL"
+        }
+        404 | 405 => {
+            "PLUGIN_EVENTS_URL is not the base of a dispatcher (it knows POST /api/v2/event)"
+        }
+        407 => "the proxy wants other credentials, so look at HTTPS_PROXY and HTTP_PROXY",
+        _ => "it takes no such request, so look at its version and at AZUL_MODEL_VERSION",
+    };
+    Judgement::Refused { status, advice, detail }
+}
+
+/// `Err`: an account that cannot be true.
+fn accepted_of(accepted: Accepted, sent: usize) -> Result<Verdict, String> {
+    let Accepted { total_ok, total_failures, failures } = accepted;
+    let count = u64::try_from(sent).unwrap_or(u64::MAX);
+    if total_ok.checked_add(total_failures).is_none_or(|all| all > count) {
+        return Err(format!("{total_ok} taken and {total_failures} refused of {sent} sent"));
+    }
+    if total_ok == count {
+        return Ok(Verdict::Delivered);
+    }
+    let reason = match failures.into_iter().next() {
+        Some(failure) if !failure.is_empty() => failure,
+        _ => "dropped without a reason".to_owned(),
+    };
+    Ok(match usize::try_from(total_ok) {
+        // No dispatcher seen so far counts failures of Avro; one that does goes on behind them.
+        Ok(delivered) if total_failures == 0 => Verdict::RefusedAt { delivered, reason },
+        _ => Verdict::SomeTaken { reason },
+    })
+}
+
+/// Events to be posted together, by their place.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) events: Vec<usize>,
+    /// The same events were posted in the opposite order before, and none was wanted.
+    again_from_behind: bool,
+}
+
+/// The posts to come, and the outcomes so far.
+#[derive(Debug)]
+pub(super) struct Queue {
+    model: Model,
+    /// The next one is the last.
+    posts: Vec<Post>,
+    pub(super) outcomes: Vec<Option<Delivery>>,
+}
+
+impl Queue {
+    /// One post of all events but the too large ones.
+    pub(super) fn new(model: Model, events: &[Vec<u8>], max_event_bytes: usize) -> Self {
+        let outcomes: Vec<_> = events
+            .iter()
+            .map(|event| {
+                (event.len() > max_event_bytes).then(|| {
+                    Delivery::Rejected(format!(
+                        "too large: {} bytes, and MAX_EVENT_BYTES is {max_event_bytes}",
+                        event.len()
+                    ))
+                })
+            })
+            .collect();
+        let open = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_none());
+        let first = open.map(|(at, _)| at).collect();
+        let mut queue = Self { model, posts: Vec::new(), outcomes };
+        queue.push(first);
+        queue
+    }
+
+    pub(super) fn next(&mut self) -> Option<Post> {
+        self.posts.pop()
+    }
+
+    /// Takes over what an answer told. Every event of the post gets its outcome or stands in exactly one
+    /// of the new posts; those are smaller, or the same once more from behind: so it ends.
+    pub(super) fn apply(&mut self, post: Post, verdict: Verdict) {
+        let Post { mut events, again_from_behind } = post;
+        let alone = events.len() <= 1;
+        match verdict {
+            Verdict::Delivered => self.set(&events, &Delivery::Delivered),
+            Verdict::RefusedAt { reason, .. }
+            | Verdict::Invalid { reason }
+            | Verdict::NoneTaken { reason }
+            | Verdict::SomeTaken { reason }
+                if alone =>
+            {
+                self.set(&events, &Delivery::Rejected(reason));
+            }
+            Verdict::RefusedAt { delivered, .. } => {
+                let mut rest = events.split_off(delivered.min(events.len()));
+                self.set(&events, &Delivery::Delivered);
+                let behind = rest.split_off(1.min(rest.len()));
+                self.push(behind);
+                // Alone it gets its reason.
+                self.push(rest);
+            }
+            // Mostly the first alone is at fault, because publishing ends there; where all are, halves
+            // find out in fewer bytes than one by one.
+            Verdict::Invalid { .. } => {
+                let mut behind = events.split_off(1);
+                let last_half = behind.split_off(behind.len() / 2);
+                self.push(last_half);
+                self.push(behind);
+                self.push(events);
+            }
+            // A download event is published anew each time, so none is sent more than once more.
+            Verdict::SomeTaken { .. } if self.model != Model::Binary => {
+                while let Some(event) = events.pop() {
+                    self.push(vec![event]);
+                }
+            }
+            Verdict::NoneTaken { .. } | Verdict::SomeTaken { .. } => {
+                let last_half = events.split_off(events.len() / 2);
+                self.push(last_half);
+                self.push(events);
+            }
+            // The dispatcher gives the same answer where unwanted events are followed by an invalid one:
+            // then it has not looked at what follows. From behind it would see that first.
+            Verdict::NotWanted { all, .. } if !(all || alone || again_from_behind) => {
+                events.reverse();
+                self.posts.push(Post { events, again_from_behind: true });
+            }
+            Verdict::NotWanted { reason, .. } => self.set(&events, &Delivery::Filtered(reason)),
+        }
+    }
+
+    fn push(&mut self, events: Vec<usize>) {
+        if !events.is_empty() {
+            self.posts.push(Post { events, again_from_behind: false });
+        }
+    }
+
+    fn set(&mut self, events: &[usize], delivery: &Delivery) {
+        for &at in events {
+            if let Some(outcome) = self.outcomes.get_mut(at) {
+                *outcome = Some(delivery.clone());
+            }
+        }
+    }
+}
