@@ -72,7 +72,7 @@ pub struct DispatcherOptions {
 
 impl Default for DispatcherOptions {
     fn default() -> Self {
-        Self { post_timeout: Duration::from_secs(60), ping_timeout: Duration::from_secs(10) }
+        Self { post_timeout: Duration::from_mins(1), ping_timeout: Duration::from_secs(10) }
     }
 }
 
@@ -125,7 +125,7 @@ impl fmt::Debug for Dispatcher {
 }
 
 impl Dispatcher {
-    /// A client of the dispatcher at `events_url` (PLUGIN_EVENTS_URL), which may have a path.
+    /// A client of the dispatcher at `events_url` (`PLUGIN_EVENTS_URL`), which may have a path.
     pub fn new(client: reqwest::Client, events_url: Url, options: DispatcherOptions) -> Self {
         Self { client, base: events_url, options }
     }

@@ -27,7 +27,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 pub struct PublisherOptions {
     /// The model version that the events are encoded in.
     pub model_version: ModelVersion,
-    /// A larger event is rejected and never sent (MAX_EVENT_BYTES).
+    /// A larger event is rejected and never sent (`MAX_EVENT_BYTES`).
     pub max_event_bytes: usize,
     /// Wait before the second attempt; doubles with each, plus as much again at random.
     pub min_backoff: Duration,
