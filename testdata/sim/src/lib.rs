@@ -1,1 +1,14 @@
-//! Stand-ins.
+//! Stand-ins over real HTTP on 127.0.0.1 for what this project talks to, and synthetic feed data.
+//!
+//! Each stand-in is a struct: `start().await` it, give its `url()` to the code under test, tell it
+//! what to do by its controls, ask it afterwards what it saw. Dropping it ends it. None of them
+//! shares code with the library under test, so that they check it independently.
+
+mod dispatcher;
+mod fault;
+mod server;
+mod virustotal;
+
+pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
+pub use fault::Fault;
+pub use virustotal::{Asked, Behaviour, Request, TEST_KEY, Unknown, VirusTotal};
