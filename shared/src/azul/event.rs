@@ -7,13 +7,63 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Sorted, so that the same event has the same bytes.
 pub type StringMap = BTreeMap<String, String>;
 
 /// A JSON object that Azul carries without reading it.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
+
+/// What stands for a missing time in Avro: year 1 in UTC, Go's zero time. The Unix epoch would be a
+/// real time there: a link that expired in 1970.
+pub const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+/// What happened to a binary: [`BinaryEvent::action`] and [`PathNode::action`].
+pub mod binary_action {
+    /// Content came into Azul.
+    pub const SOURCED: &str = "sourced";
+    /// Content came out of another binary.
+    pub const EXTRACTED: &str = "extracted";
+    /// Another view of a binary was made.
+    pub const AUGMENTED: &str = "augmented";
+    /// Facts came from an outside database.
+    pub const MAPPED: &str = "mapped";
+    /// Facts were found in the content.
+    pub const ENRICHED: &str = "enriched";
+}
+
+/// What happened to a request: [`DownloadEvent::action`].
+pub mod download_action {
+    /// A sample is asked for.
+    pub const REQUESTED: &str = "requested";
+    /// It was downloaded.
+    pub const SUCCESS: &str = "success";
+    /// It could not be downloaded.
+    pub const FAILED: &str = "failed";
+    /// VirusTotal does not have it. From model version 6.
+    pub const FAILED_NOT_FOUND: &str = "failed-not-found";
+    /// Azul has it already. From model version 6.
+    pub const SKIPPED_ALREADY_PRESENT: &str = "skipped-already-present";
+}
+
+/// The types of features: [`Feature::kind`] and [`FeatureDescriptor::kind`].
+pub mod feature_type {
+    /// A signed 64-bit whole number in decimal.
+    pub const INTEGER: &str = "integer";
+    /// A number in decimal.
+    pub const FLOAT: &str = "float";
+    /// Text.
+    pub const STRING: &str = "string";
+    /// Bytes in Base64.
+    pub const BINARY: &str = "binary";
+    /// RFC 3339.
+    pub const DATETIME: &str = "datetime";
+    /// Path of a file.
+    pub const FILEPATH: &str = "filepath";
+    /// URI.
+    pub const URI: &str = "uri";
+}
 
 /// The version of the event models on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +81,20 @@ impl ModelVersion {
             Self::V5 => 5,
             Self::V6 => 6,
         }
+    }
+
+    /// The version that we can write, of that number; `None` for all others.
+    pub fn from_number(number: i64) -> Option<Self> {
+        match number {
+            5 => Some(Self::V5),
+            6 => Some(Self::V6),
+            _ => None,
+        }
+    }
+
+    /// Whether `file_format_legacy` is part of the layout.
+    pub(super) fn has_legacy_format(self) -> bool {
+        self == Self::V5
     }
 }
 
@@ -64,6 +128,7 @@ pub struct PathNode {
     #[serde(default, skip_serializing_if = "StringMap::is_empty")]
     pub relationship: StringMap,
     /// When the step was taken.
+    #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Model version 5 only; must be empty in version 6.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -72,7 +137,7 @@ pub struct PathNode {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub file_format: String,
     /// Bytes.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_unset")]
     pub size: u64,
     /// Name of the file, where known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -93,9 +158,11 @@ pub struct Source {
     /// Security marking, mostly empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub security: String,
-    /// From the first sighting to this binary; never empty.
+    /// From the first sighting to this binary; never empty on a valid event.
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub path: Vec<PathNode>,
     /// Time of the sighting, always UTC: its spelling is part of the dispatcher's key.
+    #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Settings of the source; part of the dispatcher's key.
     #[serde(default, skip_serializing_if = "StringMap::is_empty")]
@@ -116,11 +183,27 @@ pub struct Feature {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
     /// Extent in the file, bytes.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_unset")]
     pub size: u64,
     /// Place in the file, bytes.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_unset")]
     pub offset: u64,
+}
+
+impl Feature {
+    /// A feature with a name, a value as text and a type out of [`feature_type`]; nothing else set.
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<String>,
+        kind: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { name: name.into(), value: value.into(), kind: kind.into(), ..Self::default() }
+    }
+
+    /// The same with a label.
+    pub fn labelled(self, label: impl Into<String>) -> Self {
+        Self { label: label.into(), ..self }
+    }
 }
 
 /// Content held by the dispatcher.
@@ -128,13 +211,13 @@ pub struct Feature {
 #[serde(default)]
 pub struct Datastream {
     /// Version of the dispatcher's file identification.
-    #[serde(skip_serializing_if = "is_zero_signed")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub identify_version: i64,
     /// `content`, `pcap`, ….
     #[serde(skip_serializing_if = "String::is_empty")]
     pub label: String,
     /// Bytes.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub size: u64,
     /// Lower-case hex.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -197,7 +280,7 @@ pub struct BinaryEntity {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tlsh: String,
     /// Bytes.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub size: u64,
     /// Media type.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -214,8 +297,10 @@ pub struct BinaryEntity {
     /// Without the dot.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub file_extension: String,
-    /// Free-form facts; an object (`{}` for mapped events). Bytes of JSON text in Avro.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Free-form facts; an object (`{}` for mapped events). Bytes of JSON text in Avro, none for `None`.
+    /// What is no JSON object is read as `None`: Azul does not check it, and one broken event must not
+    /// cost those that came with it.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object_or_none")]
     pub info: Option<JsonObject>,
     /// What is known of the binary.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -230,13 +315,13 @@ pub struct BinaryEntity {
 #[serde(default)]
 pub struct BinaryFlags {
     /// Work again even if the result is known.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub bypass_cache: bool,
     /// Ahead of others.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub expedite: bool,
     /// This is another try.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub retry: bool,
 }
 
@@ -246,8 +331,10 @@ pub struct BinaryEvent {
     /// 5 or 6 when written, 4 to 6 when read.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
+    #[serde(default)]
     pub kafka_key: String,
     /// When the event was made: the run's `now`. Not part of the key.
+    #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Who made the event.
     pub author: Author,
@@ -261,10 +348,10 @@ pub struct BinaryEvent {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub dequeued: String,
     /// How often it was handed out before.
-    #[serde(default, skip_serializing_if = "is_zero_signed")]
+    #[serde(default, skip_serializing_if = "is_unset")]
     pub retries: i64,
     /// How the dispatcher should treat it.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "is_unset")]
     pub flags: BinaryFlags,
     /// Set by the dispatcher.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -286,20 +373,20 @@ pub struct DownloadEntity {
     /// A link that needs no quota, while it lasts.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub direct_url: String,
-    /// Until when `direct_url` lasts.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Until when `direct_url` lasts. Go's zero time is read as `None`, and written for it in Avro.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "time_unless_zero")]
     pub direct_expiry: Option<Timestamp>,
     /// Network captures are wanted too.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub pcap: bool,
     /// `<rule file>/<rule>`: what the quota is counted by.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub category: String,
     /// Downloads a UTC day in this category.
-    #[serde(skip_serializing_if = "is_zero_signed")]
+    #[serde(skip_serializing_if = "is_unset")]
     pub category_quota: i64,
-    /// Free-form facts. Bytes of JSON text in Avro.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Free-form facts. Read and written like [`BinaryEntity::info`].
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object_or_none")]
     pub metadata: Option<JsonObject>,
 }
 
@@ -309,8 +396,10 @@ pub struct DownloadEvent {
     /// 5 or 6 when written.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
+    #[serde(default)]
     pub kafka_key: String,
     /// When the event was made.
+    #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Who made the event.
     pub author: Author,
@@ -348,8 +437,10 @@ pub struct StatusEvent {
     /// 5 or 6 when written.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
+    #[serde(default)]
     pub kafka_key: String,
     /// When the event was made.
+    #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Who made the event.
     pub author: Author,
@@ -367,7 +458,8 @@ pub struct FeatureDescriptor {
     pub kind: String,
     /// One sentence for analysts; never empty.
     pub desc: String,
-    /// Always empty: Azul's readers fail on others.
+    /// Always empty, so always absent in JSON: Azul's readers of today know no such field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
 }
 
@@ -385,6 +477,7 @@ pub struct PluginEntity {
     /// What it does.
     pub description: String,
     /// Everything it may ever emit.
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub features: Vec<FeatureDescriptor>,
     /// Security marking, mostly empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -400,8 +493,10 @@ pub struct PluginEvent {
     /// 5 or 6 when written.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
+    #[serde(default)]
     pub kafka_key: String,
     /// When the event was made.
+    #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Who made the event.
     pub author: Author,
@@ -409,19 +504,31 @@ pub struct PluginEvent {
     pub entity: PluginEntity,
 }
 
-// serde's skip_serializing_if hands out references.
-fn is_zero(n: &u64) -> bool {
-    *n == 0
+/// Whether a field is as good as absent.
+fn is_unset<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
-fn is_zero_signed(n: &i64) -> bool {
-    *n == 0
+fn zero_time() -> Timestamp {
+    ZERO_TIME
 }
 
-fn is_false(b: &bool) -> bool {
-    !*b
+/// Go writes `null` for a list that was never set.
+fn null_as_empty<'de, D, T>(input: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-fn is_default(flags: &BinaryFlags) -> bool {
-    *flags == BinaryFlags::default()
+fn object_or_none<'de, D: Deserializer<'de>>(input: D) -> Result<Option<JsonObject>, D::Error> {
+    Ok(match serde_json::Value::deserialize(input)? {
+        serde_json::Value::Object(object) => Some(object),
+        _ => None,
+    })
+}
+
+fn time_unless_zero<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<Timestamp>::deserialize(input)?.filter(|time| *time != ZERO_TIME))
 }

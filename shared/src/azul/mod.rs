@@ -2,4 +2,5 @@
 
 pub mod answer;
 pub mod dispatcher;
+pub mod avro;
 pub mod event;

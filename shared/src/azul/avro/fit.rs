@@ -1,0 +1,95 @@
+//! An event made to fit what the dispatcher's broker takes.
+
+use std::mem;
+
+use thiserror::Error;
+
+use super::{BLOCK_ITEMS, writer};
+use crate::azul::event::{BinaryEvent, Feature, ModelVersion, feature_type};
+
+/// Name of the feature (an integer) that says how many features were cut off.
+pub const FEATURES_TRUNCATED: &str = "features_truncated";
+
+/// The bytes of one event, ready for [`super::bulk`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// The event's Avro, no longer than was asked for.
+    pub bytes: Vec<u8>,
+    /// How many features were cut off.
+    pub truncated_features: usize,
+}
+
+/// An event that is over the limit even without its features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the event takes {bytes} bytes without its features; {max} are allowed")]
+pub struct TooLarge {
+    /// Size of the event without features, in bytes of Avro.
+    pub bytes: usize,
+    /// The limit, in bytes.
+    pub max: usize,
+}
+
+/// Encodes an event so that it takes at most `max_event_bytes`. If it takes more, features are cut from
+/// the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says how many.
+///
+/// # Errors
+/// [`TooLarge`] if it does not fit without its features either.
+pub fn fit(
+    mut event: BinaryEvent,
+    version: ModelVersion,
+    max_event_bytes: usize,
+) -> Result<Encoded, TooLarge> {
+    let mut bytes = Vec::with_capacity(writer::size_hint(&event));
+    writer::encode_binary(&event, version, &mut bytes);
+    if bytes.len() <= max_event_bytes {
+        return Ok(Encoded { bytes, truncated_features: 0 });
+    }
+
+    let mut features = mem::take(&mut event.entity.features);
+    bytes.clear();
+    writer::encode_binary(&event, version, &mut bytes);
+    let too_large = TooLarge { bytes: bytes.len(), max: max_event_bytes };
+    let room = max_event_bytes.checked_sub(bytes.len()).ok_or(too_large)?;
+    let kept = longest_start(&features, room).ok_or(too_large)?;
+
+    let truncated_features = features.len() - kept;
+    features.truncate(kept);
+    features.push(marker(truncated_features));
+    event.entity.features = features;
+    bytes.clear();
+    writer::encode_binary(&event, version, &mut bytes);
+    Ok(Encoded { bytes, truncated_features })
+}
+
+fn marker(cut: usize) -> Feature {
+    Feature::new(FEATURES_TRUNCATED, cut.to_string(), feature_type::INTEGER)
+}
+
+/// How many features from the start fit into `room` bytes, with the marker for those that are cut; at
+/// least one is. `None` if there is none to cut, or not even the marker fits. One pass: the blocks grow
+/// with each feature.
+fn longest_start(features: &[Feature], room: usize) -> Option<usize> {
+    let mut scratch = Vec::new();
+    let mut len = |feature: &Feature| {
+        scratch.clear();
+        writer::feature(feature, &mut scratch);
+        scratch.len()
+    };
+    let mut fitting = None;
+    let mut full_blocks = 0;
+    let (mut count, mut size) = (0, 0);
+    for (kept, next) in features.iter().enumerate() {
+        if count == BLOCK_ITEMS {
+            full_blocks += writer::block_len(count, size);
+            (count, size) = (0, 0);
+        }
+        let marker = len(&marker(features.len() - kept));
+        if full_blocks + writer::block_len(count + 1, size + marker) > room {
+            break;
+        }
+        fitting = Some(kept);
+        count += 1;
+        size += len(next);
+    }
+    fitting
+}
