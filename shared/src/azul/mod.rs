@@ -1,6 +1,6 @@
 //! The Azul side: event models, their encodings, and the dispatcher's HTTP API.
 
 pub mod answer;
-pub mod dispatcher;
 pub mod avro;
+pub mod dispatcher;
 pub mod event;
