@@ -6,9 +6,12 @@
 
 mod dispatcher;
 mod fault;
+pub mod feed;
+mod proxy;
 mod server;
 mod virustotal;
 
 pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
 pub use fault::Fault;
+pub use proxy::{Chaos, Mode, Proxy, Through};
 pub use virustotal::{Asked, Behaviour, Request, TEST_KEY, Unknown, VirusTotal};

@@ -57,8 +57,24 @@ struct State {
 #[derive(Debug, Default)]
 struct Minute {
     bundle: Option<Bytes>,
-    /// What happens to the next requests for it, in order.
-    script: VecDeque<Behaviour>,
+    /// What happens to the next requests for it, in order, and how many times.
+    script: VecDeque<(Behaviour, usize)>,
+}
+
+impl Minute {
+    /// What happens now, if it concerns the origin that asks: the bundle itself, or all else.
+    fn take(&mut self, of_bundle: bool) -> Option<Behaviour> {
+        let (next, times) = self.script.front_mut()?;
+        if next.is_of_bundle() != of_bundle {
+            return None;
+        }
+        let next = next.clone();
+        *times = times.saturating_sub(1);
+        if *times == 0 {
+            self.script.pop_front();
+        }
+        Some(next)
+    }
 }
 
 /// How minutes that nobody set are answered.
@@ -113,6 +129,12 @@ pub enum Behaviour {
     Content(Fault),
     /// Another bundle than the minute's own, this time.
     Bundle(Bytes),
+}
+
+impl Behaviour {
+    fn is_of_bundle(&self) -> bool {
+        matches!(self, Self::Content(_) | Self::Bundle(_))
+    }
 }
 
 /// What a request asked for.
@@ -220,9 +242,9 @@ impl VirusTotal {
     pub fn behave(&self, minute: &str, behaviour: &Behaviour, times: usize) {
         let mut state = lock(&self.inner.state);
         let minute = state.minutes.entry(minute.to_owned()).or_default();
-        // More requests than any test makes.
-        let times = times.min(10_000);
-        minute.script.extend(std::iter::repeat_n(behaviour.clone(), times));
+        if times > 0 {
+            minute.script.push_back((behaviour.clone(), times));
+        }
     }
 
     /// That minute is normal again.
@@ -387,13 +409,9 @@ async fn feed(
         let mut state = lock(&inner.state);
         let content = state.content_url.clone();
         let known = state.minutes.entry(minute.clone()).or_default();
-        // What concerns the bundle itself is taken when the bundle is asked for.
-        let now = match known.script.front() {
-            Some(Behaviour::Content(_) | Behaviour::Bundle(_)) | None => None,
-            Some(_) => known.script.pop_front(),
-        };
-        let has_bundle =
-            known.bundle.is_some() || matches!(known.script.front(), Some(Behaviour::Bundle(_)));
+        let now = known.take(false);
+        let has_bundle = known.bundle.is_some()
+            || matches!(known.script.front(), Some((Behaviour::Bundle(_), _)));
         let target = if has_bundle { Ok(content) } else { Err(content) };
         let target = match (target, &state.unknown) {
             (Ok(content), _) | (Err(content), Unknown::Generate(_)) => {
@@ -452,11 +470,10 @@ async fn bundle(
         let known = state.minutes.entry(minute.clone()).or_default();
         let mut bytes = known.bundle.clone();
         let mut fault = None;
-        match known.script.pop_front() {
+        match known.take(true) {
             Some(Behaviour::Content(f)) => fault = Some(f),
             Some(Behaviour::Bundle(other)) => bytes = Some(other),
-            Some(other) => known.script.push_front(other),
-            None => {}
+            _ => {}
         }
         (bytes, fault, state.unknown.clone())
     };

@@ -1,0 +1,207 @@
+//! `sim`: the stand-ins as a process of their own, and synthetic feed data as files.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use sim::{
+    Behaviour, Dispatcher, Unknown, VirusTotal,
+    feed::{self, Style},
+};
+
+/// Stand-ins for VirusTotal and the Azul dispatcher, and synthetic feed data.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs VirusTotal and the dispatcher until it is told to end; prints their URLs as one line of JSON
+    Serve(Serve),
+    /// Writes one minute of the synthetic feed: bzip2, or plain lines where FILE ends in .jsonl
+    Feed(Feed),
+    /// Prints the sha256 of every record of the given minutes, a line each, sorted
+    Expected(Expected),
+}
+
+#[derive(Debug, Args)]
+struct Synthetic {
+    /// Another seed gives other records
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Records a minute
+    #[arg(long, default_value_t = 64)]
+    records: u64,
+    /// Small records, 2 to 10 KB
+    #[arg(long)]
+    small: bool,
+}
+
+impl Synthetic {
+    fn style(&self) -> Style {
+        if self.small { Style::Small } else { Style::Real }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Port of the dispatcher; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    dispatcher_port: u16,
+    /// Port of VirusTotal; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    virustotal_port: u16,
+    #[command(flatten)]
+    synthetic: Synthetic,
+    /// The API key that VirusTotal accepts
+    #[arg(long, default_value = sim::TEST_KEY)]
+    key: String,
+    /// Minutes (YYYYMMDDhhmm) that VirusTotal never produced
+    #[arg(long, num_args = 1.., value_name = "MINUTE")]
+    missing: Vec<String>,
+    /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Feed {
+    /// The minute (YYYYMMDDhhmm)
+    #[arg(long)]
+    minute: String,
+    #[command(flatten)]
+    synthetic: Synthetic,
+    /// As many records as it takes to make that many bytes of lines, instead of --records (100MB = 100,000,000)
+    #[arg(long, value_parser = bytes, value_name = "BYTES")]
+    target_bytes: Option<u64>,
+    /// Where to write; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Expected {
+    #[command(flatten)]
+    synthetic: Synthetic,
+    /// Minutes (YYYYMMDDhhmm)
+    #[arg(required = true, value_name = "MINUTE")]
+    minutes: Vec<String>,
+}
+
+/// `1234`, `100KB`, `100MB`, decimal.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match (text.strip_suffix("MB"), text.strip_suffix("KB")) {
+        (Some(digits), _) => (digits, 1_000_000),
+        (_, Some(digits)) => (digits, 1_000),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.trim().parse().map_err(|e| format!("{e}"))?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Serve(args) => serve(args).await,
+        Command::Feed(args) => write_feed(&args),
+        Command::Expected(args) => expected(&args),
+    }
+}
+
+fn is_minute(text: &str) -> Result<()> {
+    let good = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
+    ensure!(good, "{text:?} is no minute: write YYYYMMDDhhmm");
+    Ok(())
+}
+
+async fn serve(args: Serve) -> Result<()> {
+    let dispatcher = Dispatcher::start_on(args.dispatcher_port).await?;
+    if let Some(path) = &args.record {
+        dispatcher.record_to(path)?;
+    }
+    let virustotal = VirusTotal::start_on(args.virustotal_port).await?;
+    virustotal.set_key(&args.key);
+    for minute in &args.missing {
+        is_minute(minute)?;
+        virustotal.behave(minute, &Behaviour::Missing, usize::MAX);
+    }
+    let (seed, records, style) =
+        (args.synthetic.seed, args.synthetic.records, args.synthetic.style());
+    virustotal.set_unknown(Unknown::Generate(Arc::new(move |minute| {
+        Bytes::from(feed::bundle(seed, minute, records, style))
+    })));
+    let urls = json!({
+        "dispatcher": dispatcher.url(),
+        "virustotal": virustotal.url(),
+        "content": virustotal.content_url(),
+    });
+    print(format!("{urls}\n").as_bytes())?;
+    ended().await?;
+    let leaks = virustotal.key_leaked();
+    ensure!(leaks.is_empty(), "the key was seen where it must not be: {leaks:?}");
+    Ok(())
+}
+
+/// Waits for SIGTERM or ctrl-c.
+async fn ended() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        end = tokio::signal::ctrl_c() => end.context("listening to ctrl-c")?,
+    }
+    Ok(())
+}
+
+fn write_feed(args: &Feed) -> Result<()> {
+    is_minute(&args.minute)?;
+    let (seed, style) = (args.synthetic.seed, args.synthetic.style());
+    let lines = match args.target_bytes {
+        None => feed::lines(seed, &args.minute, args.synthetic.records, style),
+        Some(target) => {
+            let target = usize::try_from(target).context("too many bytes")?;
+            let mut lines = Vec::with_capacity(target);
+            for index in 0.. {
+                if lines.len() >= target {
+                    break;
+                }
+                lines.extend(feed::record(seed, &args.minute, index, style).into_bytes());
+                lines.push(b'\n');
+            }
+            lines
+        }
+    };
+    if args.output == Path::new("-") {
+        return print(&lines);
+    }
+    let plain = args.output.extension().is_some_and(|e| e == "jsonl" || e == "json");
+    let bytes = if plain { lines } else { feed::compress(&lines) };
+    std::fs::write(&args.output, bytes)
+        .with_context(|| format!("writing {}", args.output.display()))
+}
+
+fn expected(args: &Expected) -> Result<()> {
+    let mut hashes = Vec::new();
+    for minute in &args.minutes {
+        is_minute(minute)?;
+        let of_minute = |index| feed::sha256(args.synthetic.seed, minute, index);
+        hashes.extend((0..args.synthetic.records).map(of_minute));
+    }
+    hashes.sort();
+    hashes.push(String::new());
+    print(hashes.join("\n").as_bytes())
+}
+
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).context("writing to standard output")
+}

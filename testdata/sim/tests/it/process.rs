@@ -1,0 +1,72 @@
+//! The binary, as a script uses it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use sim::{TEST_KEY, feed};
+
+fn sim() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_sim"))
+}
+
+#[tokio::test]
+async fn serve_prints_its_urls_and_ends_at_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = sim()
+        .args(["serve", "--records", "3", "--small", "--missing", "202601020305"])
+        .arg("--record")
+        .arg(dir.path().join("arrived.jsonl"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let urls: Value = serde_json::from_str(&first).unwrap();
+    let dispatcher = urls["dispatcher"].as_str().unwrap();
+    assert_eq!(reqwest::get(dispatcher).await.unwrap().text().await.unwrap(), "Azul Dispatcher");
+    let summary = reqwest::get(format!("{dispatcher}/sim/summary")).await.unwrap();
+    let summary: Value = serde_json::from_slice(&summary.bytes().await.unwrap()).unwrap();
+    assert_eq!(summary["events"], 0);
+    let status = |minute: &'static str| {
+        let url = format!("{}/api/v3/feeds/files/{minute}", urls["virustotal"].as_str().unwrap());
+        let client =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        async move {
+            client.get(url).header("x-apikey", TEST_KEY).send().await.unwrap().status().as_u16()
+        }
+    };
+    assert_eq!(status("202601020304").await, 302);
+    assert_eq!(status("202601020305").await, 404);
+    assert_eq!(status("202601020305").await, 404);
+    let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn feed_writes_a_minute_and_expected_lists_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("minute.jsonl");
+    let minute = "202601020304";
+    let done = sim()
+        .args(["feed", "--minute", minute, "--target-bytes", "100KB", "--seed", "9", "-o"])
+        .arg(&file)
+        .status()
+        .unwrap();
+    assert!(done.success());
+    let lines = std::fs::read_to_string(&file).unwrap();
+    let count = lines.lines().count();
+    assert!(lines.len() >= 100_000);
+    let listed = sim()
+        .args(["expected", "--seed", "9", "--records", &count.to_string(), minute])
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), count);
+    assert!(listed.lines().any(|l| l == feed::sha256(9, minute, 0)));
+    let refused = sim().args(["feed", "--minute", "today", "-o", "-"]).output().unwrap();
+    assert!(!refused.status.success());
+}
