@@ -2,8 +2,12 @@
 //! events, the selection of samples, and state.
 
 pub mod azul;
+pub mod bundle;
+pub mod http_client;
 pub mod minute;
 pub mod pipeline;
 pub mod selection;
 pub mod settings;
 pub mod store;
+pub mod telemetry;
+pub mod virustotal;

@@ -1,0 +1,235 @@
+//! Decompression by magic bytes, stream after stream.
+
+use std::io::{self, BufRead, Read};
+
+use bzip2::bufread::BzDecoder;
+use flate2::bufread::GzDecoder;
+
+use super::{BundleError, Compression};
+
+/// Compressed bytes read at once.
+const INPUT: usize = 64 * 1024;
+
+/// 8 MiB, as RFC 8878 recommends decoders to support and as `zstd` writes up to level 19. The largest
+/// window of the format is 2 TiB: a frame's header alone must not decide how much memory is taken.
+const WINDOW_LOG: u32 = 23;
+
+/// A decompressing reader whose errors keep apart a failing reader and damaged data.
+pub(super) struct Decoder<R> {
+    state: State<R>,
+    compression: Option<Compression>,
+    produced: u64,
+}
+
+enum State<R> {
+    /// Between two streams, or before the first.
+    Between(Source<R>),
+    Plain(Source<R>),
+    Bzip2(Box<BzDecoder<Source<R>>>),
+    Gzip(Box<GzDecoder<Source<R>>>),
+    Zstd(Box<zstd::Decoder<'static, Source<R>>>),
+    Done,
+}
+
+impl<R: Read> Decoder<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { state: State::Between(Source::new(reader)), compression: None, produced: 0 }
+    }
+
+    pub(super) fn compression(&self) -> Option<Compression> {
+        self.compression
+    }
+
+    pub(super) fn produced(&self) -> u64 {
+        self.produced
+    }
+
+    /// Fills the start of `out`, which must have room, and says how much of it; 0 at the end of the last
+    /// stream.
+    pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, BundleError> {
+        loop {
+            let read = match &mut self.state {
+                State::Plain(source) => source.read(out),
+                State::Bzip2(stream) => stream.read(out),
+                State::Gzip(stream) => stream.read(out),
+                State::Zstd(stream) => stream.read(out),
+                State::Done => return Ok(0),
+                State::Between(_) => {
+                    self.open()?;
+                    continue;
+                }
+            };
+            match read {
+                Ok(0) => self.close(),
+                Ok(n) => {
+                    self.produced = self.produced.saturating_add(n as u64);
+                    return Ok(n);
+                }
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+    }
+
+    /// Starts the next stream, or ends.
+    fn open(&mut self) -> Result<(), BundleError> {
+        let State::Between(mut source) = std::mem::replace(&mut self.state, State::Done) else {
+            return Ok(());
+        };
+        let start = source.peek(4).map_err(|error| self.explain(error))?;
+        let found = if start.is_empty() { None } else { Some(sniff(start)) };
+        let compression = match (self.compression, found) {
+            (None, None) => return Err(BundleError::Empty),
+            (Some(_), None) => return Ok(()),
+            (None, Some(Sniffed::Cut(compression))) => {
+                self.compression = Some(compression);
+                return Err(BundleError::Truncated { compression, at: 0 });
+            }
+            (None, Some(Sniffed::Whole(found))) => found,
+            (Some(compression), Some(Sniffed::Whole(found))) if compression == found => found,
+            (Some(compression), Some(Sniffed::Cut(found))) if compression == found => {
+                return Err(BundleError::Truncated { compression, at: self.produced });
+            }
+            (Some(compression), Some(_)) => {
+                return Err(BundleError::TrailingGarbage { compression, at: self.produced });
+            }
+        };
+        self.compression = Some(compression);
+        self.state = match compression {
+            Compression::Plain => State::Plain(source),
+            Compression::Bzip2 => State::Bzip2(Box::new(BzDecoder::new(source))),
+            Compression::Gzip => State::Gzip(Box::new(GzDecoder::new(source))),
+            Compression::Zstd => {
+                let stream = zstd::Decoder::with_buffer(source).and_then(|mut stream| {
+                    stream.window_log_max(WINDOW_LOG)?;
+                    Ok(stream.single_frame())
+                });
+                State::Zstd(Box::new(stream.map_err(|error| self.explain(error))?))
+            }
+        };
+        Ok(())
+    }
+
+    /// After the end of a stream.
+    fn close(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Done) {
+            State::Bzip2(stream) => State::Between(stream.into_inner()),
+            State::Gzip(stream) => State::Between(stream.into_inner()),
+            State::Zstd(stream) => State::Between(stream.finish()),
+            State::Plain(_) | State::Between(_) | State::Done => State::Done,
+        };
+    }
+
+    fn explain(&self, error: io::Error) -> BundleError {
+        let at = self.produced;
+        let compression = self.compression.unwrap_or(Compression::Plain);
+        let error = match error.downcast::<Below>() {
+            Ok(Below(source)) => return BundleError::Read { at, source },
+            Err(error) => error,
+        };
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return BundleError::Truncated { compression, at };
+        }
+        // zstd gives its errors as texts only.
+        if compression == Compression::Zstd && error.to_string().contains("too much memory") {
+            return BundleError::WindowTooLarge { at, limit: 1 << WINDOW_LOG };
+        }
+        BundleError::Corrupt { compression, at, source: error }
+    }
+}
+
+enum Sniffed {
+    /// A magic number, or none of them.
+    Whole(Compression),
+    /// The input ends inside a magic number. No JSON starts like one.
+    Cut(Compression),
+}
+
+/// What the first up to four bytes say; fewer than four are all there is.
+fn sniff(start: &[u8]) -> Sniffed {
+    match start {
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Sniffed::Whole(Compression::Bzip2),
+        [0x1f, 0x8b, ..] => Sniffed::Whole(Compression::Gzip),
+        // A frame, or a frame to be skipped: RFC 8878, 3.1.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Sniffed::Whole(Compression::Zstd)
+        }
+        [b'B'] | [b'B', b'Z'] | [b'B', b'Z', b'h'] => Sniffed::Cut(Compression::Bzip2),
+        [0x1f] => Sniffed::Cut(Compression::Gzip),
+        [0x28] | [0x28, 0xb5] | [0x28, 0xb5, 0x2f] => Sniffed::Cut(Compression::Zstd),
+        _ => Sniffed::Whole(Compression::Plain),
+    }
+}
+
+/// Marks an error of the reader below on its way through a decompressor.
+#[derive(Debug, thiserror::Error)]
+#[error("the reader failed")]
+struct Below(#[source] io::Error);
+
+/// A buffered reader that can look at the next four bytes, and that marks its errors.
+struct Source<R> {
+    reader: R,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl<R: Read> Source<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, buffer: vec![0; INPUT].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// The next `n` bytes without taking them; fewer only at the end.
+    fn peek(&mut self, n: usize) -> io::Result<&[u8]> {
+        if self.end - self.start < n {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            while self.end < n && self.more()? > 0 {}
+        }
+        let end = self.end.min(self.start + n);
+        Ok(self.buffer.get(self.start..end).unwrap_or_default())
+    }
+
+    fn more(&mut self) -> io::Result<usize> {
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        loop {
+            match self.reader.read(room) {
+                Ok(n) => {
+                    // A reader that claims more than there is room for is wrong; its claim is cut.
+                    let n = n.min(room.len());
+                    self.end += n;
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io::Error::other(Below(error))),
+            }
+        }
+    }
+}
+
+impl<R: Read> Read for Source<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(out.len());
+        if let (Some(to), Some(from)) = (out.get_mut(..n), available.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl<R: Read> BufRead for Source<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start >= self.end {
+            self.start = 0;
+            self.end = 0;
+            self.more()?;
+        }
+        Ok(self.buffer.get(self.start..self.end).unwrap_or_default())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start = self.start.saturating_add(n).min(self.end);
+    }
+}

@@ -1,0 +1,278 @@
+//! The HTTP client that every part of this library speaks through, and how long to wait between attempts.
+
+use std::{
+    fs,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
+
+use jiff::{Timestamp, fmt::rfc2822};
+use reqwest::{
+    Certificate, ClientBuilder, NoProxy, Proxy,
+    header::{HeaderMap, RETRY_AFTER},
+    redirect,
+};
+use url::Url;
+
+use crate::settings::Settings;
+
+/// How long a connection may take to stand, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every request calls itself.
+pub const USER_AGENT: &str = concat!("azul-vt/", env!("CARGO_PKG_VERSION"));
+
+/// Why there is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpSetupError {
+    /// `CA_BUNDLE` cannot be read.
+    #[error("CA_BUNDLE={path}: the file cannot be read")]
+    CaBundleUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// `CA_BUNDLE` holds no usable certificates.
+    #[error("CA_BUNDLE={path}: write a PEM file of one or more certificates")]
+    CaBundleInvalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, where it holds certificates at all.
+        #[source]
+        source: Option<reqwest::Error>,
+    },
+    /// A proxy cannot be used.
+    #[error("{name}: this proxy's URL cannot be used: write one such as http://proxy:3128")]
+    Proxy {
+        /// The setting.
+        name: &'static str,
+    },
+    /// The client as a whole cannot be built.
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] reqwest::Error),
+}
+
+/// A client with what `settings` say about proxies and certificates, a connect timeout of
+/// [`CONNECT_TIMEOUT`], and no redirects: they are followed by hand, because whom a secret may be sent to
+/// changes on the way. Further timeouts are the caller's.
+///
+/// The certificates of `CA_BUNDLE` are trusted beside the system's own.
+///
+/// # Errors
+/// A `CA_BUNDLE` or a proxy that cannot be used.
+pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
+    let mut builder = reqwest::Client::builder()
+        // settings.rs is the only reader of the environment.
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(USER_AGENT);
+    for (name, url, proxy) in [
+        ("HTTPS_PROXY", &settings.https_proxy, Proxy::https as fn(Url) -> reqwest::Result<Proxy>),
+        ("HTTP_PROXY", &settings.http_proxy, Proxy::http),
+    ] {
+        if let Some(url) = url {
+            // The error is left out: it may show the URL and with it a password.
+            let proxy = proxy(url.clone()).map_err(|_| HttpSetupError::Proxy { name })?;
+            builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&settings.no_proxy)));
+        }
+    }
+    if let Some(path) = &settings.ca_bundle {
+        let pem = fs::read(path)
+            .map_err(|source| HttpSetupError::CaBundleUnreadable { path: path.clone(), source })?;
+        let invalid = |source| HttpSetupError::CaBundleInvalid { path: path.clone(), source };
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|error| invalid(Some(error)))?;
+        if certificates.is_empty() {
+            return Err(invalid(None));
+        }
+        // Only building a client reads the certificates themselves, and its error would not say CA_BUNDLE.
+        reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only(certificates.clone())
+            .build()
+            .map_err(|error| invalid(Some(error)))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    Ok(builder)
+}
+
+/// The client of [`builder`].
+///
+/// # Errors
+/// As [`builder`], or a TLS that cannot be set up.
+pub fn build(settings: &Settings) -> Result<reqwest::Client, HttpSetupError> {
+    builder(settings)?.build().map_err(HttpSetupError::Client)
+}
+
+/// How long an answer asks to wait: `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3); a date
+/// in the past is no wait. `None` where there is none or it cannot be read.
+pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = http_date(text)?;
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
+}
+
+/// The time that an HTTP date such as `Tue, 24 Nov 2026 08:57:00 GMT` names.
+pub fn http_date(text: &str) -> Option<Timestamp> {
+    rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
+}
+
+/// Waits between attempts: exponential, each drawn from zero to the whole ("full jitter"), so that many
+/// that failed together do not come back together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    base: Duration,
+    cap: Duration,
+    attempts: u32,
+}
+
+impl Backoff {
+    /// The first wait is at most `base`, each further one at most twice the one before, none over `cap`.
+    pub fn new(base: Duration, cap: Duration) -> Self {
+        Self { base, cap, attempts: 0 }
+    }
+
+    /// How long to wait now. With `retry_after` never shorter than that, even where it is over the cap, and
+    /// at most `base` longer: the caller compares the wait with its deadline.
+    pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
+        let most = self.base.saturating_mul(2_u32.saturating_pow(self.attempts)).min(self.cap);
+        self.attempts = self.attempts.saturating_add(1);
+        match retry_after {
+            Some(asked) => asked.saturating_add(jitter(self.base.min(self.cap))),
+            None => jitter(most),
+        }
+    }
+
+    /// How many waits were asked for since the start or the last [`Backoff::reset`].
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// After a success: the next wait is a first one again.
+    pub fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+/// From zero to `most`, both included.
+fn jitter(most: Duration) -> Duration {
+    let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(random() % most.saturating_add(1).max(1))
+}
+
+/// A number for jitter and ids, not for secrets: the standard library seeds each `RandomState` anew.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// A short id for a request: 12 hexadecimal digits.
+pub fn request_id() -> String {
+    format!("{:012x}", random() >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        Settings::read(&|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+            .unwrap()
+    }
+
+    fn asked(value: &'static str) -> Option<Duration> {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
+        retry_after(&headers, "2026-11-24T08:57:00Z".parse().unwrap())
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Tue, 24 Nov 2026 08:57:30 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(asked("Tue, 24 Nov 2026 08:56:30 GMT"), Some(Duration::ZERO));
+        for wrong in ["", "soon", "-1", "1.5", "99999999999999999999"] {
+            assert_eq!(asked(wrong), None, "{wrong}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), Timestamp::UNIX_EPOCH), None);
+    }
+
+    #[test]
+    fn waits_grow_to_the_cap_and_start_again_after_a_success() {
+        let (base, cap) = (Duration::from_secs(1), Duration::from_secs(10));
+        let mut backoff = Backoff::new(base, cap);
+        for most in [1, 2, 4, 8, 10, 10] {
+            assert!(backoff.next_wait(None) <= Duration::from_secs(most));
+        }
+        for _ in 0..100 {
+            assert!(backoff.next_wait(None) <= cap);
+        }
+        backoff.reset();
+        assert_eq!(backoff.attempts(), 0);
+        assert!(backoff.next_wait(None) <= base);
+    }
+
+    #[test]
+    fn waits_are_spread() {
+        let waits: std::collections::BTreeSet<_> = (0..100)
+            .map(|_| Backoff::new(Duration::from_secs(1), Duration::MAX).next_wait(None))
+            .collect();
+        assert!(waits.len() > 90);
+    }
+
+    #[test]
+    fn a_wait_that_was_asked_for_is_kept() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
+        let asked = Duration::from_secs(60);
+        let wait = backoff.next_wait(Some(asked));
+        assert!(wait >= asked && wait <= asked + Duration::from_secs(1));
+        assert_eq!(backoff.next_wait(Some(Duration::MAX)), Duration::MAX);
+        assert_eq!(Backoff::new(Duration::ZERO, Duration::ZERO).next_wait(None), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_bad_ca_bundle_is_an_error_that_names_the_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let text = path.to_str().unwrap();
+        let settings = settings(&[("CA_BUNDLE", text)]);
+        let missing = builder(&settings).unwrap_err();
+        assert!(matches!(missing, HttpSetupError::CaBundleUnreadable { .. }), "{missing}");
+        for content in [
+            "",
+            "not a certificate",
+            "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ] {
+            fs::write(&path, content).unwrap();
+            let invalid = builder(&settings).unwrap_err();
+            assert!(matches!(invalid, HttpSetupError::CaBundleInvalid { .. }), "{content}");
+            assert!(invalid.to_string().starts_with("CA_BUNDLE="), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn proxies_with_passwords_are_taken() {
+        let settings = settings(&[
+            ("HTTPS_PROXY", "http://me:pass@proxy:3128"),
+            ("HTTP_PROXY", "http://proxy:3128"),
+            ("NO_PROXY", "localhost,10.0.0.0/8,.internal"),
+        ]);
+        assert!(build(&settings).is_ok());
+    }
+
+    #[test]
+    fn request_ids_are_short_and_differ() {
+        let (one, other) = (request_id(), request_id());
+        assert_eq!(one.len(), 12);
+        assert_ne!(one, other);
+    }
+}

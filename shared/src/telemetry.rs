@@ -1,0 +1,92 @@
+//! Logs: how they are filtered and written.
+
+use std::{
+    io::{self, IsTerminal as _},
+    str::FromStr as _,
+};
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, util::SubscriberInitExt as _};
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people: text on stderr, coloured where that is a terminal.
+    Text,
+    /// For Lambda: one JSON object a line on stdout.
+    Json,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is none.
+    #[error(
+        "LOG={shown}: write a level (error, warn, info, debug, trace, off) or a filter such as \
+         info,azul_vt::virustotal=debug"
+    )]
+    Filter {
+        /// What LOG holds, at most its first 200 characters.
+        shown: String,
+    },
+    /// Logging was set up before.
+    #[error("logging is already set up in this process")]
+    AlreadySetUp,
+}
+
+/// Sets up the process's log. `log` is what the setting LOG holds: a level, or directives
+/// `target=level`, comma-separated.
+///
+/// # Errors
+/// [`TelemetryError::Filter`] where `log` is no filter, [`TelemetryError::AlreadySetUp`] at a second call.
+pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
+    let filter = filter(log)?;
+    let set = match format {
+        Format::Text => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .finish()
+            .try_init(),
+        Format::Json => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .finish()
+            .try_init(),
+    };
+    set.map_err(|_| TelemetryError::AlreadySetUp)
+}
+
+fn filter(log: &str) -> Result<EnvFilter, TelemetryError> {
+    let wrong = || TelemetryError::Filter { shown: log.chars().take(200).collect() };
+    // A lone word that is no level would be taken for a target, and all else would be silent.
+    let typo = log.split(',').map(str::trim).any(|directive| {
+        !directive.contains(['=', '[', ':']) && LevelFilter::from_str(directive).is_err()
+    });
+    if typo {
+        return Err(wrong());
+    }
+    EnvFilter::builder().parse(log).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_are_filters() {
+        for log in ["info", "off", "WARN", "info,azul_vt::virustotal=debug", "azul_vt::store"] {
+            assert!(filter(log).is_ok(), "{log}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_filter_is_an_error_that_names_the_setting() {
+        for log in ["inof", "info,chatty", "azul_vt=loud", ""] {
+            let error = filter(log).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("LOG={log}: ")), "{error}");
+        }
+    }
+}

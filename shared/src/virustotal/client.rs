@@ -1,0 +1,428 @@
+//! One request to VirusTotal: headers, redirects, timeouts, and the meaning of each answer.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use reqwest::{
+    Method, Request, Response, StatusCode,
+    header::{HeaderMap, HeaderName, HeaderValue, LOCATION},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use tokio::time::timeout;
+use url::Url;
+
+use super::{
+    error::{Answer, VirusTotalError},
+    trust,
+};
+use crate::{
+    http_client::{self, HttpSetupError},
+    settings::Settings,
+};
+
+/// How many redirects are followed.
+const MAX_REDIRECTS: usize = 5;
+
+/// Bytes read of an error's body.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// Bytes read of a small answer.
+const MAX_SMALL_BYTES: usize = 1024 * 1024;
+
+/// Which product asks: VirusTotal wants `organisation.product.major.minor`.
+const X_TOOL: &str =
+    concat!("azul.azul-vt.", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
+
+const X_APIKEY: HeaderName = HeaderName::from_static("x-apikey");
+const X_TOOL_NAME: HeaderName = HeaderName::from_static("x-tool");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a request may cost. The connect timeout is the HTTP client's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Until an answer's headers are there, connecting included.
+    pub headers_timeout: Duration,
+    /// Between two pieces of a body.
+    pub idle_timeout: Duration,
+    /// Bytes of a bundle as received.
+    pub max_body_bytes: u64,
+}
+
+impl Options {
+    /// 30 seconds each; a bundle as received may be as large as `MAX_BUNDLE_BYTES` lets it be decompressed.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            headers_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+            max_body_bytes: settings.max_bundle_bytes,
+        }
+    }
+}
+
+/// VirusTotal's API at the configured origin. Cheap to clone.
+#[derive(Clone)]
+pub struct VirusTotal {
+    client: reqwest::Client,
+    origin: Url,
+    key: Option<SecretString>,
+    options: Options,
+}
+
+impl std::fmt::Debug for VirusTotal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirusTotal")
+            .field("origin", &self.origin.as_str())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who the key belongs to, as VirusTotal's "User object" tells it; the key itself, which is in it, is not
+/// kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentUser {
+    /// The user's name at VirusTotal.
+    pub id: String,
+    /// Privileges by name.
+    pub privileges: BTreeMap<String, Privilege>,
+}
+
+/// One privilege of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Privilege {
+    /// Whether the user has it.
+    #[serde(default)]
+    pub granted: bool,
+    /// Its end, seconds since 1970, where it has one.
+    #[serde(default)]
+    pub expiration_date: Option<i64>,
+}
+
+/// A request on its way: what it is called in errors and in the log.
+pub(super) struct Asked {
+    what: String,
+    request_id: String,
+}
+
+/// An answer that is neither an error nor, unless it was asked for, a redirect.
+pub(super) struct Reply {
+    pub(super) response: Response,
+    pub(super) asked: Asked,
+    /// Whether it comes from VirusTotal's own origin.
+    own: bool,
+}
+
+impl VirusTotal {
+    /// VirusTotal through `client`, which must not follow redirects ([`http_client::builder`]).
+    pub fn new(client: reqwest::Client, settings: &Settings) -> Self {
+        Self::with_options(client, settings, Options::new(settings))
+    }
+
+    /// As [`VirusTotal::new`], with `options` of one's own.
+    pub fn with_options(client: reqwest::Client, settings: &Settings, options: Options) -> Self {
+        Self {
+            client,
+            origin: settings.virustotal.clone(),
+            key: settings.virustotal_apikey.clone(),
+            options,
+        }
+    }
+
+    /// VirusTotal through a client of its own, which also refuses names of non-public addresses
+    /// ([`trust::PublicNames`]). What a running function uses.
+    ///
+    /// # Errors
+    /// A proxy or a `CA_BUNDLE` that cannot be used.
+    pub fn from_settings(settings: &Settings) -> Result<Self, HttpSetupError> {
+        let client = http_client::builder(settings)?
+            .dns_resolver(trust::PublicNames::new(settings))
+            .build()
+            .map_err(HttpSetupError::Client)?;
+        Ok(Self::new(client, settings))
+    }
+
+    /// Who the key belongs to and what it may do: `GET /api/v3/users/me`.
+    ///
+    /// VirusTotal documents `/users/{id}`, where the id may be the key, but a key has no place in a URL.
+    /// `me` is not documented, though many programs use it: [`VirusTotalError::Missing`] or
+    /// [`VirusTotalError::BadRequest`] say nothing about the key, and [`VirusTotal::probe_minute`] then
+    /// tells what matters.
+    ///
+    /// # Errors
+    /// Any [`VirusTotalError`].
+    pub async fn current_user(&self) -> Result<CurrentUser, VirusTotalError> {
+        #[derive(Deserialize)]
+        struct Body {
+            data: User,
+        }
+        #[derive(Deserialize)]
+        struct User {
+            #[serde(default)]
+            id: String,
+            #[serde(default)]
+            attributes: Attributes,
+        }
+        #[derive(Default, Deserialize)]
+        struct Attributes {
+            #[serde(default)]
+            privileges: BTreeMap<String, Privilege>,
+        }
+        let mut reply = self.get("the key's user", "/api/v3/users/me", true).await?;
+        let body = self.small_body(&mut reply.response, MAX_SMALL_BYTES).await;
+        let body: Body = match body.as_deref().map(serde_json::from_slice) {
+            Some(Ok(body)) => body,
+            // The parser's error is left out: it may quote the body, and the key is in it.
+            Some(Err(_)) | None => {
+                let message = "the answer is not a user object";
+                let status = Some(reply.response.status().as_u16());
+                let answer = reply.asked.answer(status, "UnreadableAnswer", message.into());
+                return Err(VirusTotalError::Unexpected(answer));
+            }
+        };
+        Ok(CurrentUser { id: body.data.id, privileges: body.data.attributes.privileges })
+    }
+
+    /// GET `path` of VirusTotal's origin. Without `follow` a redirect is given as it is.
+    pub(super) async fn get(
+        &self,
+        what: &str,
+        path: &str,
+        follow: bool,
+    ) -> Result<Reply, VirusTotalError> {
+        let mut asked = Asked { what: what.to_owned(), request_id: http_client::request_id() };
+        let mut key =
+            HeaderValue::from_str(self.key.as_ref().ok_or(VirusTotalError::NoKey)?.expose_secret())
+                .map_err(|_| VirusTotalError::KeyUnusable)?;
+        key.set_sensitive(true);
+        let mut url = self.origin.clone();
+        url.set_path(path);
+        // Once an answer came from elsewhere, no way leads back to the key.
+        let mut own = true;
+        for _ in 0..=MAX_REDIRECTS {
+            own = own && trust::is_same_origin(&url, &self.origin);
+            let mut request = Request::new(Method::GET, url.clone());
+            if own {
+                let headers = request.headers_mut();
+                headers.insert(X_APIKEY, key.clone());
+                headers.insert(X_TOOL_NAME, HeaderValue::from_static(X_TOOL));
+                if let Ok(id) = HeaderValue::from_str(&asked.request_id) {
+                    headers.insert(X_REQUEST_ID, id);
+                }
+            }
+            let response = self.send(&asked, request).await?;
+            if own {
+                asked.take_id(response.headers());
+            }
+            let status = response.status();
+            tracing::debug!(
+                asked = asked.what,
+                host = url.host_str(),
+                status = status.as_u16(),
+                request_id = asked.request_id,
+                "VirusTotal answered"
+            );
+            if is_redirect(status) && follow {
+                url = self.target(&asked, &url, &response)?;
+                continue;
+            }
+            let reply = Reply { response, asked, own };
+            let fine = status == StatusCode::OK || is_redirect(status);
+            return if fine { Ok(reply) } else { Err(self.refused(reply).await) };
+        }
+        let message = format!("it redirects more than {MAX_REDIRECTS} times");
+        let answer = asked.answer(None, "TooManyRedirects", message);
+        Err(VirusTotalError::Redirect { answer, source: None })
+    }
+
+    async fn send(&self, asked: &Asked, request: Request) -> Result<Response, VirusTotalError> {
+        match timeout(self.options.headers_timeout, self.client.execute(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                Err(asked.broken("NoAnswer", "there is no answer".into(), Some(error)))
+            }
+            Err(_) => {
+                let seconds = self.options.headers_timeout.as_secs_f32();
+                Err(asked.broken("Timeout", format!("no answer within {seconds} s"), None))
+            }
+        }
+    }
+
+    /// Where `response` to a request for `from` redirects to.
+    fn target(
+        &self,
+        asked: &Asked,
+        from: &Url,
+        response: &Response,
+    ) -> Result<Url, VirusTotalError> {
+        let refuse = |message: &str, source| {
+            let status = Some(response.status().as_u16());
+            let answer = asked.answer(status, "RefusedRedirect", message.into());
+            VirusTotalError::Redirect { answer, source }
+        };
+        let target = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|location| location.to_str().ok())
+            .and_then(|location| from.join(location).ok())
+            .ok_or_else(|| refuse("it redirects without a URL to go to", None))?;
+        trust::check(&target, &self.origin).map_err(|source| {
+            let host = target.host_str().unwrap_or("nowhere");
+            refuse(&format!("it redirects to {host}, which is not followed"), Some(source))
+        })?;
+        Ok(target)
+    }
+
+    /// The next piece of a body; `None` at its end. `received` is how much there was before.
+    pub(super) async fn piece(
+        &self,
+        reply: &mut Reply,
+        received: u64,
+    ) -> Result<Option<bytes::Bytes>, VirusTotalError> {
+        match timeout(self.options.idle_timeout, reply.response.chunk()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(error)) => {
+                let message = format!("the body broke off after {received} bytes");
+                Err(reply.asked.broken("TruncatedBody", message, Some(error)))
+            }
+            Err(_) => {
+                let seconds = self.options.idle_timeout.as_secs_f32();
+                let message =
+                    format!("the body stood still for {seconds} s after {received} bytes");
+                Err(reply.asked.broken("Timeout", message, None))
+            }
+        }
+    }
+
+    pub(super) fn max_body_bytes(&self) -> u64 {
+        self.options.max_body_bytes
+    }
+
+    /// A whole body of at most `most` bytes; `None` where it is longer or breaks off.
+    async fn small_body(&self, response: &mut Response, most: usize) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(piece) =
+            timeout(self.options.idle_timeout, response.chunk()).await.ok()?.ok()?
+        {
+            if body.len().saturating_add(piece.len()) > most {
+                return None;
+            }
+            body.extend_from_slice(&piece);
+        }
+        Some(body)
+    }
+
+    /// What an answer that is neither 200 nor a redirect means.
+    async fn refused(&self, mut reply: Reply) -> VirusTotalError {
+        let status = reply.response.status();
+        let headers = reply.response.headers();
+        let retry_after =
+            http_client::retry_after(headers, date(headers).unwrap_or_else(Timestamp::now));
+        let body = self.small_body(&mut reply.response, MAX_ERROR_BYTES).await.unwrap_or_default();
+        let (code, message) = if reply.own { self.read_error(&body) } else { <_>::default() };
+        let not_yet = code.as_deref() == Some("NotAvailableYet");
+        let code =
+            code.unwrap_or_else(|| status.canonical_reason().unwrap_or("?").replace(' ', ""));
+        let message = if reply.own { message } else { "from the host it redirected to".into() };
+        let answer = reply.asked.answer(Some(status.as_u16()), &code, message);
+        match status.as_u16() {
+            404 => VirusTotalError::Missing(answer),
+            424 | 429 | 500..=599 => {
+                VirusTotalError::Transient { answer, retry_after, source: None }
+            }
+            // Another host's refusal is about the link it was reached by; the next one may do.
+            400..=499 if !reply.own => {
+                VirusTotalError::Transient { answer, retry_after, source: None }
+            }
+            400 if not_yet => VirusTotalError::NotAvailableYet(answer),
+            400 => VirusTotalError::BadRequest(answer),
+            401 => VirusTotalError::Unauthorized(answer),
+            403 => VirusTotalError::Forbidden(answer),
+            // The server gave up on waiting for our request: as good as no answer.
+            408 => VirusTotalError::Transient { answer, retry_after, source: None },
+            _ => VirusTotalError::Unexpected(answer),
+        }
+    }
+
+    /// Code and message of `{"error":{"code","message"}}`; of any other body its start as the message.
+    fn read_error(&self, body: &[u8]) -> (Option<String>, String) {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Inner,
+        }
+        #[derive(Deserialize)]
+        struct Inner {
+            code: Option<String>,
+            message: Option<String>,
+        }
+        match serde_json::from_slice::<Body>(body) {
+            Ok(Body { error }) => (
+                error.code.map(|code| self.clean(&code, 60)).filter(|code| !code.is_empty()),
+                self.clean(&error.message.unwrap_or_default(), 300),
+            ),
+            Err(_) => (None, self.clean(&String::from_utf8_lossy(body), 100)),
+        }
+    }
+
+    /// One printable line of at most `most` characters in which the key, if it is quoted, is `***`.
+    fn clean(&self, text: &str, most: usize) -> String {
+        let text = match self.key.as_ref().map(SecretString::expose_secret) {
+            Some(key) if !key.is_empty() => text.replace(key, "***"),
+            _ => text.to_owned(),
+        };
+        let line: String =
+            text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
+        line.trim().to_owned()
+    }
+}
+
+impl Asked {
+    pub(super) fn answer(&self, status: Option<u16>, code: &str, message: String) -> Box<Answer> {
+        Box::new(Answer {
+            asked: self.what.clone(),
+            status,
+            code: code.to_owned(),
+            message,
+            request_id: self.request_id.clone(),
+        })
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// No answer, or none to its end.
+    pub(super) fn broken(
+        &self,
+        code: &str,
+        message: String,
+        source: Option<reqwest::Error>,
+    ) -> VirusTotalError {
+        VirusTotalError::Transient {
+            answer: self.answer(None, code, message),
+            retry_after: None,
+            // A redirect's URL is signed: who has it has the content.
+            source: source.map(reqwest::Error::without_url),
+        }
+    }
+
+    /// The server's own id of the request is the one that its operators can look up.
+    fn take_id(&mut self, headers: &HeaderMap) {
+        let given = ["x-request-id", "x-cloud-trace-context"]
+            .into_iter()
+            .find_map(|name| headers.get(name)?.to_str().ok())
+            .filter(|id| !id.is_empty() && id.len() <= 100);
+        if let Some(id) = given {
+            id.clone_into(&mut self.request_id);
+        }
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// The time that the server says it is.
+pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    http_client::http_date(headers.get(reqwest::header::DATE)?.to_str().ok()?)
+}

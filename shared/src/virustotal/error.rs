@@ -1,0 +1,146 @@
+//! What VirusTotal answers when it does not give what was asked for (its reference, "Errors").
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use super::trust::Untrusted;
+
+/// An answer, or its absence, as errors tell it. Nothing in it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was asked for, such as `feed minute 202611240857`.
+    pub asked: String,
+    /// The HTTP status; `None` where there was no answer.
+    pub status: Option<u16>,
+    /// VirusTotal's own code, such as `NotAvailableYet`; one of ours, such as `Timeout`, where it gave none.
+    pub code: String,
+    /// VirusTotal's message, shortened and without the key, or what happened.
+    pub message: String,
+    /// Names the request in our log: the server's id of it where it gave one, else the id we sent.
+    pub request_id: String,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirusTotal, asked for {}: ", self.asked)?;
+        if let Some(status) = self.status {
+            write!(f, "{status} ")?;
+        }
+        f.write_str(&self.code)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        write!(f, " (request {})", self.request_id)
+    }
+}
+
+/// Why VirusTotal did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum VirusTotalError {
+    /// There is no key.
+    #[error("there is no VirusTotal key: set VIRUSTOTAL_APIKEY")]
+    NoKey,
+    /// The key has bytes that no header can carry.
+    #[error("VIRUSTOTAL_APIKEY holds characters that no key has, such as a line break")]
+    KeyUnusable,
+    /// 404: there is no such thing; for a feed minute, no bundle was made for it (yet).
+    #[error("{0}")]
+    Missing(Box<Answer>),
+    /// 400 `NotAvailableYet`: the feed minute is too young.
+    #[error("{0}: the feed is an hour behind, ask again in a minute")]
+    NotAvailableYet(Box<Answer>),
+    /// Any other 400: asking again changes nothing.
+    #[error("{0}")]
+    BadRequest(Box<Answer>),
+    /// 401: the key does not count.
+    #[error(
+        "{0}: check that VIRUSTOTAL_APIKEY holds the whole key of an active user, without quotes"
+    )]
+    Unauthorized(Box<Answer>),
+    /// 403: the key lacks a privilege.
+    #[error(
+        "{0}: the key is known but may not do this: the file feed needs VirusTotal's File feeds \
+         licence, which their sales contact adds to the key's group"
+    )]
+    Forbidden(Box<Answer>),
+    /// 424, 429, 5xx, no answer, or an answer that broke off: asking again later may help.
+    #[error("{answer}")]
+    Transient {
+        /// The answer; its `status` is 429 where a quota is used up.
+        answer: Box<Answer>,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+        /// Why there was no answer, or none to its end.
+        #[source]
+        source: Option<reqwest::Error>,
+    },
+    /// A status that VirusTotal does not document for this call: asking again changes nothing.
+    #[error("{0}")]
+    Unexpected(Box<Answer>),
+    /// It sent us somewhere we do not go.
+    #[error("{answer}")]
+    Redirect {
+        /// The redirecting answer.
+        answer: Box<Answer>,
+        /// What is wrong with the target, where that is the reason.
+        #[source]
+        source: Option<Untrusted>,
+    },
+    /// The body is larger than what is taken.
+    #[error("{answer}: the body has more than {limit} bytes, which is the limit")]
+    TooLarge {
+        /// The answer.
+        answer: Box<Answer>,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// What was received could not be written.
+    #[error("{path} cannot be written")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl VirusTotalError {
+    /// Whether the same request may succeed later without anybody's help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient { .. } | Self::NotAvailableYet(_))
+    }
+
+    /// Whether nothing can be asked for until somebody changes the key or its privileges.
+    pub fn needs_operator(&self) -> bool {
+        matches!(self, Self::NoKey | Self::KeyUnusable | Self::Unauthorized(_) | Self::Forbidden(_))
+    }
+
+    /// How long the server asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Transient { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The answer, where a request was sent.
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Missing(answer)
+            | Self::NotAvailableYet(answer)
+            | Self::BadRequest(answer)
+            | Self::Unauthorized(answer)
+            | Self::Forbidden(answer)
+            | Self::Unexpected(answer)
+            | Self::Transient { answer, .. }
+            | Self::Redirect { answer, .. }
+            | Self::TooLarge { answer, .. } => Some(answer),
+            Self::NoKey | Self::KeyUnusable | Self::Write { .. } => None,
+        }
+    }
+
+    /// The id that names the request in the log, where one was sent.
+    pub fn request_id(&self) -> Option<&str> {
+        self.answer().map(|answer| answer.request_id.as_str())
+    }
+}

@@ -1,0 +1,10 @@
+//! VirusTotal's API, version 3, as this project uses it.
+
+pub mod client;
+pub mod error;
+pub mod feed;
+pub mod trust;
+
+pub use client::{CurrentUser, Options, Privilege, VirusTotal};
+pub use error::{Answer, VirusTotalError};
+pub use feed::{Fetched, Probe};

@@ -1,0 +1,245 @@
+//! Where content may come from.
+//!
+//! VirusTotal redirects to hosts that it does not document. So any https host with a public name is
+//! followed, without the key; what could reach into our own network is not: addresses written as numbers,
+//! local names and, where names are resolved here ([`PublicNames`]), names of non-public addresses.
+//!
+//! Two exceptions, for stand-ins and for VirusTotal behind a gateway of one's own:
+//! - the host of the configured VIRUSTOTAL, by any port, and by plain http where VIRUSTOTAL is plain http;
+//! - where VIRUSTOTAL is itself a loopback address, any loopback address, by http or https.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+
+use crate::settings::Settings;
+
+/// Why a URL is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untrusted {
+    /// It is not https.
+    #[error("the target is not https")]
+    NotHttps,
+    /// Its host is an address.
+    #[error("the target's host is an address, not a name")]
+    Address,
+    /// Its host is a name that only means something locally.
+    #[error("the target's host is a local name")]
+    LocalName,
+    /// It has a user name or a password.
+    #[error("the target has a user name or a password in it")]
+    Credentials,
+}
+
+/// Checks a URL that a server whose own origin is `origin` (the configured VIRUSTOTAL) sent us to.
+///
+/// # Errors
+/// The rule that `target` breaks.
+pub fn check(target: &Url, origin: &Url) -> Result<(), Untrusted> {
+    if !target.username().is_empty() || target.password().is_some() {
+        return Err(Untrusted::Credentials);
+    }
+    let own = target.host().is_some() && target.host() == origin.host();
+    let local = is_loopback(target) && is_loopback(origin);
+    let plain = target.scheme() == "http" && (local || own && origin.scheme() == "http");
+    if target.scheme() != "https" && !plain {
+        return Err(Untrusted::NotHttps);
+    }
+    if own || local {
+        return Ok(());
+    }
+    match target.host() {
+        Some(Host::Domain(name)) if is_public_name(name) => Ok(()),
+        Some(Host::Domain(_)) => Err(Untrusted::LocalName),
+        Some(Host::Ipv4(_) | Host::Ipv6(_)) | None => Err(Untrusted::Address),
+    }
+}
+
+/// Whether a secret for `origin` may be sent to `target`: same scheme, host and port.
+pub fn is_same_origin(target: &Url, origin: &Url) -> bool {
+    target.origin() == origin.origin()
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).to_canonical().is_loopback(),
+        Some(Host::Domain(name)) => name.trim_end_matches('.') == "localhost",
+        None => false,
+    }
+}
+
+/// A public name has a dot and does not end in a name that is kept for local use (RFC 6761, RFC 6762,
+/// RFC 8375, and ICANN's `internal`).
+fn is_public_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    let local = [".localhost", ".local", ".internal", ".home.arpa", ".lan", ".intranet"];
+    name.contains('.') && !local.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether an address is reachable from everywhere.
+fn is_public_address(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, ..] = address.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let benchmark = a == 198 && (18..20).contains(&b);
+    !(a == 0
+        || a >= 240
+        || shared
+        || benchmark
+        || address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation())
+}
+
+/// Global unicast, `2000::/3`, without documentation, and 6to4 only around a public address.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+            is_public_v4(Ipv4Addr::new(a, b, c, d))
+        }
+        [0x2001, 0xdb8, ..] => false,
+        [first, ..] => (0x2000..0x4000).contains(&first),
+    }
+}
+
+/// Resolves names to public addresses only, so that a public name cannot lead into our own network. The
+/// hosts that the settings name (VIRUSTOTAL and the proxies) are resolved as they are.
+#[derive(Debug)]
+pub struct PublicNames {
+    configured: Arc<BTreeSet<String>>,
+}
+
+impl PublicNames {
+    /// A resolver for a client that only speaks to VirusTotal and to where it redirects.
+    pub fn new(settings: &Settings) -> Self {
+        let urls = [
+            Some(&settings.virustotal),
+            settings.https_proxy.as_ref(),
+            settings.http_proxy.as_ref(),
+        ];
+        let mut configured: BTreeSet<String> =
+            urls.into_iter().flatten().filter_map(Url::host_str).map(str::to_owned).collect();
+        if is_loopback(&settings.virustotal) {
+            configured.insert("localhost".into());
+        }
+        Self { configured: Arc::new(configured) }
+    }
+}
+
+/// A name has no public address.
+#[derive(Debug, thiserror::Error)]
+#[error("the host's name leads to no public address")]
+struct NoPublicAddress;
+
+impl Resolve for PublicNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        let configured = Arc::clone(&self.configured);
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            if configured.contains(name.as_str()) {
+                return Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs);
+            }
+            let public: Vec<SocketAddr> =
+                found.filter(|address| is_public_address(address.ip())).collect();
+            if public.is_empty() {
+                return Err(NoPublicAddress.into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REAL: &str = "https://www.virustotal.com/";
+    const LOOPBACK: &str = "http://127.0.0.1:8000/";
+
+    fn checked(target: &str, origin: &str) -> Result<(), Untrusted> {
+        check(&target.parse().unwrap(), &origin.parse().unwrap())
+    }
+
+    #[test]
+    fn public_https_names_and_virustotals_own_host_are_followed() {
+        assert_eq!(checked("https://storage.googleapis.com/bucket/x?Signature=y", REAL), Ok(()));
+        assert_eq!(checked("https://www.virustotal.com:8443/x", REAL), Ok(()));
+        assert_eq!(checked("http://vt.internal:9000/x", "http://vt.internal:8000/"), Ok(()));
+        assert_eq!(checked("http://10.0.0.1:9000/x", "http://10.0.0.1:8000/"), Ok(()));
+        for target in
+            ["http://127.0.0.1:9/x", "https://127.0.0.2/x", "http://[::1]/x", "http://localhost/"]
+        {
+            assert_eq!(checked(target, LOOPBACK), Ok(()), "{target}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_followed() {
+        use Untrusted::{Address, Credentials, LocalName, NotHttps};
+        for (target, origin, why) in [
+            ("http://www.virustotal.com/x", REAL, NotHttps),
+            ("http://storage.googleapis.com/x", REAL, NotHttps),
+            ("http://storage.googleapis.com/x", LOOPBACK, NotHttps),
+            ("ftp://127.0.0.1/x", LOOPBACK, NotHttps),
+            ("file:///etc/passwd", REAL, NotHttps),
+            ("https://127.0.0.1/x", REAL, Address),
+            ("https://0x7f000001/x", REAL, Address),
+            ("https://169.254.169.254/latest", REAL, Address),
+            ("https://10.0.0.1/x", LOOPBACK, Address),
+            ("https://[::ffff:127.0.0.1]/x", REAL, Address),
+            ("https://8.8.8.8/x", REAL, Address),
+            ("https://localhost/x", REAL, LocalName),
+            ("https://LOCALHOST./x", REAL, LocalName),
+            ("https://metadata.google.internal/x", REAL, LocalName),
+            ("https://dispatcher/x", REAL, LocalName),
+            ("https://www.virustotal.com@evil.example/x", REAL, Credentials),
+        ] {
+            assert_eq!(checked(target, origin), Err(why), "{target}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_networks_of_ones_own_are_not_public() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "198.18.0.1",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+        ] {
+            assert!(!is_public_address(address.parse().unwrap()), "{address}");
+        }
+        for address in ["34.54.88.138", "2600:1901::1", "64:ff9b::2236:588a"] {
+            assert!(is_public_address(address.parse().unwrap()), "{address}");
+        }
+    }
+}
