@@ -114,7 +114,6 @@ impl<R: Read> Lines<R> {
     /// # Errors
     /// Any [`BundleError`]; all later calls then give [`BundleError::Ended`]. An input of no bytes at all
     /// is [`BundleError::Empty`]: whoever takes an empty plain file for zero lines matches that.
-    #[expect(clippy::should_implement_trait, reason = "it lends the line through `buf`")]
     pub fn next(&mut self, buf: &mut Vec<u8>) -> Result<Option<Line>, BundleError> {
         if self.ended {
             return Err(BundleError::Ended);
