@@ -9,12 +9,14 @@
 //! an [`AvroError`] to whatever is not such a message.
 
 mod fit;
+mod input;
 mod reader;
 mod writer;
 
 pub use fit::{Encoded, FEATURES_TRUNCATED, TooLarge, fit};
+pub use input::AvroError;
 pub use reader::{
-    AvroError, decode_binary_bulk, decode_download_bulk, decode_plugin_bulk, decode_status_bulk,
+    decode_binary_bulk, decode_download_bulk, decode_plugin_bulk, decode_status_bulk,
 };
 pub use writer::{bulk, encode_binary, encode_download, encode_plugin, encode_status};
 

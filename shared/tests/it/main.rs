@@ -1,1 +1,9 @@
 //! Integration tests of the library: one binary, a module a subject.
+
+// `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
+#[cfg(test)]
+mod azul_avro;
+#[cfg(test)]
+mod azul_json;
+#[cfg(test)]
+mod corpus;

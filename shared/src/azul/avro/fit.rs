@@ -32,6 +32,9 @@ pub struct TooLarge {
 /// Encodes an event so that it takes at most `max_event_bytes`. If it takes more, features are cut from
 /// the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says how many.
 ///
+/// The dispatcher encodes the event anew, with its key and tracking fields set: some hundred bytes more,
+/// which the limit must leave room for.
+///
 /// # Errors
 /// [`TooLarge`] if it does not fit without its features either.
 pub fn fit(
