@@ -65,7 +65,7 @@ struct Serve {
     /// The API key that VirusTotal accepts
     #[arg(long, default_value = sim::TEST_KEY)]
     key: String,
-    /// Minutes (YYYYMMDDhhmm) that VirusTotal never produced
+    /// Minutes (like 202601020304) that VirusTotal never produced
     #[arg(long, num_args = 1.., value_name = "MINUTE")]
     missing: Vec<String>,
     /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
@@ -75,7 +75,7 @@ struct Serve {
 
 #[derive(Debug, Args)]
 struct Feed {
-    /// The minute (YYYYMMDDhhmm)
+    /// The minute (like 202601020304)
     #[arg(long)]
     minute: String,
     #[command(flatten)]
@@ -92,7 +92,7 @@ struct Feed {
 struct Expected {
     #[command(flatten)]
     synthetic: Synthetic,
-    /// Minutes (YYYYMMDDhhmm)
+    /// Minutes (like 202601020304)
     #[arg(required = true, value_name = "MINUTE")]
     minutes: Vec<String>,
 }

@@ -48,10 +48,6 @@ impl Server {
         Ok(Self { address, commands, stop, task: Some(task) })
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

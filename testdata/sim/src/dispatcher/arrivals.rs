@@ -31,7 +31,7 @@ pub struct Published {
     pub event: Value,
 }
 
-/// A question that arrived as a download request or outcome.
+/// What a download event asks for or reports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Download {
     /// `<rule file>/<rule>`.
@@ -182,6 +182,12 @@ impl Book {
         }
         self.remember(model, key, event);
         Ok(())
+    }
+
+    /// Forgets everything; the file, where there is one, stays as it is.
+    pub(super) fn forget(&mut self) {
+        self.arrived = Arrived::default();
+        self.known.clear();
     }
 
     fn remember(&mut self, model: Model, key: String, event: Value) {

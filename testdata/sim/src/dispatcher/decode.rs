@@ -182,10 +182,10 @@ fn check_value(kind: &Kind, value: &mut Value) -> Result<()> {
             );
         }
         (Kind::TextMap, Value::Object(map)) => {
-            ensure!(map.values().all(Value::is_string), "not texts")
+            ensure!(map.values().all(Value::is_string), "not texts");
         }
         (Kind::Texts, Value::Array(items)) => {
-            ensure!(items.iter().all(Value::is_string), "not texts")
+            ensure!(items.iter().all(Value::is_string), "not texts");
         }
         (Kind::One(inner), value) => check(inner, value)?,
         (Kind::Many(inner), Value::Array(items)) => {

@@ -4,8 +4,10 @@ mod arrivals;
 mod decode;
 mod encode;
 mod key;
+mod poll;
 mod post;
 mod schema;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -30,6 +32,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use self::{arrivals::Book, poll::Groups, streams::Streams};
 pub use self::{
     arrivals::{Arrived, Download, Published},
     schema::Model,
@@ -52,7 +55,10 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
+    /// For posts of events, polls and streams.
     faults: Faults,
+    poll_faults: Faults,
+    stream_faults: Faults,
     /// Counts changes of the state, for those who wait for one.
     changed: watch::Sender<u64>,
 }
@@ -68,9 +74,10 @@ struct State {
     serial: u64,
     book: Book,
     posts: Vec<Posted>,
+    groups: Groups,
+    paused: bool,
+    streams: Streams,
 }
-
-use arrivals::Book;
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,13 +127,22 @@ impl Dispatcher {
                 serial: 0,
                 book: Book::default(),
                 posts: Vec::new(),
+                groups: Groups::default(),
+                paused: false,
+                streams: Streams::default(),
             }),
             faults: Faults::default(),
+            poll_faults: Faults::default(),
+            stream_faults: Faults::default(),
             changed: watch::Sender::new(0),
         });
         let router = Router::new()
             .route("/", get(|| async { "Azul Dispatcher" }))
             .route("/api/v2/event", on_post(post_event))
+            .route("/api/v2/event/{model}/active", get(poll::active))
+            .route("/api/v2/event/{model}/passive", get(poll::passive))
+            .route("/api/v3/stream/{source}/{label}", on_post(streams::upload))
+            .route("/api/v3/stream/{source}/{label}/{sha256}", get(streams::download))
             .route("/sim/summary", get(summary))
             .route("/sim/keys", get(keys))
             .route("/sim/fault", on_post(set_fault))
@@ -182,14 +198,34 @@ impl Dispatcher {
         self.inner.faults.push(fault, times);
     }
 
+    /// The next `times` polls go wrong like that.
+    pub fn fail_polls(&self, fault: &Fault, times: usize) {
+        self.inner.poll_faults.push(fault, times);
+    }
+
+    /// The next `times` requests for streams, up or down, go wrong like that.
+    pub fn fail_streams(&self, fault: &Fault, times: usize) {
+        self.inner.stream_faults.push(fault, times);
+    }
+
     /// Faults that nothing has met yet.
     pub fn faults_left(&self) -> usize {
-        self.inner.faults.left()
+        self.inner.all_faults().iter().map(|faults| faults.left()).sum()
     }
 
     /// From here on nothing goes wrong any more.
     pub fn clear_faults(&self) {
-        self.inner.faults.clear();
+        self.inner.clear_faults();
+    }
+
+    /// While paused, as Azul is while it reprocesses, active polls answer at once with nothing.
+    pub fn set_paused(&self, paused: bool) {
+        lock(&self.inner.state).paused = paused;
+    }
+
+    /// Puts a stream there, as if it had been uploaded; gives its sha256.
+    pub fn put_stream(&self, source: &str, label: &str, content: impl Into<Bytes>) -> String {
+        lock(&self.inner.state).streams.put(source, label, content.into())
     }
 
     /// Resets all connections and refuses new ones until [`Self::up`].
@@ -210,11 +246,12 @@ impl Dispatcher {
         lock(&self.inner.state).book.record_to(path)
     }
 
-    /// Forgets what arrived.
+    /// Forgets what arrived, and where polling groups stand; a file of arrivals stays as it is.
     pub fn forget(&self) {
         let mut state = lock(&self.inner.state);
-        state.book = Book::default();
+        state.book.forget();
         state.posts.clear();
+        state.groups = Groups::default();
     }
 
     // Questions.
@@ -239,6 +276,16 @@ impl Dispatcher {
         lock(&self.inner.state).posts.clone()
     }
 
+    /// The content of a stream.
+    pub fn stream(&self, source: &str, label: &str, sha256: &str) -> Option<Bytes> {
+        lock(&self.inner.state).streams.get(source, label, sha256)
+    }
+
+    /// Source, label and sha256 of every stream.
+    pub fn streams(&self) -> Vec<(String, String, String)> {
+        lock(&self.inner.state).streams.names()
+    }
+
     /// Waits until what arrived, and the posts so far, answer the question with yes.
     pub async fn wait_until(&self, mut question: impl FnMut(&Arrived, &[Posted]) -> bool) {
         let mut changes = self.inner.changed.subscribe();
@@ -251,6 +298,18 @@ impl Dispatcher {
             }
             // The sender lives in `self`.
             let _ = changes.changed().await;
+        }
+    }
+}
+
+impl Inner {
+    fn all_faults(&self) -> [&Faults; 3] {
+        [&self.faults, &self.poll_faults, &self.stream_faults]
+    }
+
+    fn clear_faults(&self) {
+        for faults in self.all_faults() {
+            faults.clear();
         }
     }
 }
@@ -300,7 +359,7 @@ async fn post_event(
 async fn summary(Shared(inner): Shared<Arc<Inner>>) -> Response {
     let state = lock(&inner.state);
     let mut summary = state.book.arrived.summary();
-    summary["posts"] = json!(state.posts.len());
+    post::set(&mut summary, "posts", json!(state.posts.len()));
     post::json_response(StatusCode::OK, &summary)
 }
 
@@ -309,20 +368,27 @@ async fn keys(Shared(inner): Shared<Arc<Inner>>) -> Response {
     post::json_response(StatusCode::OK, &json!(sha256s))
 }
 
-/// `{"kind":"reset","times":3}`, or `{"clear":true}`.
+/// `{"kind":"reset","times":3,"on":"post"}` (or `poll`, `stream`), or `{"clear":true}`.
 async fn set_fault(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
     let Ok(value) = serde_json::from_slice::<Value>(&body) else {
         return post::error(StatusCode::BAD_REQUEST, "not JSON", "");
     };
-    if value["clear"] == json!(true) {
-        inner.faults.clear();
+    if value.get("clear") == Some(&json!(true)) {
+        inner.clear_faults();
         return post::json_response(StatusCode::OK, &json!({"left": 0}));
     }
-    let times = value["times"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+    let times = value.get("times").and_then(Value::as_u64).unwrap_or(1);
+    let times = usize::try_from(times).unwrap_or(1);
+    let faults = match value.get("on").and_then(Value::as_str) {
+        None | Some("post") => &inner.faults,
+        Some("poll") => &inner.poll_faults,
+        Some("stream") => &inner.stream_faults,
+        Some(other) => return post::error(StatusCode::BAD_REQUEST, "not a place", other),
+    };
     match serde_json::from_value::<Fault>(value) {
         Ok(fault) => {
-            inner.faults.push(&fault, times);
-            post::json_response(StatusCode::OK, &json!({"left": inner.faults.left()}))
+            faults.push(&fault, times);
+            post::json_response(StatusCode::OK, &json!({"left": faults.left()}))
         }
         Err(e) => post::error(StatusCode::BAD_REQUEST, "not a fault", &e.to_string()),
     }

@@ -22,6 +22,9 @@ const AGE_OFF: &str = "ageoff";
 /// The dispatcher's own fields beyond what [`encode`] writes of a posted event.
 const TRACKING_BYTES: usize = 32;
 
+/// The one title of all 500s: they are told apart by their detail only.
+const PUBLISHING_FAILED: &str = "publishing failed";
+
 /// A JSON answer.
 pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
@@ -54,6 +57,13 @@ fn error_with(
     json_response(status, &body)
 }
 
+/// Sets a member of an object.
+pub(super) fn set(object: &mut Value, name: &str, value: Value) {
+    if let Value::Object(members) = object {
+        members.insert(name.to_owned(), value);
+    }
+}
+
 /// A request as [`super::Posted`] logs it.
 pub(super) struct Outcome {
     pub(super) response: Response,
@@ -67,12 +77,12 @@ pub(super) fn post(state: &mut State, query: &HashMap<String, String>, body: &[u
     let refused = |response| Outcome { response, sent: 0 };
     let name = query.get("model").map_or("", String::as_str);
     let Some(model) = Model::from_name(name) else {
-        let detail = format!("not a registered model type: {name}");
-        return refused(error(StatusCode::BAD_REQUEST, "not a registered model type", &detail));
+        let detail = format!("{name:?} is none of the models");
+        return refused(error(StatusCode::BAD_REQUEST, "unknown model", &detail));
     };
     if body.is_empty() {
-        let detail = "no events were provided to be published";
-        return refused(error(StatusCode::BAD_REQUEST, "Empty Request", detail));
+        let detail = "there are no events in the body";
+        return refused(error(StatusCode::BAD_REQUEST, "empty body", detail));
     }
     let unprocessable =
         |detail: &str| error(StatusCode::UNPROCESSABLE_ENTITY, "invalid events", detail);
@@ -108,7 +118,7 @@ pub(super) fn post(state: &mut State, query: &HashMap<String, String>, body: &[u
             Err(JsonRefusal::Undecodable(detail)) => return refused(unprocessable(&detail)),
             Err(JsonRefusal::Future(detail)) => {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
-                return refused(error(status, "failed ProduceAnyEvents", &detail));
+                return refused(error(status, PUBLISHING_FAILED, &detail));
             }
         }
     };
@@ -132,7 +142,7 @@ pub(super) fn post(state: &mut State, query: &HashMap<String, String>, body: &[u
     let mut answer =
         json!({"total_ok": total_ok, "total_failures": failures.len(), "failures": listed});
     if yes("include_ok") {
-        answer["ok"] = json!(published);
+        set(&mut answer, "ok", json!(published));
     }
     Outcome { response: json_response(StatusCode::OK, &answer), sent }
 }
@@ -163,7 +173,7 @@ fn publish_all(state: &mut State, events: Vec<(Model, Value)>) -> (Vec<Value>, V
         }
         state.serial += 1;
         let key = key(model, &event, state.serial);
-        event["kafka_key"] = json!(key);
+        set(&mut event, "kafka_key", json!(key));
         let size = encode::event(model, &event).len() + TRACKING_BYTES;
         if size > state.max_event_bytes {
             errors.push(format!(
@@ -185,22 +195,21 @@ fn failed(published: usize, errors: &[String]) -> Option<Response> {
         return None;
     }
     let detail = format!(
-        "successfully submitted {published}/{} events with the failed events providing the \
-         following errors: {};",
+        "successfully submitted {published}/{} events, the others failed: {}",
         published + errors.len(),
         errors.join("; ")
     );
-    Some(error(StatusCode::INTERNAL_SERVER_ERROR, "failed ProduceAnyEvents", &detail))
+    Some(error(StatusCode::INTERNAL_SERVER_ERROR, PUBLISHING_FAILED, &detail))
 }
 
 /// 425 with one of its three meanings.
 fn nothing_left(dropped: &BTreeMap<String, usize>, failures: &[Value]) -> Response {
-    let title = "All events to be published have been filtered out";
+    let title = "no event is left to be published";
     if dropped.contains_key(AGE_OFF) {
         return error_with(
             StatusCode::TOO_EARLY,
             title,
-            "all submitted events aged off immediately",
+            "every event is older than its source keeps",
             "ErrorStringEnumAllEventsAgedOffImmediately",
             &json!({}),
         );

@@ -1,5 +1,5 @@
 //! JSON with its members in the order they were put in: the same text on every platform and with any
-//! features of serde_json that another part of the workspace may switch on.
+//! features of `serde_json` that another part of the workspace may switch on.
 
 use std::fmt::{self, Write as _};
 

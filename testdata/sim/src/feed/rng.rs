@@ -1,5 +1,7 @@
 //! A small generator of pseudo-random numbers (SplitMix64): the same on every platform, for ever.
 
+use std::fmt::Write as _;
+
 /// State and the draws from it.
 #[derive(Debug)]
 pub(super) struct Rng {
@@ -63,7 +65,8 @@ impl Rng {
     pub(super) fn hex(&mut self, digits: usize) -> String {
         let mut text = String::with_capacity(digits + 16);
         while text.len() < digits {
-            text.push_str(&format!("{:016x}", self.next()));
+            // Writing to a string does not fail.
+            let _ = write!(text, "{:016x}", self.next());
         }
         text.truncate(digits);
         text

@@ -1,6 +1,11 @@
 //! The stand-ins, as their users see them.
 
+// `cfg(test)` tells clippy that helpers in there are tests too.
+#[cfg(test)]
 mod feed;
+#[cfg(test)]
 mod process;
+#[cfg(test)]
 mod proxy;
+#[cfg(test)]
 mod virustotal;

@@ -1,3 +1,5 @@
+mod hand_out;
+
 use std::path::PathBuf;
 
 use apache_avro::{reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};

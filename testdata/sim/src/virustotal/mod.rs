@@ -1,0 +1,296 @@
+//! VirusTotal, as far as the feed needs it: minutely bundles behind a redirect to a second origin,
+//! all the error answers, and what a user object says of its key.
+
+mod routes;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::{
+    fault::Fault,
+    server::{Server, lock},
+};
+
+/// The key that is accepted until [`VirusTotal::set_key`].
+pub const TEST_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A running VirusTotal with its second origin. Dropping it ends both.
+///
+/// At the start it accepts [`TEST_KEY`] and knows no minute: unknown minutes are missing (404).
+#[derive(Debug)]
+pub struct VirusTotal {
+    api: Server,
+    content: Server,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    key: String,
+    content_url: String,
+    minutes: BTreeMap<String, Minute>,
+    unknown: Unknown,
+    privileges: BTreeMap<String, bool>,
+    requests: Vec<Request>,
+    leaks: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Minute {
+    bundle: Option<Bytes>,
+    /// What happens to the next requests for it, in order, and how many times.
+    script: VecDeque<(Behaviour, usize)>,
+}
+
+impl Minute {
+    /// What happens now, if it concerns the origin that asks: the bundle itself, or all else.
+    fn take(&mut self, of_bundle: bool) -> Option<Behaviour> {
+        let (next, times) = self.script.front_mut()?;
+        if next.is_of_bundle() != of_bundle {
+            return None;
+        }
+        let next = next.clone();
+        *times = times.saturating_sub(1);
+        if *times == 0 {
+            self.script.pop_front();
+        }
+        Some(next)
+    }
+}
+
+/// How minutes that nobody set are answered.
+#[derive(Clone)]
+pub enum Unknown {
+    /// 404: the batch was never produced.
+    Missing,
+    /// 400 `NotAvailableYet`.
+    NotAvailableYet,
+    /// The bundle that the function makes of the minute (`YYYYMMDDhhmm`).
+    Generate(Arc<dyn Fn(&str) -> Bytes + Send + Sync>),
+}
+
+impl std::fmt::Debug for Unknown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "Missing",
+            Self::NotAvailableYet => "NotAvailableYet",
+            Self::Generate(_) => "Generate",
+        })
+    }
+}
+
+/// What happens to a request for a minute, before the minute is normal again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// 404 `NotFoundError`: the batch was never produced.
+    Missing,
+    /// 400 `NotAvailableYet`.
+    NotAvailableYet,
+    /// 401 `WrongCredentialsError`.
+    Unauthorized,
+    /// 403 `ForbiddenError`: no feed licence.
+    Forbidden,
+    /// 429 `QuotaExceededError`, with Retry-After in seconds or without.
+    TooManyRequests(Option<u64>),
+    /// 500 with a body that is not JSON.
+    ServerError,
+    /// 503 `TransientError`, with Retry-After in seconds or without.
+    Transient(Option<u64>),
+    /// 504 `DeadlineExceededError`.
+    DeadlineExceeded,
+    /// A redirect without a Location.
+    RedirectNowhere,
+    /// A redirect to the same place, again and again.
+    RedirectLoop,
+    /// Any fault, on the answer of VirusTotal's own origin.
+    Api(Fault),
+    /// Any fault, on the answer of the second origin, which sends the bundle: for example
+    /// [`Fault::TruncateBody`], [`Fault::FlipByte`], [`Fault::EmptyBody`], [`Fault::ResetInBody`],
+    /// [`Fault::HangInBody`], [`Fault::Delay`].
+    Content(Fault),
+    /// Another bundle than the minute's own, this time.
+    Bundle(Bytes),
+}
+
+impl Behaviour {
+    fn is_of_bundle(&self) -> bool {
+        matches!(self, Self::Content(_) | Self::Bundle(_))
+    }
+}
+
+/// What a request asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A feed minute, at VirusTotal's own origin.
+    Feed,
+    /// The bundle, at the second origin.
+    Bundle,
+    /// A user object.
+    User,
+    /// Quotas of a user.
+    Quotas,
+}
+
+/// A request, as it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it asked for.
+    pub asked: Asked,
+    /// The minute (`YYYYMMDDhhmm`) or the user's id.
+    pub subject: String,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// `X-Request-Id`, where the client sends one; else "".
+    pub request_id: String,
+}
+
+impl VirusTotal {
+    /// Starts on free ports.
+    ///
+    /// # Errors
+    /// No port can be listened on.
+    pub async fn start() -> Result<Self> {
+        Self::start_on(0).await
+    }
+
+    /// Starts on that port; the second origin takes a free one.
+    ///
+    /// # Errors
+    /// The port cannot be listened on.
+    pub async fn start_on(port: u16) -> Result<Self> {
+        let privileges =
+            ["file-feed", "download-file", "intelligence"].map(|p| (p.to_owned(), true)).into();
+        let inner = Arc::new(Inner {
+            state: Mutex::new(State {
+                key: TEST_KEY.to_owned(),
+                content_url: String::new(),
+                minutes: BTreeMap::new(),
+                unknown: Unknown::Missing,
+                privileges,
+                requests: Vec::new(),
+                leaks: Vec::new(),
+            }),
+            changed: watch::Sender::new(0),
+        });
+        let (api, content) = routes::routers(&inner);
+        let content = Server::start(0, content).await?;
+        lock(&inner.state).content_url = content.url();
+        Ok(Self { api: Server::start(port, api).await?, content, inner })
+    }
+
+    /// `http://127.0.0.1:<port>`, without a slash at its end: what VIRUSTOTAL is set to.
+    pub fn url(&self) -> String {
+        self.api.url()
+    }
+
+    /// The second origin, which redirects point to and which must never see the key.
+    pub fn content_url(&self) -> String {
+        self.content.url()
+    }
+
+    /// The key that is accepted now.
+    pub fn key(&self) -> String {
+        lock(&self.inner.state).key.clone()
+    }
+
+    /// Ends it and waits for that.
+    pub async fn stop(self) {
+        self.api.stop().await;
+        self.content.stop().await;
+    }
+
+    // Controls.
+
+    /// Only this key is accepted from now on.
+    pub fn set_key(&self, key: &str) {
+        key.clone_into(&mut lock(&self.inner.state).key);
+    }
+
+    /// That minute (`YYYYMMDDhhmm`) has this bundle.
+    pub fn serve(&self, minute: &str, bundle: impl Into<Bytes>) {
+        let mut state = lock(&self.inner.state);
+        state.minutes.entry(minute.to_owned()).or_default().bundle = Some(bundle.into());
+    }
+
+    /// The next `times` requests for that minute go like this; then it is normal again. Several calls
+    /// for one minute queue up. With `usize::MAX` it stays so.
+    pub fn behave(&self, minute: &str, behaviour: &Behaviour, times: usize) {
+        let mut state = lock(&self.inner.state);
+        let minute = state.minutes.entry(minute.to_owned()).or_default();
+        if times > 0 {
+            minute.script.push_back((behaviour.clone(), times));
+        }
+    }
+
+    /// That minute is normal again.
+    pub fn clear(&self, minute: &str) {
+        if let Some(minute) = lock(&self.inner.state).minutes.get_mut(minute) {
+            minute.script.clear();
+        }
+    }
+
+    /// How minutes are answered that were never given a bundle.
+    pub fn set_unknown(&self, unknown: Unknown) {
+        lock(&self.inner.state).unknown = unknown;
+    }
+
+    /// Whether the user of the key has that privilege (`file-feed`, `download-file`, …).
+    pub fn set_privilege(&self, name: &str, granted: bool) {
+        lock(&self.inner.state).privileges.insert(name.to_owned(), granted);
+    }
+
+    /// Resets all connections of both origins and refuses new ones until [`Self::up`].
+    pub async fn down(&self) {
+        self.api.down().await;
+        self.content.down().await;
+    }
+
+    /// Takes connections again, on the same ports.
+    pub async fn up(&self) {
+        self.api.up().await;
+        self.content.up().await;
+    }
+
+    // Questions.
+
+    /// Every request so far, in order of arrival.
+    pub fn requests(&self) -> Vec<Request> {
+        lock(&self.inner.state).requests.clone()
+    }
+
+    /// The feed minutes asked for so far, in order, repeats too.
+    pub fn minutes_asked(&self) -> Vec<String> {
+        let state = lock(&self.inner.state);
+        let feeds = state.requests.iter().filter(|r| r.asked == Asked::Feed);
+        feeds.map(|r| r.subject.clone()).collect()
+    }
+
+    /// Where the key was seen and must not be: at the second origin, or in any URL. Should be empty.
+    pub fn key_leaked(&self) -> Vec<String> {
+        lock(&self.inner.state).leaks.clone()
+    }
+
+    /// Waits until the requests so far answer the question with yes.
+    pub async fn wait_until(&self, mut question: impl FnMut(&[Request]) -> bool) {
+        let mut changes = self.inner.changed.subscribe();
+        loop {
+            if question(&lock(&self.inner.state).requests) {
+                return;
+            }
+            // The sender lives in `self`.
+            let _ = changes.changed().await;
+        }
+    }
+}
