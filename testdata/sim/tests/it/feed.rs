@@ -151,11 +151,10 @@ fn inputs_of_the_triggers_are_json_and_name_no_real_account() {
     let mut count = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        serde_json::from_str::<Value>(&text).unwrap();
-        let accounts = text.split(|c: char| !c.is_ascii_alphanumeric());
-        for account in accounts.filter(|w| w.len() == 12 && w.bytes().all(|b| b.is_ascii_digit())) {
-            let minute = account.starts_with("20260102");
-            assert!(account == "123456789012" || minute, "{account}");
+        let event: Value = serde_json::from_str(&text).unwrap();
+        let accounts = [event.pointer("/account"), event.pointer("/requestContext/accountId")];
+        for account in accounts.into_iter().flatten() {
+            assert_eq!(account, "123456789012");
         }
         count += 1;
     }
