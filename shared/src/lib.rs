@@ -4,6 +4,7 @@
 pub mod azul;
 pub mod bundle;
 pub mod http_client;
+pub mod mapping;
 pub mod minute;
 pub mod pipeline;
 pub mod selection;

@@ -1,0 +1,81 @@
+//! The parts of an event beside its features: the file's own facts, its type, where it was seen.
+
+use std::borrow::Cow;
+
+use super::{json::Value, record::FileObject, shapes::Sink};
+use crate::azul::event::{BinaryEntity, StringMap};
+
+/// VirusTotal's two names for a file's type. The Go plugin asks for them in opposite order for the
+/// path node and for the entity; Azul merges by these values, so the order stays.
+pub(super) struct FileTypes<'a> {
+    type_tag: Cow<'a, str>,
+    magika: Cow<'a, str>,
+}
+
+impl<'a> FileTypes<'a> {
+    pub(super) fn of(file: FileObject<'a>) -> Self {
+        let text = |key| file.attribute(key).and_then(Value::text).unwrap_or_default();
+        Self { type_tag: text("type_tag"), magika: text("magika") }
+    }
+
+    /// For the path node: `type_tag`, else `magika`.
+    pub(super) fn by_tag(&self) -> &str {
+        if self.type_tag.is_empty() { &self.magika } else { &self.type_tag }
+    }
+
+    /// For the entity: `magika`, else `type_tag`.
+    pub(super) fn by_magika(&self) -> &str {
+        if self.magika.is_empty() { &self.type_tag } else { &self.magika }
+    }
+}
+
+/// The entity without its identity, its type and its features.
+pub(super) fn describe(file: FileObject<'_>, sink: &mut Sink) -> BinaryEntity {
+    let size = file.size().unwrap_or_else(|_| {
+        sink.bad();
+        None
+    });
+    let mut text = |value: Option<Value<'_>>| own_text(value, sink);
+    BinaryEntity {
+        sha1: text(file.attribute("sha1")),
+        md5: text(file.attribute("md5")),
+        ssdeep: text(file.attribute("ssdeep")),
+        tlsh: text(file.attribute("tlsh")),
+        size: size.unwrap_or(0),
+        mime: text(file.attribute("exiftool").and_then(|exiftool| exiftool.get("MIMEType"))),
+        magic: text(file.attribute("magic")),
+        file_extension: text(file.attribute("type_extension")),
+        ..BinaryEntity::default()
+    }
+}
+
+/// Who sent the file to VirusTotal, as far as VirusTotal tells. `?` and `XX` are its "unknown".
+pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
+    let submitter = file.get("context_attributes").and_then(|context| context.get("submitter"));
+    let mut references = StringMap::new();
+    for (name, key, unknown) in [
+        ("submitter_id", "id", ""),
+        ("submitter_region", "region", "?"),
+        ("submitter_city", "city", "?"),
+        ("submitter_country", "country", "XX"),
+        ("interface", "interface", ""),
+    ] {
+        let text = own_text(submitter.and_then(|submitter| submitter.get(key)), sink);
+        if !text.is_empty() && text != unknown {
+            references.insert(name.into(), text);
+        }
+    }
+    references
+}
+
+/// A string's text; anything else but null is a bad value.
+fn own_text(value: Option<Value<'_>>, sink: &mut Sink) -> String {
+    match value.map(|value| (value, value.text())) {
+        Some((_, Some(text))) => text.into_owned(),
+        Some((value, None)) if !value.is_null() => {
+            sink.bad();
+            String::new()
+        }
+        _ => String::new(),
+    }
+}
