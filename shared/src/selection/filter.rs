@@ -1,38 +1,137 @@
-//! A rule's text, compiled.
+//! A rule's text, compiled: paths that must all find something.
+
+use std::{fmt, sync::Arc};
+
+use super::path::{CompileError, Path, Warning};
 
 /// A rule's text, compiled. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    text: std::sync::Arc<str>,
+#[derive(Clone)]
+pub struct Filter(Arc<Compiled>);
+
+struct Compiled {
+    text: String,
+    parts: Vec<Path>,
+    warnings: Vec<String>,
 }
 
 /// Why a rule's text cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// Nothing but blanks and `;`: it would match every record.
-    #[error("the rule is empty; it would match every record")]
+    /// Nothing but blanks and `;`.
+    #[error("the rule is empty: it would match every record")]
     Empty,
+    /// There is no such modifier, so that the part could never match.
+    #[error(
+        "`{part}`: there is no modifier `@{name}`; a key that begins with @ is written `\\@{name}`. \
+         Known are eq ne in lt gt re contains icontains any iany, and this valid reverse ugly pretty \
+         keys values flatten join tostr fromstr group dig"
+    )]
+    UnknownModifier {
+        /// The part of the rule, between `;`.
+        part: String,
+        /// The name after the `@`.
+        name: String,
+    },
+    /// The argument of `@re` is not a regular expression.
+    #[error("`{part}`: `{pattern}` is not a regular expression")]
+    BadRegex {
+        /// The part of the rule, between `;`.
+        part: String,
+        /// The expression, with JSON's escapes decoded.
+        pattern: String,
+        /// Where and why.
+        #[source]
+        source: Box<regex::Error>,
+    },
+    /// Longer or more involved than a rule can be (16 KiB or 4096 pieces a part).
+    #[error("a part of the rule is too long: `{beginning}…`")]
+    TooLong {
+        /// The part's first 60 characters.
+        beginning: String,
+    },
 }
 
 impl Filter {
-    /// Compiles `rule`.
+    /// Compiles `rule`: parts between `;`, each a GJSON path, empty ones dropped.
     ///
     /// # Errors
-    /// Where nothing could ever match as meant, with what is wrong and where.
+    /// The rule is empty or a part is too long, names a modifier that does not exist or holds a bad
+    /// regular expression.
     pub fn compile(rule: &str) -> Result<Self, FilterError> {
+        Self::with(rule, false)
+    }
+
+    /// As [`Filter::compile`], but an unknown modifier is a key that no record has and a bad regular
+    /// expression never hits, as in the Go plugin: for trying out rules that came from there.
+    ///
+    /// # Errors
+    /// The rule is empty or a part is too long.
+    pub fn compile_tolerant(rule: &str) -> Result<Self, FilterError> {
+        Self::with(rule, true)
+    }
+
+    fn with(rule: &str, tolerant: bool) -> Result<Self, FilterError> {
         if rule.split(';').all(|part| part.trim().is_empty()) {
             return Err(FilterError::Empty);
         }
-        Ok(Self { text: rule.into() })
+        let mut parts = Vec::new();
+        let mut warnings = Vec::new();
+        for part in rule.split(';').filter(|part| !part.is_empty()) {
+            let (path, notes) =
+                Path::compile(part, tolerant).map_err(|error| explain(part, error))?;
+            parts.push(path);
+            warnings.extend(notes.iter().map(|note| describe(part, note)));
+        }
+        Ok(Self(Arc::new(Compiled { text: rule.to_owned(), parts, warnings })))
     }
 
-    /// The record, given as its JSON text, matches.
-    pub fn matches(&self, _json_text: &str) -> bool {
-        false
+    /// The record, given as its JSON text, matches: each part finds something that is not empty, `{}`,
+    /// `[]` or `null`.
+    pub fn matches(&self, json_text: &str) -> bool {
+        self.0.parts.iter().all(|part| {
+            part.get(json_text)
+                .is_some_and(|found| !matches!(&*found, "" | "\"\"" | "{}" | "[]" | "null"))
+        })
     }
 
     /// The rule as written.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.0.text
+    }
+
+    /// What compiles and can hardly be meant, a sentence each, for whoever checks rules.
+    pub fn warnings(&self) -> &[String] {
+        &self.0.warnings
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Filter").field(&self.0.text).finish()
+    }
+}
+
+fn explain(part: &str, error: CompileError) -> FilterError {
+    let part = part.to_owned();
+    match error {
+        CompileError::TooLong => {
+            FilterError::TooLong { beginning: part.chars().take(60).collect() }
+        }
+        CompileError::UnknownModifier(name) => FilterError::UnknownModifier { part, name },
+        CompileError::BadRegex { pattern, source } => {
+            FilterError::BadRegex { part, pattern, source }
+        }
+    }
+}
+
+fn describe(part: &str, warning: &Warning) -> String {
+    match warning {
+        Warning::Ignored(text) => {
+            format!("`{part}`: `{text}` is ignored, since the argument before it has ended")
+        }
+        Warning::NeverHits(call) => format!(
+            "`{call}` never hits: in, any and iany need items, gt and lt a whole number, re a quoted \
+             expression"
+        ),
     }
 }

@@ -5,6 +5,10 @@
 //! with a rule is said when it is compiled.
 
 mod filter;
+mod hits;
+mod json;
+mod path;
+mod re2;
 mod rules;
 mod selector;
 mod watch;

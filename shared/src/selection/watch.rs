@@ -9,7 +9,7 @@ use std::{
 use super::rules::{self, Loaded, RuleError, RuleErrors, RuleSet};
 
 /// The directory is looked at no more often than this.
-pub const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Path, length and time of change of each file.
 type Fingerprint = Vec<(PathBuf, Option<(u64, SystemTime)>)>;
