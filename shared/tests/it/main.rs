@@ -7,3 +7,5 @@ mod azul_avro;
 mod azul_json;
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod selection;

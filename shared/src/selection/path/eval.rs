@@ -173,14 +173,17 @@ impl<'n> Eval<'n> {
                 Found::Value(list.and_then(|list| self.pipe(*pipe, Cow::Owned(list))))
             }
             Element::Query { query, all, path, pipe } => {
-                let mut fitting = values.filter(|value| self.fits(query, value));
+                let mut fitting = values.filter(|value| self.fits(query, value)).peekable();
                 let inside = |value: &'t str| match path {
                     Some(path) => self.get(*path, value),
                     None => Some(Cow::Borrowed(value)),
                 };
                 if *all {
+                    // GJSON looks for the pipe behind an inner path when an element fits, so that
+                    // without one the list stays, empty, whatever would have become of it.
+                    let pipe = pipe.filter(|_| path.is_none() || fitting.peek().is_some());
                     let list = self.list(fitting.filter_map(inside));
-                    Found::List(list.and_then(|list| self.pipe(*pipe, Cow::Owned(list))))
+                    Found::List(list.and_then(|list| self.pipe(pipe, Cow::Owned(list))))
                 } else if let Some(value) = fitting.next() {
                     Found::Value(inside(value).and_then(|value| self.pipe(*pipe, value)))
                 } else {
