@@ -65,7 +65,7 @@ fn filter(log: &str) -> Result<EnvFilter, TelemetryError> {
     let typo = log.split(',').map(str::trim).any(|directive| {
         !directive.contains(['=', '[', ':']) && LevelFilter::from_str(directive).is_err()
     });
-    if typo {
+    if typo || log.trim().is_empty() {
         return Err(wrong());
     }
     EnvFilter::builder().parse(log).map_err(|_| wrong())

@@ -1,6 +1,6 @@
 //! One request to VirusTotal: headers, redirects, timeouts, and the meaning of each answer.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::{
@@ -26,9 +26,6 @@ const MAX_REDIRECTS: usize = 5;
 
 /// Bytes read of an error's body.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-
-/// Bytes read of a small answer.
-const MAX_SMALL_BYTES: usize = 1024 * 1024;
 
 /// Which product asks: VirusTotal wants `organisation.product.major.minor`.
 const X_TOOL: &str =
@@ -78,27 +75,6 @@ impl std::fmt::Debug for VirusTotal {
     }
 }
 
-/// Who the key belongs to, as VirusTotal's "User object" tells it; the key itself, which is in it, is not
-/// kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CurrentUser {
-    /// The user's name at VirusTotal.
-    pub id: String,
-    /// Privileges by name.
-    pub privileges: BTreeMap<String, Privilege>,
-}
-
-/// One privilege of a user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Privilege {
-    /// Whether the user has it.
-    #[serde(default)]
-    pub granted: bool,
-    /// Its end, seconds since 1970, where it has one.
-    #[serde(default)]
-    pub expiration_date: Option<i64>,
-}
-
 /// A request on its way: what it is called in errors and in the log.
 pub(super) struct Asked {
     what: String,
@@ -140,47 +116,6 @@ impl VirusTotal {
             .build()
             .map_err(HttpSetupError::Client)?;
         Ok(Self::new(client, settings))
-    }
-
-    /// Who the key belongs to and what it may do: `GET /api/v3/users/me`.
-    ///
-    /// VirusTotal documents `/users/{id}`, where the id may be the key, but a key has no place in a URL.
-    /// `me` is not documented, though many programs use it: [`VirusTotalError::Missing`] or
-    /// [`VirusTotalError::BadRequest`] say nothing about the key, and [`VirusTotal::probe_minute`] then
-    /// tells what matters.
-    ///
-    /// # Errors
-    /// Any [`VirusTotalError`].
-    pub async fn current_user(&self) -> Result<CurrentUser, VirusTotalError> {
-        #[derive(Deserialize)]
-        struct Body {
-            data: User,
-        }
-        #[derive(Deserialize)]
-        struct User {
-            #[serde(default)]
-            id: String,
-            #[serde(default)]
-            attributes: Attributes,
-        }
-        #[derive(Default, Deserialize)]
-        struct Attributes {
-            #[serde(default)]
-            privileges: BTreeMap<String, Privilege>,
-        }
-        let mut reply = self.get("the key's user", "/api/v3/users/me", true).await?;
-        let body = self.small_body(&mut reply.response, MAX_SMALL_BYTES).await;
-        let body: Body = match body.as_deref().map(serde_json::from_slice) {
-            Some(Ok(body)) => body,
-            // The parser's error is left out: it may quote the body, and the key is in it.
-            Some(Err(_)) | None => {
-                let message = "the answer is not a user object";
-                let status = Some(reply.response.status().as_u16());
-                let answer = reply.asked.answer(status, "UnreadableAnswer", message.into());
-                return Err(VirusTotalError::Unexpected(answer));
-            }
-        };
-        Ok(CurrentUser { id: body.data.id, privileges: body.data.attributes.privileges })
     }
 
     /// GET `path` of VirusTotal's origin. Without `follow` a redirect is given as it is.
@@ -298,18 +233,20 @@ impl VirusTotal {
         self.options.max_body_bytes
     }
 
-    /// A whole body of at most `most` bytes; `None` where it is longer or breaks off.
-    async fn small_body(&self, response: &mut Response, most: usize) -> Option<Vec<u8>> {
-        let mut body = Vec::new();
-        while let Some(piece) =
-            timeout(self.options.idle_timeout, response.chunk()).await.ok()?.ok()?
-        {
-            if body.len().saturating_add(piece.len()) > most {
-                return None;
+    /// A whole body of at most `most` bytes; `None` where it is longer, slower than one idle timeout as a
+    /// whole, or breaks off.
+    pub(super) async fn small_body(&self, response: &mut Response, most: usize) -> Option<Vec<u8>> {
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(piece) = response.chunk().await.ok()? {
+                if body.len().saturating_add(piece.len()) > most {
+                    return None;
+                }
+                body.extend_from_slice(&piece);
             }
-            body.extend_from_slice(&piece);
-        }
-        Some(body)
+            Some(body)
+        };
+        timeout(self.options.idle_timeout, read).await.ok()?
     }
 
     /// What an answer that is neither 200 nor a redirect means.
@@ -377,6 +314,7 @@ impl VirusTotal {
 }
 
 impl Asked {
+    #[expect(clippy::unnecessary_box_returns, reason = "every error holds it in a box")]
     pub(super) fn answer(&self, status: Option<u16>, code: &str, message: String) -> Box<Answer> {
         Box::new(Answer {
             asked: self.what.clone(),

@@ -31,9 +31,9 @@ pub struct Probe {
 }
 
 impl VirusTotal {
-    /// Fetches the bundle of `minute` into the file `into`, which is created or replaced, and removed again
-    /// on an error. The bytes are as VirusTotal sends them: compressed, and not yet known to be whole
-    /// where no `Content-Length` came with them (`bundle::verify` finds out).
+    /// Fetches the bundle of `minute` into the file `into`, which is created or replaced once a body
+    /// comes, and removed again where that breaks off. The bytes are as VirusTotal sends them: compressed,
+    /// and not yet known to be whole where no `Content-Length` came with them (`bundle::verify` finds out).
     ///
     /// # Errors
     /// Any [`VirusTotalError`]. Nothing is tried again here.

@@ -4,7 +4,9 @@ pub mod client;
 pub mod error;
 pub mod feed;
 pub mod trust;
+pub mod user;
 
-pub use client::{CurrentUser, Options, Privilege, VirusTotal};
+pub use client::{Options, VirusTotal};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
+pub use user::{CurrentUser, Privilege};

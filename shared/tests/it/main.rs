@@ -6,6 +6,10 @@ mod azul_avro;
 #[cfg(test)]
 mod azul_json;
 #[cfg(test)]
+mod bundle;
+#[cfg(test)]
 mod corpus;
 #[cfg(test)]
 mod selection;
+#[cfg(test)]
+mod virustotal;
