@@ -3,6 +3,7 @@
 
 pub mod azul;
 pub mod bundle;
+pub mod errors;
 pub mod http_client;
 pub mod mapping;
 pub mod minute;
@@ -12,3 +13,4 @@ pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod virustotal;
+pub mod webhook;

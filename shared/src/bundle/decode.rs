@@ -137,7 +137,7 @@ impl<R: Read> Decoder<R> {
     }
 }
 
-enum Sniffed {
+pub(super) enum Sniffed {
     /// A magic number, or none of them.
     Whole(Compression),
     /// The input ends inside a magic number. No JSON starts like one.
@@ -145,7 +145,7 @@ enum Sniffed {
 }
 
 /// What the first up to four bytes say; fewer than four are all there is.
-fn sniff(start: &[u8]) -> Sniffed {
+pub(super) fn sniff(start: &[u8]) -> Sniffed {
     match start {
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Sniffed::Whole(Compression::Bzip2),
         [0x1f, 0x8b, ..] => Sniffed::Whole(Compression::Gzip),

@@ -68,6 +68,24 @@ pub enum Line {
     },
 }
 
+impl Compression {
+    /// What the first bytes of an input say; four of them decide.
+    pub fn of(start: &[u8]) -> Self {
+        match decode::sniff(start) {
+            decode::Sniffed::Whole(compression) | decode::Sniffed::Cut(compression) => compression,
+        }
+    }
+}
+
+impl Line {
+    /// Which line it is, from 1.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Record { number } | Self::TooLong { number, .. } => *number,
+        }
+    }
+}
+
 /// What [`verify`] found in a whole bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {

@@ -112,11 +112,10 @@ fn rfc3339(time: DateTime, offset: Offset) -> String {
     format!("{local}{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
 }
 
-/// Seconds since 1970 as a time that Azul can write: years 1 to 9999, but not the first second of
-/// year 1, which is Go's "no time".
+/// Seconds since 1970 as a time that Azul can write: from year 1 to the last day but one of year
+/// 9999 (jiff's last), without the first second of year 1, which is Go's "no time".
 pub(super) fn azul_time(seconds: i64) -> Option<Timestamp> {
-    (-62_135_596_800 < seconds && seconds <= 253_402_300_799)
-        .then(|| Timestamp::from_second(seconds).ok())?
+    Timestamp::from_second(seconds).ok().filter(|time| time.as_second() > -62_135_596_800)
 }
 
 /// Seconds since 1970 in RFC 3339.
@@ -274,7 +273,8 @@ mod tests {
     fn unix_times_beyond_the_calendar_are_none() {
         assert_eq!(unix_time(0).as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(unix_time(-1).as_deref(), Some("1969-12-31T23:59:59Z"));
-        assert_eq!(unix_time(253_402_300_799).as_deref(), Some("9999-12-31T23:59:59Z"));
+        assert_eq!(unix_time(-62_135_596_799).as_deref(), Some("0001-01-01T00:00:01Z"));
+        assert_eq!(unix_time(253_402_207_200).as_deref(), Some("9999-12-30T22:00:00Z"));
         for seconds in [i64::MIN, -62_135_596_800, 253_402_300_800, i64::MAX] {
             assert_eq!(unix_time(seconds), None, "{seconds}");
         }

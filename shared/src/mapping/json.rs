@@ -445,7 +445,7 @@ mod tests {
         Document::parse(text.to_owned()).unwrap()
     }
 
-    /// The document as serde_json sees it, except numbers, which become their text.
+    /// The document as `serde_json` sees it.
     fn tree(value: Value<'_>) -> serde_json::Value {
         match value.kind() {
             Kind::Null => serde_json::Value::Null,

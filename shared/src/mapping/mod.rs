@@ -78,7 +78,7 @@ impl Mapper {
     /// Maps a record of the feed. `now` becomes the event's own time and is what age counts from.
     pub fn map_feed(&self, record: &Record, now: Timestamp) -> Mapped {
         let file = record.feed_object();
-        let (sha256, analysed) = match self.identify(file) {
+        let (sha256, analysed) = match identify(file) {
             Ok(identity) => identity,
             Err(outcome) => return outcome,
         };
@@ -110,7 +110,7 @@ impl Mapper {
                 let source = self.continued_source(&input.source, &sha256);
                 (sha256, source)
             }
-            None => match self.identify(file) {
+            None => match identify(file) {
                 Ok((sha256, analysed)) => {
                     let source = self.new_source(file, &sha256, analysed, &mut sink);
                     (sha256, source)
@@ -119,18 +119,6 @@ impl Mapper {
             },
         };
         self.event(file, &sha256, source, now, sink)
-    }
-
-    /// What a record must have: identity and time. A missing time counts as 1970, which the age
-    /// limit filters.
-    fn identify<'a>(&self, file: FileObject<'a>) -> Result<(Cow<'a, str>, Timestamp), Mapped> {
-        let sha256 = identity(file)?;
-        match file.last_analysis_date() {
-            Ok(analysed) => Ok((sha256, analysed.unwrap_or(Timestamp::UNIX_EPOCH))),
-            Err(_) => Err(Mapped::Rejected(
-                "attributes.last_analysis_date is not a time in whole seconds since 1970".into(),
-            )),
-        }
     }
 
     fn too_old(&self, analysed: Timestamp, now: Timestamp) -> Option<String> {
@@ -235,6 +223,18 @@ impl Mapper {
             ModelVersion::V5 => vt_type.to_owned(),
             ModelVersion::V6 => String::new(),
         }
+    }
+}
+
+/// What a record must have: identity and time. A missing time counts as 1970, which the age
+/// limit filters.
+fn identify(file: FileObject<'_>) -> Result<(Cow<'_, str>, Timestamp), Mapped> {
+    let sha256 = identity(file)?;
+    match file.last_analysis_date() {
+        Ok(analysed) => Ok((sha256, analysed.unwrap_or(Timestamp::UNIX_EPOCH))),
+        Err(_) => Err(Mapped::Rejected(
+            "attributes.last_analysis_date is not a time in whole seconds since 1970".into(),
+        )),
     }
 }
 

@@ -37,12 +37,11 @@ impl Record {
     /// Where `bytes` are not one JSON object, are nested deeper than 128, or hold more than two
     /// million values.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let (text, invalid_bytes) = match str::from_utf8(bytes) {
-            Ok(text) => (text.to_owned(), 0),
-            Err(_) => {
-                let invalid = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty());
-                (String::from_utf8_lossy(bytes).into_owned(), invalid.count() as u64)
-            }
+        let (text, invalid_bytes) = if let Ok(text) = str::from_utf8(bytes) {
+            (text.to_owned(), 0)
+        } else {
+            let invalid = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty());
+            (String::from_utf8_lossy(bytes).into_owned(), invalid.count() as u64)
         };
         let document = Document::parse(text)?;
         let what = match document.root().kind() {

@@ -208,8 +208,6 @@ pub enum GapKind {
     Missing,
     /// The bundle cannot be decoded, or loading it failed.
     Failed,
-    /// The cursor jumped over it.
-    Skipped,
 }
 
 /// What was counted while a minute was loaded.
@@ -228,6 +226,8 @@ pub struct Counts {
     pub requests: u64,
     /// Values that the mapping left out because they were bad.
     pub bad_values: u64,
+    /// Invalid UTF-8 sequences that became U+FFFD.
+    pub replaced_utf8: u64,
 }
 
 impl Counts {
@@ -239,6 +239,7 @@ impl Counts {
         self.rejected += other.rejected;
         self.requests += other.requests;
         self.bad_values += other.bad_values;
+        self.replaced_utf8 += other.replaced_utf8;
     }
 }
 
@@ -285,8 +286,18 @@ pub trait Ledger: Send + Sync {
     /// Rows from `from` to before `to`, oldest first.
     async fn range(&self, from: Minute, to: Minute) -> Result<Vec<LedgerRow>, StoreError>;
 
-    /// Gaps whose next try is at or before `now`, oldest first, at most `limit`.
-    async fn due_gaps(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
+    /// Writes several rows under a lease, as [`put`](Ledger::put) does one; an error may leave some
+    /// of them written.
+    async fn put_all(&self, rows: &[LedgerRow], lease: &Lease) -> Result<(), StoreError> {
+        for row in rows {
+            self.put(row, lease).await?;
+        }
+        Ok(())
+    }
+
+    /// What is to be gone on with: gaps whose next try is at or before `now`, and minutes planned or in
+    /// mid load; oldest first, at most `limit`.
+    async fn unfinished(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
 
     /// All gaps, oldest first, at most `limit`.
     async fn gaps(&self, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;

@@ -56,10 +56,12 @@ const SCHEMA: &[&str] = &["
         rejected   INTEGER NOT NULL,
         requests   INTEGER NOT NULL,
         bad_values INTEGER NOT NULL,
-        updated    INTEGER NOT NULL
+        updated    INTEGER NOT NULL,
+        replaced_utf8 INTEGER NOT NULL
     ) STRICT;
-    -- Gaps are few, so going through all of them in order of minute finds those that are due.
-    CREATE INDEX ledger_gaps ON ledger (minute, next_try) WHERE state = 'gap';
+    -- Unfinished minutes are few, so going through all of them in order finds those that are due.
+    CREATE INDEX ledger_unfinished ON ledger (minute, next_try)
+        WHERE state IN ('gap', 'planned', 'loading');
 
     CREATE TABLE memory (
         kind    TEXT NOT NULL,

@@ -18,7 +18,7 @@ pub(super) struct LocalLedger {
 }
 
 const SELECT: &str = "SELECT minute, state, bundle, lines_done, kind, reason, attempts, next_try,
-        records, delivered, filtered, rejected, requests, bad_values, updated
+        records, delivered, filtered, rejected, requests, bad_values, updated, replaced_utf8
     FROM ledger";
 
 const GAP: &str = "gap";
@@ -35,36 +35,16 @@ impl Ledger for LocalLedger {
     }
 
     async fn put(&self, row: &LedgerRow, lease: &Lease) -> Result<(), StoreError> {
-        let (row, name, fence) = (row.clone(), lease.name.clone(), lease.fence);
+        self.put_all(std::slice::from_ref(row), lease).await
+    }
+
+    /// In one transaction: all or none.
+    async fn put_all(&self, rows: &[LedgerRow], lease: &Lease) -> Result<(), StoreError> {
+        let (rows, name, fence) = (rows.to_vec(), lease.name.clone(), lease.fence);
         self.db
-            .write(format!("writing the ledger of minute {}", row.minute), move |db| {
+            .write(format!("writing {} rows of the ledger", rows.len()), move |db| {
                 require_newest(db, &name, fence)?;
-                let columns = Columns::of(&row.state);
-                let counts = row.counts;
-                db.execute(
-                    "INSERT OR REPLACE INTO ledger (minute, state, bundle, lines_done, kind, reason,
-                         attempts, next_try, records, delivered, filtered, rejected, requests,
-                         bad_values, updated)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-                    params![
-                        row.minute.unix_seconds(),
-                        columns.state,
-                        columns.bundle,
-                        columns.lines_done,
-                        columns.kind,
-                        columns.reason,
-                        columns.attempts,
-                        columns.next_try,
-                        signed(counts.records),
-                        signed(counts.delivered),
-                        signed(counts.filtered),
-                        signed(counts.rejected),
-                        signed(counts.requests),
-                        signed(counts.bad_values),
-                        nanoseconds(row.updated),
-                    ],
-                )?;
-                Ok(())
+                rows.iter().try_for_each(|row| insert(db, row))
             })
             .await
     }
@@ -78,11 +58,13 @@ impl Ledger for LocalLedger {
             .await
     }
 
-    async fn due_gaps(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
+    async fn unfinished(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
         self.db
-            .read("reading the gaps that are due", move |db| {
+            .read("reading what is unfinished", move |db| {
                 let sql = format!(
-                    "{SELECT} WHERE state = 'gap' AND next_try <= ?1 ORDER BY minute LIMIT ?2"
+                    "{SELECT} WHERE state IN ('gap', 'planned', 'loading')
+                         AND (state <> 'gap' OR next_try <= ?1)
+                     ORDER BY minute LIMIT ?2"
                 );
                 rows(db, &sql, [nanoseconds(now), at_most(limit)])
             })
@@ -103,11 +85,41 @@ impl Ledger for LocalLedger {
     }
 }
 
+fn insert(db: &Connection, row: &LedgerRow) -> Result<(), Fault> {
+    let columns = Columns::of(&row.state);
+    let counts = row.counts;
+    let mut statement = db.prepare_cached(
+        "INSERT OR REPLACE INTO ledger (minute, state, bundle, lines_done, kind, reason,
+             attempts, next_try, records, delivered, filtered, rejected, requests,
+             bad_values, updated, replaced_utf8)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+    )?;
+    statement.execute(params![
+        row.minute.unix_seconds(),
+        columns.state,
+        columns.bundle,
+        columns.lines_done,
+        columns.kind,
+        columns.reason,
+        columns.attempts,
+        columns.next_try,
+        signed(counts.records),
+        signed(counts.delivered),
+        signed(counts.filtered),
+        signed(counts.rejected),
+        signed(counts.requests),
+        signed(counts.bad_values),
+        nanoseconds(row.updated),
+        signed(counts.replaced_utf8),
+    ])?;
+    Ok(())
+}
+
 fn totals(db: &Connection) -> Result<LedgerTotals, Fault> {
     let mut totals = LedgerTotals::default();
     let mut statement = db.prepare_cached(
         "SELECT state, count(*), sum(records), sum(delivered), sum(filtered), sum(rejected),
-             sum(requests), sum(bad_values)
+             sum(requests), sum(bad_values), sum(replaced_utf8)
          FROM ledger GROUP BY state",
     )?;
     let mut rows = statement.query([])?;
@@ -122,7 +134,9 @@ fn totals(db: &Connection) -> Result<LedgerTotals, Fault> {
             "buried" => totals.buried = minutes,
             other => return Err(damaged("the ledger", format!("state `{other}`")).into()),
         }
-        totals.counts.add(counts(row, 2, "the ledger")?);
+        let mut sum = counts(row, 2, "the ledger")?;
+        sum.replaced_utf8 = unsigned(row.get(8)?, "the ledger")?;
+        totals.counts.add(sum);
     }
     Ok(totals)
 }
@@ -156,7 +170,6 @@ impl<'a> Columns<'a> {
                 kind: Some(match kind {
                     GapKind::Missing => "missing",
                     GapKind::Failed => "failed",
-                    GapKind::Skipped => "skipped",
                 }),
                 reason: Some(reason),
                 attempts: Some(*attempts),
@@ -196,7 +209,6 @@ fn ledger_row(row: &Row<'_>) -> Result<LedgerRow, Fault> {
                 kind: match kind.as_str() {
                     "missing" => GapKind::Missing,
                     "failed" => GapKind::Failed,
-                    "skipped" => GapKind::Skipped,
                     other => return Err(damaged(&what, format!("gap of kind `{other}`")).into()),
                 },
                 reason: row.get(5)?,
@@ -207,7 +219,8 @@ fn ledger_row(row: &Row<'_>) -> Result<LedgerRow, Fault> {
         "buried" => MinuteState::Buried { reason: row.get(5)? },
         other => return Err(damaged(&what, format!("state `{other}`")).into()),
     };
-    let counts = counts(row, 8, &what)?;
+    let mut counts = counts(row, 8, &what)?;
+    counts.replaced_utf8 = unsigned(row.get(15)?, &what)?;
     Ok(LedgerRow { minute, state, counts, updated: timestamp(row.get(14)?) })
 }
 
@@ -222,6 +235,7 @@ fn counts(row: &Row<'_>, first: usize, what: &str) -> Result<Counts, Fault> {
         rejected: count(3)?,
         requests: count(4)?,
         bad_values: count(5)?,
+        replaced_utf8: 0,
     })
 }
 

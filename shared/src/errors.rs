@@ -1,0 +1,18 @@
+//! Errors as an operator reads them.
+
+use std::error::Error;
+
+/// An error and its causes on one line, outermost first: `what failed: why: why that`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // A transparent error says what its cause says.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,178 @@
+//! The pipeline that the settings describe.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::{
+    Pipeline,
+    publish::{Delivery, PublishError, Publisher, PublisherOptions, StopReason, register_event},
+};
+use crate::{
+    azul::{
+        avro,
+        dispatcher::{Dispatcher, DispatcherOptions, Model},
+        event::{Author, PluginEvent},
+    },
+    errors::chain,
+    http_client::HttpSetupError,
+    mapping::{self, HandlerSet, Mapper, MapperOptions, UnknownHandler},
+    selection::{Refresh, RuleErrors, Rules, Selector, SelectorOptions},
+    settings::Settings,
+    store::Store,
+};
+
+/// Name of the author of mapped events from the feed. The Go plugin's, so that its events and ours merge.
+pub const FEED_AUTHOR: &str = "VirustotalFileFeed";
+
+/// Why there is no pipeline.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// HANDLERS names one that does not exist.
+    #[error("HANDLERS: {0}")]
+    Handlers(#[from] UnknownHandler),
+    /// The rules cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RuleErrors),
+    /// No HTTP client.
+    #[error(transparent)]
+    Http(#[from] HttpSetupError),
+    /// RULES_ROOT is a bucket.
+    #[error(
+        "RULES_ROOT={0}: rules in a bucket need the state on AWS, which this program was built without; set a directory"
+    )]
+    RulesInBucket(String),
+}
+
+/// The author of feed events.
+pub fn feed_author() -> Author {
+    Author {
+        name: FEED_AUTHOR.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        category: "plugin".into(),
+        security: String::new(),
+    }
+}
+
+/// The mapper that the settings describe; `ageless`: without an age limit.
+///
+/// # Errors
+/// An unknown handler.
+pub fn mapper(settings: &Settings, ageless: bool) -> Result<Mapper, UnknownHandler> {
+    Ok(Mapper::new(MapperOptions {
+        handlers: HandlerSet::parse(&settings.handlers)?,
+        model_version: settings.model_version,
+        author: feed_author(),
+        source: settings.load_source.clone(),
+        max_age: if ageless { None } else { settings.max_age },
+    }))
+}
+
+/// What download requests are made with.
+pub fn selector_options(settings: &Settings) -> SelectorOptions {
+    SelectorOptions {
+        author: feed_author(),
+        model_version: settings.model_version,
+        direct_link: settings.direct_link,
+        max_download_bytes: settings.max_download_bytes,
+    }
+}
+
+/// The dispatcher that the settings name.
+///
+/// # Errors
+/// No HTTP client.
+pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
+    let client = crate::http_client::build(settings)?;
+    Ok(Dispatcher::new(client, settings.events_url.clone(), DispatcherOptions::default()))
+}
+
+/// Rules that follow their directory.
+pub(super) struct RuleFollower {
+    rules: Rules,
+    options: SelectorOptions,
+}
+
+impl RuleFollower {
+    /// The selector with changed rules, where they changed.
+    pub(super) fn refresh(&mut self) -> Option<Selector> {
+        match self.rules.refresh(Instant::now()) {
+            Refresh::Unchanged => None,
+            Refresh::Broken(errors) => {
+                tracing::error!(error = %errors, "the changed rules are broken; the old ones stay in force");
+                None
+            }
+            Refresh::Reloaded(errors) => {
+                for error in errors {
+                    tracing::error!(error = %chain(&error), "a rule is passed over");
+                }
+                tracing::info!(rules = self.rules.current().len(), "the rules changed");
+                Some(self.selector())
+            }
+        }
+    }
+
+    fn selector(&self) -> Selector {
+        Selector::new(self.rules.current().clone(), self.options.clone())
+    }
+}
+
+impl Pipeline {
+    /// The pipeline that the settings describe.
+    ///
+    /// # Errors
+    /// See [`AssembleError`].
+    pub fn from_settings(settings: &Settings, store: Store) -> Result<Self, AssembleError> {
+        let root = &settings.rules_root;
+        if root.starts_with("s3://") {
+            return Err(AssembleError::RulesInBucket(root.clone()));
+        }
+        let (rules, errors, missing) =
+            Rules::open(root.into(), settings.rules_lenient, Instant::now())?;
+        for error in errors {
+            tracing::error!(error = %chain(&error), "a rule is passed over");
+        }
+        if missing {
+            tracing::info!(
+                RULES_ROOT = root,
+                "the directory does not exist: nothing is selected for download"
+            );
+        }
+        let follower = RuleFollower { rules, options: selector_options(settings) };
+        let selector = follower.selector();
+        let options = PublisherOptions::new(settings.model_version, settings.max_event_bytes);
+        let publisher = Publisher::new(dispatcher(settings)?, options);
+        let mut pipeline =
+            Self::new(settings, store, mapper(settings, false)?, publisher, selector);
+        pipeline.follower = Some(std::sync::Mutex::new(follower));
+        Ok(pipeline)
+    }
+
+    /// Tells Azul of this plugin: once a process start.
+    ///
+    /// # Errors
+    /// The dispatcher does not take it.
+    pub async fn register(
+        &self,
+        contact: &str,
+        now: Timestamp,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Result<(), PublishError> {
+        let mut bytes = Vec::new();
+        avro::encode_plugin(&self.registration(contact, now), self.model_version, &mut bytes);
+        let mut outcomes = self.publisher.publish(Model::Plugin, &[bytes], deadline).await?;
+        match outcomes.pop() {
+            Some(Delivery::Rejected(reason)) => {
+                let reason = StopReason::Unregistrable { reason };
+                Err(PublishError::Stop { reason, outcomes: Vec::new() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn registration(&self, contact: &str, now: Timestamp) -> PluginEvent {
+        let description = "Makes Azul events of VirusTotal's file feed and asks for the samples that rules select.";
+        let features = mapping::descriptors();
+        register_event(&feed_author(), contact, description, features, now, self.model_version)
+    }
+}

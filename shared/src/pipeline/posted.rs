@@ -1,0 +1,112 @@
+//! Bodies that somebody posted: staged under `posted/`, delivered, removed.
+
+use jiff::Timestamp;
+
+use async_trait::async_trait;
+
+use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress};
+use crate::store::{Counts, StoreError};
+
+/// Folder of staged bodies; their names are their SHA-256.
+pub const FOLDER: &str = "posted/";
+
+/// What became of a posted body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Posted {
+    /// Counted over the whole body.
+    pub counts: Counts,
+    /// Refused lines, at most [`SHOWN_REJECTS`] of them: number and reason.
+    pub rejected: Vec<(u64, String)>,
+}
+
+/// Refused lines that an account lists; all are kept under `rejects/`.
+pub const SHOWN_REJECTS: usize = 1000;
+
+#[async_trait]
+impl Progress for Posted {
+    async fn done(&mut self, account: Account) -> Result<(), StoreError> {
+        self.counts.add(account.counts);
+        let room = SHOWN_REJECTS.saturating_sub(self.rejected.len());
+        self.rejected.extend(account.rejected.into_iter().take(room));
+        Ok(())
+    }
+}
+
+/// Delivers the staged body `key` (`posted/<sha256>`, or an object somebody put under `incoming/`), and
+/// removes it once everything in it is accounted for. `None` where it is not there any more, or `limits`
+/// ended the work: then it stays.
+///
+/// # Errors
+/// See [`DeliverError`]; the body stays, except where it can never be decoded: then what came before the
+/// fault is delivered, and the body goes to `rejects/`.
+pub async fn deliver(
+    pipeline: &Pipeline,
+    key: &str,
+    now: Timestamp,
+    limits: &Limits,
+) -> Result<Option<Posted>, DeliverError> {
+    let bundles = &pipeline.store.bundles;
+    let Some(reader) = bundles.open(key).await? else { return Ok(None) };
+    let mut posted = Posted::default();
+    let input = Input { reader, origin: key.to_owned(), lines_done: 0, now };
+    match pipeline.deliver(input, limits, &mut posted).await {
+        Ok(Ended::Complete) => {
+            bundles.remove(key).await?;
+            Ok(Some(posted))
+        }
+        Ok(Ended::Paused) => Ok(None),
+        Err(DeliverError::Bundle(error)) if !error.is_transient() => {
+            bury(pipeline, key).await?;
+            Err(error.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves a body that can never be decoded under `rejects/`.
+async fn bury(pipeline: &Pipeline, key: &str) -> Result<(), StoreError> {
+    let bundles = &pipeline.store.bundles;
+    let Some(mut reader) = bundles.open(key).await? else { return Ok(()) };
+    let copy = bundles.scratch().join(format!("bury-{}", std::process::id()));
+    let to = copy.clone();
+    let copied = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&to)?;
+        std::io::copy(&mut reader, &mut file)?;
+        file.sync_all()
+    });
+    let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Unavailable {
+        action: format!("moving {key} to rejects/"),
+        source,
+    };
+    copied.await.map_err(|e| unavailable(e.into()))?.map_err(|e| unavailable(e.into()))?;
+    bundles.put_file(&format!("rejects/{key}/body"), &copy).await?;
+    bundles.remove(key).await
+}
+
+/// Delivers everything that waits under `posted/`; a body that fails is left for the next sweep and does
+/// not keep the others from being delivered. Gives how many were delivered, and the first error.
+pub async fn sweep(
+    pipeline: &Pipeline,
+    now: Timestamp,
+    limits: &Limits,
+) -> (u64, Option<DeliverError>) {
+    let waiting = match pipeline.store.bundles.list(FOLDER).await {
+        Ok(waiting) => waiting,
+        Err(error) => return (0, Some(error.into())),
+    };
+    let (mut swept, mut first) = (0, None);
+    for body in waiting {
+        if limits.reached() {
+            break;
+        }
+        match deliver(pipeline, &body.key, now, limits).await {
+            Ok(Some(_)) => swept += 1,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(key = body.key, error = %error, "a posted body was not delivered");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    (swept, first)
+}

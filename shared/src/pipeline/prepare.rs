@@ -1,0 +1,238 @@
+//! One line → what is to be sent for it. Pure: the same line and `now` give the same bytes.
+
+use jiff::Timestamp;
+
+use crate::{
+    azul::{
+        avro,
+        event::{BinaryEvent, DownloadEvent, ModelVersion},
+    },
+    bundle::Line,
+    mapping::{Mapped, Mapper, Record},
+    selection::{Candidate, Selector},
+};
+
+/// Most events in one post.
+pub const BATCH_EVENTS: usize = 50;
+/// Most bytes of events in one post.
+pub const BATCH_BYTES: usize = 4 << 20;
+/// Most bytes of raw records held for one post: they are kept beside their events until the
+/// dispatcher's answer, because a refused record goes to `rejects/` whole.
+pub const BATCH_RECORD_BYTES: usize = 16 << 20;
+/// Most lines accounted for at once where few of them make events.
+pub const BATCH_LINES: usize = 2000;
+
+/// What becomes of a line before anything is sent.
+#[derive(Debug)]
+pub enum Outcome {
+    /// An event, and the download requests that go with it.
+    Event {
+        /// One event's Avro bytes.
+        event: Vec<u8>,
+        /// The binary.
+        sha256: String,
+        /// Download requests, one for each rule that hit.
+        requests: Vec<DownloadEvent>,
+    },
+    /// Not wanted.
+    Filtered(String),
+    /// Can never be delivered.
+    Rejected(String),
+}
+
+/// A line, ready to be sent.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Number of the line, from 1.
+    pub line: u64,
+    /// What is to be sent.
+    pub outcome: Outcome,
+    /// The record, as it came; at most 4096 bytes of a line over the cap.
+    pub record: Vec<u8>,
+    /// Values the mapping left out.
+    pub bad_values: u64,
+    /// Invalid UTF-8 sequences that became U+FFFD.
+    pub replaced_utf8: u64,
+}
+
+/// How lines are prepared.
+#[derive(Debug)]
+pub struct Preparer<'a> {
+    /// Record → event.
+    pub mapper: &'a Mapper,
+    /// Record → download requests.
+    pub selector: &'a Selector,
+    /// Of the encoded events.
+    pub model_version: ModelVersion,
+    /// Larger events lose features from the end.
+    pub max_event_bytes: usize,
+    /// Timestamp of all events.
+    pub now: Timestamp,
+}
+
+impl Preparer<'_> {
+    /// Prepares one line. `bytes` is the line without its newline.
+    pub fn prepare(&self, line: &Line, bytes: &[u8]) -> Prepared {
+        let number = line.number();
+        let mut prepared = Prepared {
+            line: number,
+            outcome: Outcome::Filtered(String::new()),
+            record: bytes.to_vec(),
+            bad_values: 0,
+            replaced_utf8: 0,
+        };
+        prepared.outcome = match line {
+            Line::TooLong { length, .. } => Outcome::Rejected(format!(
+                "the line has {length} bytes, more than MAX_LINE_BYTES allows"
+            )),
+            Line::Record { .. } => match Record::parse(bytes) {
+                Err(error) => Outcome::Rejected(error.to_string()),
+                Ok(record) => {
+                    prepared.replaced_utf8 = record.replaced();
+                    match self.mapper.map_feed(&record, self.now) {
+                        Mapped::Filtered(reason) => Outcome::Filtered(reason),
+                        Mapped::Rejected(reason) => Outcome::Rejected(reason),
+                        Mapped::Event { event, bad_values } => {
+                            prepared.bad_values = bad_values;
+                            self.encode(&record, *event)
+                        }
+                    }
+                }
+            },
+        };
+        prepared
+    }
+
+    fn encode(&self, record: &Record, event: BinaryEvent) -> Outcome {
+        let requests = select(self.selector, record, &event, self.now);
+        let sha256 = event.entity.sha256.clone();
+        match avro::fit(event, self.model_version, self.max_event_bytes) {
+            Ok(encoded) => Outcome::Event { event: encoded.bytes, sha256, requests },
+            Err(error) => Outcome::Rejected(error.to_string()),
+        }
+    }
+}
+
+/// The download requests for a record that was mapped to `event`.
+pub fn select(
+    selector: &Selector,
+    record: &Record,
+    event: &BinaryEvent,
+    now: Timestamp,
+) -> Vec<DownloadEvent> {
+    let download_url = record.download_url();
+    let candidate = Candidate {
+        text: record.text(),
+        source: &event.source,
+        sha256: &event.entity.sha256,
+        size: record.size(),
+        download_url: download_url.as_deref(),
+        last_analysis: record.last_analysis_date(),
+    };
+    selector.select(&candidate, now)
+}
+
+/// Lines that are sent and accounted for together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In order; at least one.
+    pub lines: Vec<Prepared>,
+    events: usize,
+    event_bytes: usize,
+    record_bytes: usize,
+}
+
+impl Batch {
+    /// Numbers of the first and the last line; zeros for an empty batch.
+    pub fn span(&self) -> (u64, u64) {
+        let number = |line: Option<&Prepared>| line.map_or(0, |p| p.line);
+        (number(self.lines.first()), number(self.lines.last()))
+    }
+
+    /// How many events it holds.
+    pub fn events(&self) -> usize {
+        self.events
+    }
+}
+
+/// Groups lines into batches: a pure function of the sequence of lines.
+#[derive(Debug, Default)]
+pub struct Batcher {
+    open: Batch,
+}
+
+impl Batcher {
+    /// Adds a line; gives the batch that it closed, if it did.
+    pub fn add(&mut self, line: Prepared) -> Option<Batch> {
+        let event_bytes = match &line.outcome {
+            Outcome::Event { event, .. } => event.len(),
+            _ => 0,
+        };
+        let open = &mut self.open;
+        let full = open.events == BATCH_EVENTS
+            || (open.events > 0 && event_bytes > 0 && open.event_bytes + event_bytes > BATCH_BYTES)
+            || open.record_bytes + line.record.len() > BATCH_RECORD_BYTES
+            || open.lines.len() == BATCH_LINES;
+        let closed = (full && !open.lines.is_empty()).then(|| std::mem::take(&mut self.open));
+        let open = &mut self.open;
+        open.events += usize::from(event_bytes > 0);
+        open.event_bytes += event_bytes;
+        open.record_bytes += line.record.len();
+        open.lines.push(line);
+        closed
+    }
+
+    /// The rest; `None` where nothing is left.
+    pub fn finish(self) -> Option<Batch> {
+        (!self.open.lines.is_empty()).then_some(self.open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(line: u64, event_bytes: usize, record_bytes: usize) -> Prepared {
+        let outcome = if event_bytes == 0 {
+            Outcome::Rejected("no".into())
+        } else {
+            Outcome::Event { event: vec![0; event_bytes], sha256: String::new(), requests: vec![] }
+        };
+        let record = vec![0; record_bytes];
+        Prepared { line, outcome, record, bad_values: 0, replaced_utf8: 0 }
+    }
+
+    fn batches(sizes: &[(usize, usize)]) -> Vec<(u64, u64)> {
+        let mut batcher = Batcher::default();
+        let mut spans = Vec::new();
+        for (i, (event, record)) in sizes.iter().enumerate() {
+            spans.extend(batcher.add(prepared(i as u64 + 1, *event, *record)).map(|b| b.span()));
+        }
+        spans.extend(batcher.finish().map(|b| b.span()));
+        spans
+    }
+
+    #[test]
+    fn a_batch_holds_at_most_fifty_events() {
+        assert_eq!(batches(&[(10, 10); 120]), [(1, 50), (51, 100), (101, 120)]);
+    }
+
+    #[test]
+    fn a_batch_holds_at_most_four_megabytes_of_events_unless_one_event_is_larger() {
+        assert_eq!(
+            batches(&[(3 << 20, 1), (2 << 20, 1), (5 << 20, 1), (1, 1)]),
+            [(1, 1), (2, 2), (3, 3), (4, 4)]
+        );
+    }
+
+    #[test]
+    fn a_batch_ends_before_its_records_fill_the_memory() {
+        assert_eq!(batches(&[(0, 10 << 20), (1, 10 << 20), (1, 1)]), [(1, 1), (2, 3)]);
+    }
+
+    #[test]
+    fn lines_without_events_are_accounted_for_now_and_then() {
+        assert_eq!(batches(&[(0, 1); 2100]), [(1, 2000), (2001, 2100)]);
+        assert!(batches(&[]).is_empty());
+    }
+}

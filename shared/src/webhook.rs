@@ -1,0 +1,187 @@
+//! Signatures of the Standard Webhooks specification: HMAC-SHA256 over `id.timestamp.body`.
+//!
+//! The body is signed as it arrives, so that it need not stand in memory. Whatever is wrong, the caller
+//! learns only that it is: [`Unauthorized`] says no more.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use http::HeaderMap;
+use jiff::{SignedDuration, Timestamp};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+/// How far a timestamp may be from our clock.
+const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+/// Longest id that is read.
+const LONGEST_ID: usize = 256;
+/// Most signatures looked at in one header.
+const MOST_SIGNATURES: usize = 16;
+
+/// The request is not signed by anybody who may send it: missing, wrong, old or future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request carries no valid signature")]
+pub struct Unauthorized;
+
+/// A secret that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("secret number {number} is none: write whsec_ and then Base64")]
+pub struct BadSecret {
+    /// Which of them, from 1. The secret itself is never shown.
+    pub number: usize,
+}
+
+/// Checks signatures against one or more secrets: several while they are rotated.
+#[derive(Clone)]
+pub struct Verifier {
+    keys: Vec<Hmac<Sha256>>,
+}
+
+impl Verifier {
+    /// Takes secrets of the form `whsec_<base64>`.
+    ///
+    /// # Errors
+    /// The first secret that is not of that form.
+    pub fn new(secrets: &[SecretString]) -> Result<Self, BadSecret> {
+        let key = |(index, secret): (usize, &SecretString)| {
+            let bad = || BadSecret { number: index.saturating_add(1) };
+            let text = secret.expose_secret().strip_prefix("whsec_").ok_or_else(bad)?;
+            let bytes = BASE64_STANDARD.decode(text).map_err(|_| bad())?;
+            if bytes.is_empty() {
+                return Err(bad());
+            }
+            Hmac::new_from_slice(&bytes).map_err(|_| bad())
+        };
+        Ok(Self { keys: secrets.iter().enumerate().map(key).collect::<Result<_, _>>()? })
+    }
+
+    /// Reads `webhook-id`, `webhook-timestamp` and `webhook-signature`, and checks the time.
+    ///
+    /// # Errors
+    /// One of them is missing, malformed, or more than five minutes away from `now`.
+    pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Pending, Unauthorized> {
+        let header = |name: &str| headers.get(name)?.to_str().ok();
+        let id = header("webhook-id")
+            .filter(|id| !id.is_empty() && id.len() <= LONGEST_ID)
+            .ok_or(Unauthorized)?;
+        let written = header("webhook-timestamp").ok_or(Unauthorized)?;
+        let seconds: i64 = written.parse().map_err(|_| Unauthorized)?;
+        let time = Timestamp::from_second(seconds).map_err(|_| Unauthorized)?;
+        if now.duration_since(time).abs() > TOLERANCE {
+            return Err(Unauthorized);
+        }
+        let signatures: Vec<Vec<u8>> = header("webhook-signature")
+            .ok_or(Unauthorized)?
+            .split(' ')
+            .take(MOST_SIGNATURES)
+            .filter_map(|signature| BASE64_STANDARD.decode(signature.strip_prefix("v1,")?).ok())
+            .collect();
+        if signatures.is_empty() {
+            return Err(Unauthorized);
+        }
+        let mut keys = self.keys.clone();
+        for key in &mut keys {
+            key.update(format!("{id}.{written}.").as_bytes());
+        }
+        Ok(Pending { id: id.to_owned(), keys, signatures })
+    }
+}
+
+/// A signature that waits for the body.
+pub struct Pending {
+    id: String,
+    keys: Vec<Hmac<Sha256>>,
+    signatures: Vec<Vec<u8>>,
+}
+
+impl Pending {
+    /// The next bytes of the body, as received: before any `Content-Encoding` is undone.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for key in &mut self.keys {
+            key.update(bytes);
+        }
+    }
+
+    /// After the whole body: the request's id, if a signature is that of one of the secrets. Compares in
+    /// constant time.
+    ///
+    /// # Errors
+    /// No signature fits.
+    pub fn finish(self) -> Result<String, Unauthorized> {
+        let fits =
+            |key: &Hmac<Sha256>, signature: &[u8]| key.clone().verify_slice(signature).is_ok();
+        let any = self.keys.iter().any(|key| self.signatures.iter().any(|s| fits(key, s)));
+        if any { Ok(self.id) } else { Err(Unauthorized) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_795_510_620;
+
+    fn headers(id: &str, time: i64, signature: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("webhook-id", id.parse().unwrap());
+        headers.insert("webhook-timestamp", time.to_string().parse().unwrap());
+        headers.insert("webhook-signature", signature.parse().unwrap());
+        headers
+    }
+
+    fn sign(secret: &[u8], id: &str, time: i64, body: &[u8]) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
+        mac.update(format!("{id}.{time}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+    }
+
+    fn verifier() -> Verifier {
+        let secret = |s: &[u8]| SecretString::from(format!("whsec_{}", BASE64_STANDARD.encode(s)));
+        Verifier::new(&[secret(b"old secret"), secret(b"new secret")]).unwrap()
+    }
+
+    fn check(headers: &HeaderMap, body: &[u8]) -> Result<String, Unauthorized> {
+        let mut pending = verifier().begin(headers, Timestamp::from_second(NOW).unwrap())?;
+        for part in body.chunks(3) {
+            pending.update(part);
+        }
+        pending.finish()
+    }
+
+    #[test]
+    fn a_signature_of_either_secret_is_taken() {
+        for secret in [&b"old secret"[..], b"new secret"] {
+            let signature = sign(secret, "msg_1", NOW, b"body");
+            assert_eq!(check(&headers("msg_1", NOW, &signature), b"body").unwrap(), "msg_1");
+            let several = format!("v1a,xxxx v1,AAAA {signature}");
+            assert!(check(&headers("msg_1", NOW, &several), b"body").is_ok());
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let good = sign(b"new secret", "msg_1", NOW, b"body");
+        assert!(check(&headers("msg_1", NOW, &good), b"bodY").is_err());
+        assert!(check(&headers("msg_2", NOW, &good), b"body").is_err());
+        assert!(check(&headers("msg_1", NOW + 1, &good), b"body").is_err());
+        assert!(check(&headers("msg_1", NOW, "v1,"), b"body").is_err());
+        assert!(check(&headers("msg_1", NOW, good.trim_start_matches("v1,")), b"body").is_err());
+        assert!(check(&HeaderMap::new(), b"body").is_err());
+        let other = sign(b"other secret", "msg_1", NOW, b"body");
+        assert!(check(&headers("msg_1", NOW, &other), b"body").is_err());
+        for late in [NOW - 301, NOW + 301] {
+            let signature = sign(b"new secret", "msg_1", late, b"body");
+            assert!(check(&headers("msg_1", late, &signature), b"body").is_err());
+        }
+    }
+
+    #[test]
+    fn a_bad_secret_is_named_by_its_number() {
+        for bad in ["secret", "whsec_", "whsec_!!"] {
+            let good = SecretString::from("whsec_AAAA");
+            let error = Verifier::new(&[good, bad.into()]).err().unwrap();
+            assert_eq!(error.number, 2);
+            assert!(!error.to_string().contains("!!"));
+        }
+    }
+}
