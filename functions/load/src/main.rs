@@ -1,2 +1,40 @@
-//! The Lambda.
-fn main() {}
+//! The Lambda `load`: any JSON is a trigger.
+
+use std::{sync::Arc, time::Duration};
+
+use azul_vt::{
+    pipeline::Limits,
+    settings::Settings,
+    store::{Clock, SystemClock, local},
+    telemetry::{self, Format},
+};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use load::{Load, Trigger};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// What is kept of the invocation's time for ending at the border of a batch.
+const MARGIN: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let settings = Settings::from_env()?;
+    telemetry::init(&settings.log, Format::Json)?;
+    let store = local::open(&settings.state_dir)?;
+    let load = Arc::new(Load::from_settings(settings, store, Arc::new(SystemClock))?);
+    load.pipeline.register(&load.settings.contact, SystemClock.now(), None).await?;
+    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
+        let load = Arc::clone(&load);
+        async move {
+            let left = event.context.deadline().duration_since(std::time::SystemTime::now());
+            let deadline = Instant::now() + left.unwrap_or_default().saturating_sub(MARGIN);
+            let limits = Limits { deadline: Some(deadline), ..Limits::default() };
+            let mut reports = Vec::new();
+            for trigger in Trigger::parse(&event.payload)? {
+                reports.push(load.run(&trigger, &limits).await?);
+            }
+            Ok::<_, Error>(reports)
+        }
+    }))
+    .await
+}

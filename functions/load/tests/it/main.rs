@@ -1,0 +1,4 @@
+//! Feed minutes from a stand-in of VirusTotal to a stand-in of the dispatcher, over HTTP.
+
+#[cfg(test)]
+mod feed;
