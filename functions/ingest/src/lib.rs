@@ -1,1 +1,276 @@
-//! ingest
+//! The job of `ingest`: feed records that somebody posts become events at the dispatcher.
+//!
+//! One handler from `http::Request` to `http::Response`, served by a function URL and by `vt ingest`. A body
+//! is staged under `posted/<sha256>` before it is worked and removed when it is delivered: 200 says
+//! delivered, 202 staged. What is left staged is swept, here and by the next `load`.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use azul_vt::{
+    bundle::BundleError,
+    errors::chain,
+    pipeline::{DeliverError, Limits, Pipeline, posted},
+    settings::Settings,
+    store::{Clock, Store},
+    webhook::BadSecret,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use tokio::sync::Semaphore;
+
+mod auth;
+mod body;
+mod metrics;
+mod reply;
+
+use auth::{Auth, Caller};
+pub use metrics::Metrics;
+use reply::{Account, Problem, Reply};
+
+/// How long a caller waits for the delivery before it is told that its body is staged.
+pub const WAIT: Duration = Duration::from_secs(25);
+/// Bodies delivered at once; further ones wait, staged.
+const AT_ONCE: usize = 4;
+
+/// Everything that ingesting needs.
+pub struct Ingest {
+    /// State.
+    pub store: Store,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Lines to events.
+    pub pipeline: Pipeline,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// Ends deliveries at the border of a batch; what is left stays staged.
+    pub limits: Limits,
+    /// How long a caller waits.
+    pub wait: Duration,
+    auth: Auth,
+    headers: HeaderMap,
+    max_body_bytes: u64,
+    places: Arc<Semaphore>,
+    in_work: Mutex<BTreeSet<String>>,
+}
+
+impl Ingest {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// A secret of INGEST_SECRETS that is none.
+    pub fn new(
+        settings: &Settings,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        pipeline: Pipeline,
+    ) -> Result<Self, BadSecret> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &settings.plugin_headers {
+            if let (Ok(name), Ok(value)) =
+                (header::HeaderName::try_from(name), header::HeaderValue::try_from(value))
+            {
+                headers.insert(name, value);
+            }
+        }
+        Ok(Self {
+            auth: Auth::new(&settings.ingest_secrets, &settings.ingest_tokens)?,
+            store,
+            clock,
+            pipeline,
+            metrics: Metrics::default(),
+            limits: Limits::default(),
+            wait: WAIT,
+            headers,
+            max_body_bytes: settings.max_bundle_bytes,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            in_work: Mutex::default(),
+        })
+    }
+
+    /// Answers one request. Never fails: whatever goes wrong is an answer.
+    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> Response<Bytes>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let json = wants_json(request.headers());
+        let reply = self.route(request).await.unwrap_or_else(Reply::from);
+        self.metrics.answered(reply.status);
+        let mut response = reply.into_response(json);
+        for (name, value) in &self.headers {
+            response.headers_mut().insert(name.clone(), value.clone());
+        }
+        response
+    }
+
+    async fn route<B>(self: &Arc<Self>, request: Request<B>) -> Result<Reply, Problem>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let path = request.uri().path();
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path {
+            "/" if get => {
+                Ok(Reply::text("azul-vt ingest: POST feed records here, as JSON lines\n"))
+            }
+            "/health" if get => Ok(Reply::text("ok\n")),
+            "/metrics" if get => Ok(Reply::metrics(self.metrics.render())),
+            "/" | "/virustotal" if request.method() == Method::POST => self.post(request).await,
+            "/" => Err(Problem::Method("GET, HEAD, POST")),
+            "/virustotal" => Err(Problem::Method("POST")),
+            "/health" | "/metrics" => Err(Problem::Method("GET, HEAD")),
+            "/uploads" => Err(Problem::NoUploads),
+            _ => Err(Problem::NoSuchPath),
+        }
+    }
+
+    async fn post<B>(self: &Arc<Self>, request: Request<B>) -> Result<Reply, Problem>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let headers = request.headers();
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > self.max_body_bytes) {
+            return Err(Problem::TooLarge(self.max_body_bytes));
+        }
+        let caller =
+            self.auth.check(headers, self.clock.now()).map_err(|_| Problem::Unauthorized)?;
+        reply::check_content_type(headers)?;
+        let encoding = reply::content_encoding(headers)?;
+        let key = self.stage(caller, encoding, request.into_body()).await?;
+        Ok(self.deliver_or_leave(key).await)
+    }
+
+    async fn stage<B>(
+        &self,
+        caller: Caller,
+        encoding: Option<azul_vt::bundle::Compression>,
+        body: B,
+    ) -> Result<String, Problem>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let scratch = self.store.bundles.scratch();
+        let staged = body::receive(scratch, body, caller, encoding, self.max_body_bytes).await?;
+        let key = format!("{}{}", posted::FOLDER, staged.sha256_hex);
+        self.store.bundles.put_file(&key, &staged.path).await.map_err(Problem::State)?;
+        Ok(key)
+    }
+
+    /// Delivers a staged body, and answers when it is done or after the wait, whichever comes first.
+    async fn deliver_or_leave(self: &Arc<Self>, key: String) -> Reply {
+        let this = Arc::clone(self);
+        // A task of its own: a caller that goes away must not break the delivery off in its middle.
+        let task = tokio::spawn(async move { this.deliver(&key).await });
+        match tokio::time::timeout(self.wait, task).await {
+            Err(_) => Reply::staged("the dispatcher has not acknowledged it yet"),
+            Ok(Err(_)) => Reply::staged("the delivery broke off; it will be tried again"),
+            Ok(Ok(outcome)) => outcome,
+        }
+    }
+
+    async fn deliver(&self, key: &str) -> Reply {
+        // Another request, or the sweep, is at the same body: its outcome is theirs to tell.
+        let Some(_work) = self.begin(key) else {
+            return Reply::staged("the same body is being delivered already");
+        };
+        let Ok(_place) = self.places.acquire().await else {
+            return Reply::staged("the server is ending");
+        };
+        self.outcome(posted::deliver(&self.pipeline, key, self.clock.now(), &self.limits).await)
+    }
+
+    fn outcome(&self, outcome: Result<Option<posted::Posted>, DeliverError>) -> Reply {
+        match outcome {
+            Ok(Some(posted)) => {
+                self.metrics.delivered(&posted.counts, self.clock.now());
+                Reply::delivered(Account::new(posted))
+            }
+            Ok(None) => Reply::staged("the server is ending"),
+            Err(DeliverError::Bundle(BundleError::Empty)) => {
+                Reply::delivered(Account::new(posted::Posted::default()))
+            }
+            Err(DeliverError::Bundle(error)) if !error.is_transient() => {
+                Reply::from(Problem::Undecodable(chain(&error)))
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(error, "a posted body was not delivered; it stays staged");
+                Reply::staged("it could not be delivered now; the server's log says why")
+            }
+        }
+    }
+
+    /// Delivers what is left staged. Gives how many bodies were delivered.
+    pub async fn sweep(&self) -> u64 {
+        let waiting = match self.store.bundles.list(posted::FOLDER).await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the staged bodies cannot be listed");
+                return 0;
+            }
+        };
+        let mut swept = 0;
+        for body in waiting {
+            if self.limits.reached() {
+                break;
+            }
+            let Some(_work) = self.begin(&body.key) else { continue };
+            let now = self.clock.now();
+            match posted::deliver(&self.pipeline, &body.key, now, &self.limits).await {
+                Ok(Some(posted)) => {
+                    swept += 1;
+                    self.metrics.delivered(&posted.counts, now);
+                    tracing::info!(
+                        key = body.key,
+                        records = posted.counts.records,
+                        "a staged body was delivered"
+                    );
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        key = body.key,
+                        error = chain(&error),
+                        "a staged body was not delivered"
+                    );
+                }
+            }
+        }
+        swept
+    }
+
+    fn begin(&self, key: &str) -> Option<Work<'_>> {
+        let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
+        in_work.insert(key.to_owned()).then(|| Work { ingest: self, key: key.to_owned() })
+    }
+}
+
+/// A body that is being delivered by this process.
+struct Work<'a> {
+    ingest: &'a Ingest,
+    key: String,
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        let mut in_work = self.ingest.in_work.lock().unwrap_or_else(PoisonError::into_inner);
+        in_work.remove(&self.key);
+    }
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("application/json"))
+}
+
+/// The status that a caller sees where its body is not the problem.
+const STAGED: StatusCode = StatusCode::ACCEPTED;

@@ -1,0 +1,95 @@
+//! A request's body, on its way into a file.
+
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use azul_vt::bundle::Compression;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
+use tokio::{fs::File, io::AsyncWriteExt};
+
+use crate::{auth::Caller, reply::Problem};
+
+/// A body that was received whole.
+pub(crate) struct Received {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Of the bytes as received.
+    pub(crate) sha256_hex: String,
+}
+
+/// Bytes that tell how a body is compressed.
+const MAGIC: usize = 4;
+
+/// Writes a body into a new file below `scratch`, checking its size, its signature and that it is
+/// compressed as its header says. Removes the file on any problem.
+pub(crate) async fn receive<B>(
+    scratch: &Path,
+    body: B,
+    caller: Caller,
+    encoding: Option<Compression>,
+    max_bytes: u64,
+) -> Result<Received, Problem>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = scratch.join(format!("post-{}-{number}", std::process::id()));
+    let received = write(&path, body, caller, encoding, max_bytes).await;
+    match received {
+        Ok(sha256_hex) => Ok(Received { path, sha256_hex }),
+        Err(problem) => {
+            // What is left here is removed by the next process too.
+            let _ = tokio::fs::remove_file(&path).await;
+            Err(problem)
+        }
+    }
+}
+
+async fn write<B>(
+    path: &Path,
+    body: B,
+    mut caller: Caller,
+    encoding: Option<Compression>,
+    max_bytes: u64,
+) -> Result<String, Problem>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = pin!(body);
+    let mut file = File::create(path).await.map_err(Problem::Disk)?;
+    let mut hash = Sha256::new();
+    let (mut size, mut start) = (0_u64, Vec::with_capacity(MAGIC));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        size = size.saturating_add(data.len() as u64);
+        if size > max_bytes {
+            return Err(Problem::TooLarge(max_bytes));
+        }
+        start.extend(data.iter().take(MAGIC.saturating_sub(start.len())));
+        hash.update(&data);
+        if let Caller::Signed(pending) = &mut caller {
+            pending.update(&data);
+        }
+        file.write_all(&data).await.map_err(Problem::Disk)?;
+    }
+    if let Caller::Signed(pending) = caller {
+        pending.finish().map_err(|_| Problem::Unauthorized)?;
+    }
+    if let Some(encoding) = encoding
+        && size > 0
+        && Compression::of(&start) != encoding
+    {
+        return Err(Problem::NotEncoded(encoding));
+    }
+    file.flush().await.map_err(Problem::Disk)?;
+    Ok(hex::encode(hash.finalize()))
+}

@@ -1,0 +1,4 @@
+//! Posted bodies on their way to a stand-in of the dispatcher.
+
+#[cfg(test)]
+mod posts;

@@ -1,0 +1,167 @@
+//! What callers are answered, and what arrives.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use azul_vt::{
+    pipeline::Pipeline,
+    settings::Settings,
+    store::{Clock, SystemClock, local},
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use ingest::Ingest;
+use sim::feed::Style;
+
+const MINUTE: &str = "202611240900";
+
+struct World {
+    dispatcher: sim::Dispatcher,
+    ingest: Arc<Ingest>,
+    _state: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(more: &[(&str, &str)]) -> Self {
+        let dispatcher = sim::Dispatcher::start().await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let mut pairs = vec![
+            ("PLUGIN_EVENTS_URL", dispatcher.url()),
+            ("STATEDIR", state.path().display().to_string()),
+            ("RULES_ROOT", "/nowhere/at/all".to_owned()),
+            ("DISPATCHER_MAX_AGE_HOURS", "-1".to_owned()),
+        ];
+        pairs.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let lookup = |name: &str| {
+            pairs.iter().rev().find(|(n, _)| *n == name).map(|(_, value)| value.clone())
+        };
+        let settings = Settings::read(&lookup).unwrap();
+        let store = local::open(Path::new(&settings.state_dir)).unwrap();
+        let pipeline = Pipeline::from_settings(&settings, store.clone()).unwrap();
+        pipeline.register("tests", SystemClock.now(), None).await.unwrap();
+        let mut ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline).unwrap();
+        ingest.wait = Duration::from_secs(20);
+        Self { dispatcher, ingest: Arc::new(ingest), _state: state }
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> (StatusCode, String) {
+        let response: Response<Bytes> = self.ingest.handle(request).await;
+        let status = response.status();
+        (status, String::from_utf8(response.into_body().to_vec()).unwrap())
+    }
+
+    async fn post(&self, headers: &[(&str, &str)], body: Vec<u8>) -> (StatusCode, String) {
+        let mut request = Request::post("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Full::from(body)).unwrap()).await
+    }
+
+    async fn staged(&self) -> usize {
+        self.ingest.store.bundles.list("posted/").await.unwrap().len()
+    }
+}
+
+fn lines(n: u64) -> Vec<u8> {
+    sim::feed::lines(1, MINUTE, n, Style::Small)
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn posted_records_arrive_whatever_their_type_and_encoding() {
+    let world = World::new(&[]).await;
+    for kind in ["application/json", "application/jsonlines", "application/x-ndjson; charset=utf-8"]
+    {
+        let answer = world.post(&[("content-type", kind)], lines(30)).await;
+        assert_eq!(answer, (StatusCode::OK, "read 30 records\n".into()));
+    }
+    let bzip2 = sim::feed::compress(&lines(40));
+    let answer = world.post(&[JSON, ("content-encoding", "bzip2")], bzip2).await;
+    assert_eq!(answer, (StatusCode::OK, "read 40 records\n".into()));
+    assert_eq!(world.dispatcher.arrived().sha256s().len(), 40);
+    assert_eq!(world.staged().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_json_account_names_refused_lines() {
+    let world = World::new(&[]).await;
+    let mut body = lines(3);
+    body.extend_from_slice(b"\n{}\nnot json\n");
+    let (status, text) = world.post(&[JSON, ("accept", "application/json")], body).await;
+    assert_eq!(status, StatusCode::OK);
+    let account: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(account["records"], 5);
+    assert_eq!(account["accepted"], 3);
+    assert_eq!(account["rejected"], 2);
+    let numbers: Vec<_> = account["rejects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, [5, 6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_that_is_down_costs_nothing() {
+    let mut world = World::new(&[]).await;
+    Arc::get_mut(&mut world.ingest).unwrap().wait = Duration::from_millis(200);
+    world.dispatcher.down().await;
+    let (status, text) = world.post(&[JSON], lines(20)).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{text}");
+    assert_eq!(world.staged().await, 1);
+    world.dispatcher.up().await;
+    world.dispatcher.wait_until(|arrived, _| arrived.sha256s().len() == 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_taken_is_answered_with_what_to_do() {
+    let world = World::new(&[("MAX_BUNDLE_BYTES", "100000")]).await;
+    let request = |method: &str, path: &str| {
+        Request::builder().method(method).uri(path).body(Full::from(Bytes::new())).unwrap()
+    };
+    for (method, path, status) in [
+        ("GET", "/", StatusCode::OK),
+        ("GET", "/health", StatusCode::OK),
+        ("GET", "/metrics", StatusCode::OK),
+        ("PUT", "/", StatusCode::METHOD_NOT_ALLOWED),
+        ("GET", "/virustotal", StatusCode::METHOD_NOT_ALLOWED),
+        ("POST", "/elsewhere", StatusCode::NOT_FOUND),
+        ("POST", "/uploads", StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(world.send(request(method, path)).await.0, status, "{method} {path}");
+    }
+    let post =
+        async |headers: &[(&str, &str)], body: &[u8]| world.post(headers, body.to_vec()).await.0;
+    assert_eq!(
+        post(&[("content-type", "text/plain")], b"{}").await,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    );
+    assert_eq!(
+        post(&[JSON, ("content-encoding", "br")], b"{}").await,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    );
+    assert_eq!(post(&[JSON, ("content-encoding", "gzip")], b"{}").await, StatusCode::BAD_REQUEST);
+    assert_eq!(post(&[JSON], &[b'x'; 100_001]).await, StatusCode::PAYLOAD_TOO_LARGE);
+    let cut = sim::feed::compress(&lines(5));
+    assert_eq!(post(&[JSON], &cut[..cut.len() - 5]).await, StatusCode::BAD_REQUEST);
+    let (_, metrics) = world.send(request("GET", "/metrics")).await;
+    assert!(metrics.contains("virustotal_plugin_last_ingested_timestamp"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_callers_with_a_token_may_post() {
+    let world = World::new(&[("INGEST_TOKENS", "token-one,token-two")]).await;
+    for (value, status) in [
+        ("Bearer token-two", StatusCode::OK),
+        ("bearer token-one", StatusCode::OK),
+        ("Bearer token", StatusCode::UNAUTHORIZED),
+        ("Basic token-one", StatusCode::UNAUTHORIZED),
+    ] {
+        let answer = world.post(&[JSON, ("authorization", value)], lines(1)).await;
+        assert_eq!(answer.0, status, "{value}");
+    }
+    assert_eq!(world.post(&[JSON], lines(1)).await.0, StatusCode::UNAUTHORIZED);
+}
