@@ -201,7 +201,15 @@ impl Load {
                 }
             };
             let short = fetched.sha256_hex.get(..12).unwrap_or(&fetched.sha256_hex);
-            match self.verify(path.clone()).await? {
+            let verified = match self.verify(path.clone()).await? {
+                // The feed is compressed: an error page that came with 200 is not.
+                Ok(Compression::Plain) => {
+                    Err("it is not compressed, so it is no bundle".to_owned())
+                }
+                Ok(compression) => Ok(compression),
+                Err(error) => Err(chain(&error)),
+            };
+            match verified {
                 Ok(compression) => {
                     let ending = if compression == Compression::Bzip2 { "bz2" } else { "bundle" };
                     let key =
@@ -210,7 +218,7 @@ impl Load {
                     return Ok(Staging::Staged(key));
                 }
                 Err(error) => {
-                    bad = chain(&error);
+                    bad = error;
                     tracing::warn!(%minute, fetch, error = bad, "the bundle cannot be decoded");
                     let key = format!("rejects/feed/{minute}/bundle-{short}");
                     self.store.bundles.put_file(&key, &path).await?;

@@ -1,2 +1,35 @@
 //! Every function on one machine.
-fn main() {}
+
+mod cli;
+mod failure;
+mod ingest;
+mod input;
+mod load;
+mod map;
+mod output;
+mod rejects;
+mod rules;
+mod settings;
+mod state;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    failure::exit_code(run(cli.command))
+}
+
+fn run(command: cli::Command) -> Result<(), failure::Failure> {
+    match command {
+        cli::Command::Load(args) => load::run(&args),
+        cli::Command::Ingest(_) => ingest::run(),
+        cli::Command::Map(args) => map::run(&args),
+        cli::Command::Rules(args) => rules::run(args.command),
+        cli::Command::Settings(args) => settings::run(&args),
+        cli::Command::Status(args) => status::run(&args),
+        cli::Command::Rejects(args) => rejects::run(&args.command),
+    }
+}

@@ -1,0 +1,94 @@
+//! How a command ends: exit codes, and the one line on standard error that says why.
+//!
+//! 0: done, also where records were rejected. 1: the job failed. 2: usage, unreadable input or a
+//! refused rule. Whoever closes our standard output has seen enough: that ends quietly with 0.
+
+use std::{io, io::Write as _, process::ExitCode};
+
+use anyhow::Error;
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The job failed: exit code 1.
+    Job(Error),
+    /// Usage, unreadable input, a refused rule: exit code 2.
+    Usage(Error),
+    /// Everything was said already; only the exit code is left.
+    Said(u8),
+    /// The reader of our standard output went away.
+    Closed,
+}
+
+impl Failure {
+    /// The job failed.
+    pub(crate) fn job(error: impl Into<Error>) -> Self {
+        Self::Job(error.into())
+    }
+
+    /// The command cannot be done as it was asked.
+    pub(crate) fn usage(error: impl Into<Error>) -> Self {
+        Self::Usage(error.into())
+    }
+
+    /// Writing to standard output failed.
+    pub(crate) fn output(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::Closed;
+        }
+        Self::Job(Error::new(error).context("writing to standard output"))
+    }
+}
+
+/// Says what went wrong, where something did, and gives the process's exit code.
+pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
+        Err(Failure::Said(code)) => ExitCode::from(code),
+        Err(Failure::Job(error)) => {
+            say(&format!("vt: {}", chain(&error)));
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(error)) => {
+            say(&format!("vt: {}", chain(&error)));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// A line on standard error. Nobody may be there to read it, and that is no failure.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// The error and its causes on one line: `what: why: why`.
+pub(crate) fn chain(error: &Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        // Some libraries repeat their source in their own text.
+        if !text.is_empty() && !parts.last().is_some_and(|last| last.ends_with(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_one_line_and_says_nothing_twice() {
+        let error = Error::msg("the\nroot").context("reading: the root").context("opening x");
+        assert_eq!(chain(&error), "opening x: reading: the root");
+    }
+
+    #[test]
+    fn a_closed_reader_is_no_failure() {
+        let closed = Failure::output(io::ErrorKind::BrokenPipe.into());
+        assert!(matches!(closed, Failure::Closed));
+        let full = Failure::output(io::ErrorKind::StorageFull.into());
+        assert!(matches!(full, Failure::Job(_)));
+    }
+}

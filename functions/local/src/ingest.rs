@@ -1,0 +1,76 @@
+//! `vt ingest`: a server for posted records.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::{Router, body::Body, extract::Request};
+use azul_vt::{
+    pipeline::Pipeline,
+    settings::Settings,
+    store::{Clock, SystemClock, local},
+    telemetry::{self, Format},
+};
+use ingest::Ingest;
+
+use crate::{
+    failure::{Failure, say},
+    load::{runtime, stop_on_signal},
+};
+
+/// How often what is left staged is tried again.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Runs `vt ingest`.
+pub(crate) fn run() -> Result<(), Failure> {
+    let settings = crate::settings::read()?;
+    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    runtime()?.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), Failure> {
+    let store = local::open(&settings.state_dir).map_err(Failure::job)?;
+    let pipeline = Pipeline::from_settings(&settings, store.clone()).map_err(Failure::usage)?;
+    let ingest = Arc::new(
+        Ingest::new(&settings, store, Arc::new(SystemClock), pipeline)
+            .context("INGEST_SECRETS")
+            .map_err(Failure::Usage)?,
+    );
+    let address = settings.ingest_listen;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("INGEST_LISTEN: cannot listen on {address}"))
+        .map_err(Failure::Job)?;
+    let address = listener.local_addr().map_err(Failure::job)?;
+    let open = if settings.ingest_is_authenticated() {
+        ""
+    } else {
+        " (loopback only: set INGEST_SECRETS or INGEST_TOKENS to serve others)"
+    };
+    say(&format!("listening on http://{address}{open}"));
+    stop_on_signal(&ingest.limits);
+    tokio::spawn(keep_up(Arc::clone(&ingest), settings.contact.clone()));
+    let service = Arc::clone(&ingest);
+    let app = Router::new().fallback(move |request: Request| {
+        let ingest = Arc::clone(&service);
+        async move { ingest.handle(request).await.map(Body::from) }
+    });
+    let stop = ingest.limits.stop.clone();
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await
+        .map_err(Failure::job)
+}
+
+/// Registers the plugin, and delivers what is left staged, now and then.
+async fn keep_up(ingest: Arc<Ingest>, contact: String) {
+    // A dispatcher that is down is waited for; bodies are taken meanwhile.
+    if let Err(error) = ingest.pipeline.register(&contact, SystemClock.now(), None).await {
+        tracing::error!(error = azul_vt::errors::chain(&error), "the plugin is not registered");
+    }
+    loop {
+        ingest.sweep().await;
+        if ingest.limits.sleep(SWEEP).await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `vt status`: how far the feed was loaded, and what is in the way.
+
+use std::path::PathBuf;
+
+use azul_vt::{
+    minute::Minute,
+    settings::Settings,
+    store::{LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store},
+};
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+
+use crate::{cli::StatusArgs, failure::Failure, output::Output, settings, state};
+
+/// Cursor and lease of the job `load`.
+const LOAD: &str = "load";
+/// Gaps that are listed; the totals count them all.
+const GAPS_LISTED: usize = 1000;
+/// Gaps that are printed for people.
+const GAPS_PRINTED: usize = 20;
+
+/// What is known of the state, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Status {
+    state_dir: PathBuf,
+    now: Timestamp,
+    /// Everything before this minute is loaded, a listed gap, or given up; none before the first run.
+    cursor: Option<Minute>,
+    /// From the cursor to now; the feed itself is 60 minutes behind.
+    lag_minutes: Option<i64>,
+    lease: Option<Holder>,
+    totals: LedgerTotals,
+    gaps: Vec<LedgerRow>,
+    /// Downloads reserved today (UTC), by category.
+    quotas: Vec<QuotaUsage>,
+    /// Objects under `rejects/`.
+    rejects: usize,
+    /// Posted bodies that wait for their delivery.
+    posted: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Holder {
+    owner: String,
+    since: Timestamp,
+}
+
+/// Prints the state.
+pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let settings = settings::read()?;
+    let now = Timestamp::now();
+    let store = state::existing(&settings)?;
+    let status = match &store {
+        Some(store) => state::block_on(read(&settings, store, now))?,
+        None => empty(&settings, now),
+    };
+    let mut output = Output::open();
+    if args.json {
+        output.json(&status)?;
+    } else {
+        print(&status, store.is_some(), &mut output)?;
+    }
+    output.finish()
+}
+
+fn empty(settings: &Settings, now: Timestamp) -> Status {
+    Status {
+        state_dir: settings.state_dir.clone(),
+        now,
+        cursor: None,
+        lag_minutes: None,
+        lease: None,
+        totals: LedgerTotals::default(),
+        gaps: Vec::new(),
+        quotas: Vec::new(),
+        rejects: 0,
+        posted: 0,
+    }
+}
+
+async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Status, Failure> {
+    let cursor = store.cursors.read(LOAD).await.map_err(Failure::job)?;
+    let cursor = cursor.map(Minute::from_unix_seconds);
+    let holder = store.leases.holder(LOAD).await.map_err(Failure::job)?;
+    let today = TimeZone::UTC.to_datetime(now).date();
+    let rejects = store.bundles.list("rejects/").await.map_err(Failure::job)?;
+    let posted = store.bundles.list("posted/").await.map_err(Failure::job)?;
+    Ok(Status {
+        cursor,
+        lag_minutes: cursor.map(|cursor| Minute::of(now).since(cursor)),
+        lease: holder.map(|(owner, since)| Holder { owner, since }),
+        totals: store.ledger.totals().await.map_err(Failure::job)?,
+        gaps: store.ledger.gaps(GAPS_LISTED).await.map_err(Failure::job)?,
+        quotas: store.quotas.usage(today).await.map_err(Failure::job)?,
+        rejects: rejects.iter().filter(|object| object.key.ends_with(".jsonl")).count(),
+        posted: posted.len(),
+        ..empty(settings, now)
+    })
+}
+
+fn print(status: &Status, exists: bool, output: &mut Output) -> Result<(), Failure> {
+    if !exists {
+        let dir = status.state_dir.display();
+        return output.line(&format!("{dir} holds no state yet: `vt load` begins it"));
+    }
+    let totals = &status.totals;
+    let counts = &totals.counts;
+    let cursor = match (status.cursor, status.lag_minutes) {
+        (Some(cursor), Some(lag)) => format!("{cursor}, {lag} minutes behind now"),
+        _ => "none: the feed was not loaded yet".into(),
+    };
+    let lease = match &status.lease {
+        Some(holder) => format!("{} since {:.0}", holder.owner, holder.since),
+        None => "free".into(),
+    };
+    let rows = [
+        ("state", status.state_dir.display().to_string()),
+        ("cursor", cursor),
+        ("load lease", lease),
+        (
+            "minutes",
+            format!(
+                "{} loaded, {} loading, {} planned, {} gaps, {} given up",
+                totals.loaded, totals.loading, totals.planned, totals.gaps, totals.buried
+            ),
+        ),
+        (
+            "records",
+            format!(
+                "{} read, {} filtered, {} rejected, {} values left out",
+                counts.records, counts.filtered, counts.rejected, counts.bad_values
+            ),
+        ),
+        (
+            "events",
+            format!("{} delivered, {} downloads requested", counts.delivered, counts.requests),
+        ),
+        ("rejects", format!("{} objects (`vt rejects list`)", status.rejects)),
+        ("posted", format!("{} bodies wait for their delivery", status.posted)),
+    ];
+    output.table(&rows.map(|(name, value)| [name.to_owned(), value]))?;
+    if !status.gaps.is_empty() {
+        output.line("\ngaps")?;
+        let rows: Vec<_> = status.gaps.iter().take(GAPS_PRINTED).map(gap).collect();
+        output.table(&rows)?;
+        let more = totals.gaps.saturating_sub(rows.len() as u64);
+        if more > 0 {
+            output.line(&format!("  and {more} more"))?;
+        }
+    }
+    if !status.quotas.is_empty() {
+        output.line("\ndownloads reserved today (UTC)")?;
+        let row = |usage: &QuotaUsage| [format!("  {}", usage.category), usage.used.to_string()];
+        output.table(&status.quotas.iter().map(row).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn gap(row: &LedgerRow) -> [String; 4] {
+    let minute = format!("  {}", row.minute);
+    match &row.state {
+        MinuteState::Gap { kind, reason, attempts, next_try } => [
+            minute,
+            format!("{kind:?}").to_lowercase(),
+            format!("tried {attempts} times, next {next_try:.0}"),
+            reason.clone(),
+        ],
+        other => [minute, format!("{other:?}").to_lowercase(), String::new(), String::new()],
+    }
+}

@@ -1,0 +1,104 @@
+//! Commands that need no server.
+
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use sim::feed::Style;
+
+const NOW: &str = "2026-11-24T09:30:00Z";
+const MINUTE: &str = "202611240900";
+
+/// `vt` with an empty environment.
+pub(crate) fn vt(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vt"));
+    command.args(args).env_clear();
+    command
+}
+
+fn run(args: &[&str], input: &[u8]) -> Output {
+    let pipe = Stdio::piped;
+    let mut child = vt(args).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // A command that stops reading early closes its input.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+#[test]
+fn map_gives_a_line_for_each_record_numbered_as_in_the_input() {
+    let mut input = sim::feed::lines(3, MINUTE, 2, Style::Small);
+    input.extend_from_slice(b"\n{}\n");
+    let output = run(&["map", "-", "--now", NOW], &input);
+    assert!(output.status.success());
+    let rows: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let numbers: Vec<_> = rows.iter().map(|row| row["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 4]);
+    assert_eq!(rows[0]["events"].as_array().unwrap().len(), 1);
+    assert!(rows[2]["rejected"].is_string());
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes_on_any_number_of_threads() {
+    let input = sim::feed::bundle(3, MINUTE, 400, Style::Small);
+    for format in ["avro", "json"] {
+        let args = |threads| ["map", "-", "--now", NOW, "--format", format, "--threads", threads];
+        let one = run(&args("1"), &input);
+        assert!(one.status.success() && one.stdout.len() > 100_000);
+        for threads in ["1", "2", "5"] {
+            assert_eq!(run(&args(threads), &input).stdout, one.stdout, "{format} {threads}");
+        }
+    }
+}
+
+#[test]
+fn an_undecodable_bundle_prints_what_came_before_and_fails() {
+    let bundle = sim::feed::bundle(3, MINUTE, 400, Style::Small);
+    let output = run(&["map", "-", "--now", NOW], &bundle[..bundle.len() - 4]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.iter().filter(|b| **b == b'\n').count() > 100);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("cut off") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn usage_errors_exit_with_two() {
+    for args in [
+        &["map", "/no/such/file"][..],
+        &["map", "-", "--handlers", "Nonsense"],
+        &["map", "-", "--model-version", "4"],
+        &["rules", "match", "a|@nonsense:1", "-"],
+        &["rules", "check", "/no/such/folder"],
+        &["nonsense"],
+    ] {
+        let output = run(args, b"{}\n");
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_rule_is_tried_on_records() {
+    let input = b"{\"attributes\":{\"size\":3}}\n\n{\"attributes\":{\"size\":9}}\n";
+    let output = run(&["rules", "match", "attributes.size|@gt:5", "-"], input);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "false\ntrue\n");
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in ["load", "ingest", "tload", "map", "rules", "settings", "status", "rejects"] {
+        let output = run(&[command, "--help"], b"");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("Examples:"), "{command}: {text}");
+    }
+}

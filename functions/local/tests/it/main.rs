@@ -1,0 +1,6 @@
+//! The built `vt`, run as its users run it.
+
+#[cfg(test)]
+mod commands;
+#[cfg(test)]
+mod kills;
