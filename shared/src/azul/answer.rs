@@ -193,11 +193,12 @@ fn not_wanted(error_enum: &str, full: &str, detail: String) -> Option<Answer> {
     }
 }
 
-/// The source in a topic's name, `azul.<prefix>.<source>.binary.<action>`: no source has a dot.
+/// The source that the words name, as `source 'name'` or in a topic `azul.<prefix>.<source>.binary.<action>`
+/// (no source has a dot there).
 fn source_of_topic(detail: &str) -> Option<String> {
-    let (before, _) = detail.split_once(".binary.")?;
-    let (_, source) = before.rsplit_once('.')?;
-    (!source.is_empty()).then(|| one_line(source))
+    let quoted = || detail.split_once("source '")?.1.split_once('\'').map(|(source, _)| source);
+    let dotted = || detail.split_once(".binary.")?.0.rsplit_once('.').map(|(_, source)| source);
+    quoted().or_else(dotted).filter(|source| !source.is_empty()).map(one_line)
 }
 
 /// The start of a text from outside, on one line and without control characters, for logs and errors.
@@ -283,6 +284,11 @@ mod tests {
         let size =
             "successfully submitted 4/5 events …: message too large for kafka: 9 vs 8 bytes;\n";
         assert!(matches!(answer(500, &error(size, "")), Ok(Answer::TooLarge(_))));
+        let words = "unregistered topic for source 'a b' and action 'mapped'";
+        let Ok(Answer::UnregisteredTopic { source, .. }) = answer(500, &error(words, "")) else {
+            panic!()
+        };
+        assert_eq!(source.as_deref(), Some("a b"));
         let topic = "Unregistered topic azul.qa01.vtlivehunt.binary.mapped; message too large";
         let Ok(Answer::UnregisteredTopic { source, .. }) = answer(500, &error(topic, "")) else {
             panic!()

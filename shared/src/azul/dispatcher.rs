@@ -6,13 +6,13 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use jiff::{Timestamp, fmt::rfc2822};
+use jiff::Timestamp;
 use reqwest::{Response, StatusCode, header};
-use tokio::time::Instant;
 use url::Url;
 
 use super::answer;
 pub use super::answer::{Accepted, Answer, Filtered};
+use crate::http_client;
 
 /// An error body is read up to here; what follows tells nothing more.
 const MAX_ERROR_BODY_BYTES: usize = 65_536;
@@ -140,54 +140,6 @@ impl Dispatcher {
         body: Bytes,
         format: BodyFormat,
     ) -> Result<Answer, PostError> {
-        let size_bytes = body.len();
-        let started = Instant::now();
-        let result = self.exchange(model, body, format).await;
-        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match &result {
-            Ok(answer) => {
-                let status = answer.status();
-                tracing::debug!(%model, size_bytes, status, duration_ms, "posted events");
-            }
-            Err(error) => {
-                tracing::debug!(%model, size_bytes, %error, duration_ms, "posted events");
-            }
-        }
-        result
-    }
-
-    /// Asks the dispatcher for its greeting: `GET /`.
-    ///
-    /// # Errors
-    /// [`PostError`] where no answer came; any status is an answer.
-    pub async fn ping(&self) -> Result<Pong, PostError> {
-        let limit = self.options.ping_timeout;
-        let response = self
-            .client
-            .get(self.url(""))
-            .timeout(limit)
-            .send()
-            .await
-            .map_err(|error| no_answer(error, limit))?;
-        let status = response.status();
-        let date = response
-            .headers()
-            .get(header::DATE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| rfc2822::DateTimeParser::new().parse_timestamp(text).ok());
-        let body =
-            read(response, MAX_ERROR_BODY_BYTES).await.map_err(|error| no_answer(error, limit))?;
-        let greeting = answer::one_line(&String::from_utf8_lossy(&body));
-        let is_dispatcher = status == StatusCode::OK && greeting.starts_with("Azul Dispatcher");
-        Ok(Pong { is_dispatcher, status: status.as_u16(), greeting, date })
-    }
-
-    async fn exchange(
-        &self,
-        model: Model,
-        body: Bytes,
-        format: BodyFormat,
-    ) -> Result<Answer, PostError> {
         let limit = self.options.post_timeout;
         let (avro, content_type) = match format {
             BodyFormat::Avro => ("true", "application/avro"),
@@ -213,12 +165,7 @@ impl Dispatcher {
             .await
             .map_err(|error| no_answer(error, limit))?;
         let status = response.status();
-        let retry_after = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.trim().parse().ok())
-            .map(Duration::from_secs);
+        let retry_after = http_client::retry_after(response.headers(), Timestamp::now());
         let cap = if status == StatusCode::OK { MAX_BODY_BYTES } else { MAX_ERROR_BODY_BYTES };
         let body = match read(response, cap).await {
             Ok(body) => body,
@@ -227,6 +174,32 @@ impl Dispatcher {
             Err(error) => return Err(no_answer(error, limit)),
         };
         answer::understand(status, &body, retry_after)
+    }
+
+    /// Asks the dispatcher for its greeting: `GET /`.
+    ///
+    /// # Errors
+    /// [`PostError`] where no answer came; any status is an answer.
+    pub async fn ping(&self) -> Result<Pong, PostError> {
+        let limit = self.options.ping_timeout;
+        let response = self
+            .client
+            .get(self.url(""))
+            .timeout(limit)
+            .send()
+            .await
+            .map_err(|error| no_answer(error, limit))?;
+        let status = response.status();
+        let date = response
+            .headers()
+            .get(header::DATE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(http_client::http_date);
+        let body =
+            read(response, MAX_ERROR_BODY_BYTES).await.map_err(|error| no_answer(error, limit))?;
+        let greeting = answer::one_line(&String::from_utf8_lossy(&body));
+        let is_dispatcher = status == StatusCode::OK && greeting.starts_with("Azul Dispatcher");
+        Ok(Pong { is_dispatcher, status: status.as_u16(), greeting, date })
     }
 
     /// `path` under the base, whose own path stays: Azul may be served below a prefix.

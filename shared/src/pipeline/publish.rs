@@ -4,16 +4,19 @@
 //! dispatcher refused this very event, and whatever is not certain ends in an error that leaves every
 //! position where it is. SEMANTICS.md lists the outcome of each answer; [`verdict`] decides it.
 
-use std::{error::Error, time::Duration};
+use std::{collections::BTreeSet, error::Error, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::azul::{
-    dispatcher::{BodyFormat, Dispatcher, Model, PostError},
-    event::{Author, FeatureDescriptor, ModelVersion, PluginEntity, PluginEvent, StringMap},
+use crate::{
+    azul::{
+        avro,
+        dispatcher::{BodyFormat, Dispatcher, Model, PostError},
+        event::{Author, FeatureDescriptor, ModelVersion, PluginEntity, PluginEvent, StringMap},
+    },
+    http_client::Backoff,
 };
 use verdict::{Judgement, Queue, Verdict};
 
@@ -29,7 +32,7 @@ pub struct PublisherOptions {
     pub model_version: ModelVersion,
     /// A larger event is rejected and never sent (`MAX_EVENT_BYTES`).
     pub max_event_bytes: usize,
-    /// Wait before the second attempt; doubles with each, plus as much again at random.
+    /// Longest wait before the second attempt; doubles with each.
     pub min_backoff: Duration,
     /// Where the doubling ends.
     pub max_backoff: Duration,
@@ -82,7 +85,8 @@ pub enum Failure {
 pub enum StopReason {
     /// Azul's source configuration lacks a source.
     #[error(
-        "Azul does not know the source of these events: add the source `{}` to Azul's source configuration (names are case-sensitive). The dispatcher said: {detail}", names.join("` or `")
+        "Azul does not know the source of these events: add the source {} to Azul's source configuration (names are case-sensitive). The dispatcher said: {detail}",
+        one_of(names)
     )]
     UnregisteredSource {
         /// The source that the dispatcher named, else all that were in the post.
@@ -186,6 +190,33 @@ impl Publisher {
         Ok(queue.outcomes.into_iter().flatten().collect())
     }
 
+    /// Tells Azul of this plugin (see [`register_event`]); needed once a process start. Tries again as
+    /// [`Self::publish`] does.
+    ///
+    /// # Errors
+    /// [`PublishError`]; a refused registration is [`StopReason::Unregistrable`].
+    pub async fn register(
+        &self,
+        plugin: &PluginEvent,
+        deadline: Option<Instant>,
+    ) -> Result<(), PublishError> {
+        let mut event = Vec::new();
+        avro::encode_plugin(plugin, self.options.model_version, &mut event);
+        let outcomes = self.publish(Model::Plugin, &[event], deadline).await?;
+        match outcomes.into_iter().next() {
+            Some(Delivery::Rejected(reason)) => Err(PublishError::Stop {
+                reason: StopReason::Unregistrable { reason },
+                outcomes: Vec::new(),
+            }),
+            // Azul does without it, and its operators filtered it for a reason.
+            Some(Delivery::Filtered(reason)) => {
+                tracing::warn!(reason, "the dispatcher filtered the plugin's registration");
+                Ok(())
+            }
+            Some(Delivery::Delivered) | None => Ok(()),
+        }
+    }
+
     /// Posts until an answer says what became of these events.
     async fn settle(
         &self,
@@ -194,15 +225,10 @@ impl Publisher {
         deadline: Option<Instant>,
     ) -> Result<Verdict, Ended> {
         let mut body = Vec::new();
-        bulk(self.options.model_version, sent, &mut body);
+        avro::bulk(self.options.model_version, sent, &mut body);
         let body = Bytes::from(body);
-        let mut backoff = ExponentialBuilder::new()
-            .with_min_delay(self.options.min_backoff)
-            .with_max_delay(self.options.max_backoff)
-            .without_max_times()
-            // Many workers that saw one outage must not come back as one.
-            .with_jitter()
-            .build();
+        let (events, size_bytes) = (sent.len(), body.len());
+        let mut backoff = Backoff::new(self.options.min_backoff, self.options.max_backoff);
         let mut last = None;
         let mut attempts = 0_u32;
         loop {
@@ -214,6 +240,7 @@ impl Publisher {
                 return Err(late(last, attempts));
             }
             attempts = attempts.saturating_add(1);
+            let started = Instant::now();
             let post = self.dispatcher.post(model, body.clone(), BodyFormat::Avro);
             let result = match deadline {
                 None => post.await,
@@ -222,10 +249,20 @@ impl Publisher {
                     Err(_) => return Err(late(last, attempts)),
                 },
             };
+            let duration_ms = millis(started.elapsed());
+            match &result {
+                Ok(answer) => {
+                    let status = answer.status();
+                    tracing::debug!(%model, events, size_bytes, status, duration_ms, "posted");
+                }
+                Err(error) => {
+                    tracing::debug!(%model, events, size_bytes, %error, duration_ms, "posted");
+                }
+            }
             let (failure, retry_after) = match verdict::judge(result, sent.len()) {
                 Judgement::Settled(verdict) => return Ok(verdict),
                 Judgement::UnregisteredSource { name, detail } => {
-                    let names = name.map_or_else(|| sources(sent), |name| vec![name]);
+                    let names = name.map_or_else(|| sources(model, &body), |name| vec![name]);
                     return Err(Ended::Stop(StopReason::UnregisteredSource { names, detail }));
                 }
                 Judgement::Refused { status, advice, detail } => {
@@ -233,17 +270,14 @@ impl Publisher {
                 }
                 Judgement::Again { failure, retry_after } => (failure, retry_after),
             };
-            let wait = backoff
-                .next()
-                .unwrap_or(self.options.max_backoff)
-                .max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
+            let wait = backoff.next_wait(retry_after.map(|asked| asked.min(MAX_RETRY_AFTER)));
             let reason = with_causes(&failure);
             if deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
-                tracing::warn!(%model, events = sent.len(), attempt = attempts, reason, "a post failed, and no time is left");
+                tracing::warn!(%model, events, attempt = attempts, reason, "a post failed, and no time is left");
                 return Err(late(Some(failure), attempts));
             }
-            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(%model, events = sent.len(), attempt = attempts, reason, wait_ms, "a post failed and is tried again");
+            let wait_ms = millis(wait);
+            tracing::warn!(%model, events, attempt = attempts, reason, wait_ms, "a post failed and is tried again");
             last = Some(failure);
             sleep(wait).await;
         }
@@ -277,6 +311,42 @@ pub fn register_event(
     }
 }
 
+/// The sources in a body of ours, in order of name.
+fn sources(model: Model, body: &[u8]) -> Vec<String> {
+    let names: Vec<String> = match model {
+        Model::Binary => avro::decode_binary_bulk(body)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|event| event.source.name)
+            .collect(),
+        Model::Download => avro::decode_download_bulk(body)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|event| event.source.name)
+            .collect(),
+        // The dispatcher splits the results off and publishes them as binary events.
+        Model::Status => avro::decode_status_bulk(body)
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|event| event.entity.results)
+            .map(|event| event.source.name)
+            .collect(),
+        Model::Plugin => Vec::new(),
+    };
+    names.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn one_of(names: &[String]) -> String {
+    if names.is_empty() {
+        return "that it names".to_owned();
+    }
+    format!("`{}`", names.join("` or `"))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// An error and its causes on one line.
 fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -286,28 +356,4 @@ fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn bulk(version: ModelVersion, events: &[&[u8]], out: &mut Vec<u8>) {
-    fn long(out: &mut Vec<u8>, value: i64) {
-        let mut n = ((value << 1) ^ (value >> 63)).cast_unsigned();
-        while n >= 0x80 {
-            out.push((n & 0x7f) as u8 | 0x80);
-            n >>= 7;
-        }
-        out.push(n as u8);
-    }
-    long(out, version.number());
-    for block in events.chunks(100) {
-        long(out, -(block.len() as i64));
-        long(out, block.iter().map(|e| e.len() as i64).sum());
-        for event in block {
-            out.extend_from_slice(event);
-        }
-    }
-    long(out, 0);
-}
-
-fn sources(_events: &[&[u8]]) -> Vec<String> {
-    vec!["?".into()]
 }
