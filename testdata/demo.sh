@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# A synthetic feed goes through `vt load`, killed once and gone on with, past a minute that VirusTotal never
+# produced; a bundle is posted to `vt ingest`; then what arrived is compared with what there was.
+# Needs the built workspace and Python 3. Leaves nothing running.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=${CARGO_TARGET_DIR:-target}/debug
+work=$(mktemp -d)
+pids=()
+finish() {
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+records=64
+minute() { date -u -d "@$1" +%Y%m%d%H%M; }
+first=$(($(date +%s) / 60 * 60 - 3600))
+missing=$(minute $((first + 120)))
+posted=202601010000
+
+"$bin/sim" serve --records $records --missing "$missing" >"$work/urls" &
+pids+=($!)
+for _ in $(seq 100); do [ -s "$work/urls" ] && break; sleep 0.1; done
+url() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$work/urls" "$1"; }
+dispatcher=$(url dispatcher)
+echo "stand-ins: VirusTotal at $(url virustotal), dispatcher at $dispatcher"
+
+mkdir "$work/state"
+# As the Go plugin leaves it: the first minute to load is `first`.
+echo $((first - 60)) >"$work/state/v3_files"
+export VIRUSTOTAL PLUGIN_DATA_URL=$dispatcher PLUGIN_EVENTS_URL=$dispatcher STATEDIR=$work/state
+VIRUSTOTAL=$(url virustotal)
+export VIRUSTOTAL_APIKEY=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+export RULES_ROOT=testdata/select_rules/example FEED_LAG_MINUTES=54 DISPATCHER_MAX_AGE_HOURS=-1 LOG=warn
+
+echo "== vt load, killed in its middle"
+"$bin/vt" load &
+victim=$!
+python3 - "$dispatcher" <<'PY'
+import json, sys, time, urllib.request
+for attempt in range(600):
+    with urllib.request.urlopen(sys.argv[1] + "/sim/summary", timeout=10) as answer:
+        if json.load(answer)["binaries"] > 0:
+            break
+    time.sleep(0.02)
+PY
+kill -9 $victim 2>/dev/null || true
+wait $victim 2>/dev/null || true
+"$bin/vt" load --dry-run
+echo "== vt load, to its end"
+"$bin/vt" load
+cursor=$("$bin/vt" load --dry-run | python3 -c 'import json,sys; print(json.load(sys.stdin)["cursor"])')
+
+echo "== vt ingest, and a posted bundle"
+port=$(python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])')
+STATEDIR=$work/ingest INGEST_LISTEN=127.0.0.1:$port VIRUSTOTAL_APIKEY="" "$bin/vt" tload &
+pids+=($!)
+"$bin/sim" feed --minute $posted --records $records --output "$work/posted.jsonl"
+python3 - "$work/posted.jsonl" "$port" <<'PY'
+import sys, time, urllib.request
+body = open(sys.argv[1], "rb").read()
+url = f"http://127.0.0.1:{sys.argv[2]}"
+for attempt in range(100):
+    try:
+        urllib.request.urlopen(url + "/health", timeout=5)
+        break
+    except OSError:
+        time.sleep(0.1)
+request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+with urllib.request.urlopen(request, timeout=60) as answer:
+    print(answer.status, answer.read().decode().strip())
+PY
+
+echo "== what arrived"
+python3 - "$dispatcher" <<'PY'
+import json, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1] + "/sim/summary", timeout=10) as answer:
+    print(json.dumps(json.load(answer), indent=1)[:2000])
+PY
+minutes=($posted)
+for ((at = first; ; at += 60)); do
+    m=$(minute $at)
+    [ "$m" != "$missing" ] && minutes+=("$m")
+    [ "$m" = "$cursor" ] && break
+    [ ${#minutes[@]} -gt 100 ] && { echo "the cursor $cursor is not where it should be"; exit 1; }
+done
+"$bin/sim" expected --records $records "${minutes[@]}" >"$work/expected"
+python3 - "$dispatcher" "$work/expected" <<'PY'
+import json, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1] + "/sim/keys", timeout=10) as answer:
+    keys = json.load(answer)
+arrived = set(keys if isinstance(keys, list) else keys["keys"])
+expected = set(open(sys.argv[2]).read().split())
+print(f"expected {len(expected)} files, {len(expected & arrived)} arrived, {len(arrived - expected)} others")
+sys.exit(0 if arrived == expected else 1)
+PY
+"$bin/vt" status
+echo "nothing was lost"
