@@ -31,7 +31,17 @@ pub(super) fn number(raw: &str) -> Option<Cow<'_, str>> {
         return Some(Cow::Borrowed(raw));
     }
     let value: f64 = raw.parse().ok()?;
-    value.is_finite().then(|| Cow::Owned(value.to_string()))
+    value.is_finite().then(|| Cow::Owned(shortest(value)))
+}
+
+/// The shortest text that reads as `value`. Where the value lies in the very middle between two such
+/// texts, the even digit wins, as Go and IEEE 754 have it; `to_string` alone would take the upper one.
+fn shortest(value: f64) -> String {
+    let text = value.to_string();
+    match text.split_once('.') {
+        Some((_, fraction)) => format!("{value:.*}", fraction.len()),
+        None => text,
+    }
 }
 
 /// How a date is written in a record.
@@ -218,6 +228,10 @@ mod tests {
             ("1e21", "1000000000000000000000"),
             ("1e-7", "0.0000001"),
             ("0.1000000000000000055511151231257827", "0.1"),
+            ("3.03690338134765625", "3.0369033813476562"),
+            ("3.0369033813476563", "3.0369033813476562"),
+            ("5e-324", &format!("0.{}5", "0".repeat(323))),
+            ("1.7976931348623157e308", &format!("17976931348623157{}", "0".repeat(292))),
         ] {
             assert_eq!(number(raw).as_deref(), Some(written), "{raw}");
         }
