@@ -188,3 +188,191 @@ pub(super) fn scalar_of<'a>(row: &Row, value: Value<'a>) -> Checked<'a> {
 pub(super) fn text_of(value: Value<'_>) -> Cow<'_, str> {
     format::scalar(value).unwrap_or_else(|| Cow::Borrowed(value.raw()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::{catalogue::HandlerSet, format::DateFormat, json::Document};
+
+    /// The features of one handler on `attributes`, as `name=value` or `name=value [label]`, and the
+    /// number of bad values.
+    fn features(handler: &str, attributes: &str) -> (Vec<String>, u64) {
+        let document = Document::parse(attributes.to_owned()).unwrap();
+        let handlers = HandlerSet::parse(handler).unwrap();
+        let mut sink = Sink::default();
+        for handler in handlers.handlers() {
+            emit(handler, document.root(), &mut sink);
+        }
+        let written = sink.features.iter().map(|f| match f.label.as_str() {
+            "" => format!("{}={}", f.name, f.value),
+            label => format!("{}={} [{label}]", f.name, f.value),
+        });
+        (written.collect(), sink.bad_values)
+    }
+
+    #[test]
+    fn plain_rows_take_scalars_of_any_kind_and_the_empty_text() {
+        let attributes = r#"{"magic":"","ssdeep":7,"type_tag":true,"tags":["b","a",null,1.50]}"#;
+        let (features, bad) = features("Common", attributes);
+        let expected = "magic= ssdeep=7 file_type_vt=true tags=b tags=a tags= tags=1.5";
+        assert_eq!((features.join(" ").as_str(), bad), (expected, 0));
+    }
+
+    #[test]
+    fn a_bad_value_costs_that_value_alone() {
+        let attributes = r#"{"magic":["x"],"ssdeep":{},"type_tag":"pdf","tags":["a",{},[1],"b"]}"#;
+        let (found, bad) = features("Common", attributes);
+        assert_eq!((found.join(" ").as_str(), bad), ("file_type_vt=pdf tags=a tags=b", 4));
+        assert_eq!(features("Common", r#"{"tags":"a"}"#), (vec![], 1));
+        assert_eq!(features("BundleInfo", r#"{"bundle_info":{"extensions":["a"]}}"#), (vec![], 1));
+    }
+
+    #[test]
+    fn null_and_missing_are_nothing() {
+        assert_eq!(features("Common", r#"{"magic":null,"tags":null}"#), (vec![], 0));
+        assert_eq!(features("PeInfo", r#"{"pe_info":null}"#), (vec![], 0));
+        assert_eq!(features("PeInfo", r#"{"pe_info":{"sections":null}}"#), (vec![], 0));
+        assert_eq!(features("PeInfo", "{}"), (vec![], 0));
+    }
+
+    #[test]
+    fn a_root_of_the_wrong_kind_is_one_bad_value() {
+        assert_eq!(features("PeInfo", r#"{"pe_info":"x"}"#), (vec![], 1));
+        let list_expected = r#"{"sigma_analysis_results":{"rule_id":"x"}}"#;
+        assert_eq!(features("SigmaAnalysisResults", list_expected), (vec![], 1));
+    }
+
+    #[test]
+    fn integers_are_whole_numbers_and_zero_says_nothing() {
+        let of = |number: &str| {
+            let text = format!(r#"{{"bundle_info":{{"num_children":{number}}}}}"#);
+            let (features, bad) = features("BundleInfo", &text);
+            (features.first().and_then(|f| f.strip_prefix("num_children=").map(str::to_owned)), bad)
+        };
+        for (number, value) in [("7", "7"), ("\"7\"", "7"), ("1e3", "1000"), ("-2", "-2")] {
+            assert_eq!(of(number), (Some(value.to_owned()), 0), "{number}");
+        }
+        for number in ["0", "\"0\"", "0.0", "null"] {
+            assert_eq!(of(number), (None, 0), "{number}");
+        }
+        for number in ["1.5", "\"x\"", "\"\"", "true", "99999999999999999999", "1e400", "[1]"] {
+            assert_eq!(of(number), (None, 1), "{number}");
+        }
+        let kept = r#"{"office_info":{"summary_info":{"security":0,"page_count":0}}}"#;
+        assert_eq!(features("OfficeInfo", kept), (vec!["summary_info_security=0".into()], 0));
+    }
+
+    #[test]
+    fn floats_are_finite_numbers() {
+        let of = |number: &str| {
+            features("PeInfo", &format!(r#"{{"pe_info":{{"overlay":{{"chi2":{number}}}}}}}"#))
+        };
+        for (number, value) in [("0", "0"), ("-1.0", "-1"), ("\"2.50\"", "2.50"), ("1e-3", "0.001")]
+        {
+            assert_eq!(of(number), (vec![format!("overlay_chi2={value}")], 0), "{number}");
+        }
+        for number in ["\"x\"", "\"nan\"", "\"inf\"", "true", "1e400"] {
+            assert_eq!(of(number), (vec![], 1), "{number}");
+        }
+    }
+
+    #[test]
+    fn dates_that_do_not_parse_are_bad_and_zeros_are_nothing() {
+        let of = |date: &str| {
+            features("BundleInfo", &format!(r#"{{"bundle_info":{{"lowest_datetime":"{date}"}}}}"#))
+        };
+        let good = vec!["lowest_datetime=2024-05-01T10:11:12Z".to_owned()];
+        assert_eq!(of("2024-05-01 10:11:12"), (good, 0));
+        assert_eq!(of("0000-00-00 00:00:00"), (vec![], 0));
+        assert_eq!(of("yesterday"), (vec![], 1));
+    }
+
+    #[test]
+    fn values_in_lists_are_labelled_by_their_item() {
+        let attributes = r#"{"pe_info":{"import_list":[
+            {"imported_functions":["b","a"],"library_name":"x.dll"},
+            7, null, {"imported_functions":["c"]}, {"library_name":5}
+        ]}}"#;
+        let (features, bad) = features("PeInfo", attributes);
+        let expected = [
+            "import_list_imported_functions=b [x.dll]",
+            "import_list_imported_functions=a [x.dll]",
+            "import_list_imported_functions=c",
+            "import_list_library_name=x.dll [x.dll]",
+            "import_list_library_name=5 [5]",
+        ];
+        // The 7 is no object, neither for the functions nor for the names.
+        assert_eq!((features.as_slice(), bad), (expected.map(String::from).as_slice(), 2));
+    }
+
+    #[test]
+    fn values_in_objects_are_labelled_by_their_key_and_the_first_key_wins() {
+        let attributes = r#"{"last_analysis_results":{
+            "Z":{"result":"Trojan"},"A":{"result":null},"B":"x","C":{"result":"Worm","result":"Not"},
+            "Z":{"result":"Other"}
+        }}"#;
+        let (features, bad) = features("AvResults", attributes);
+        assert_eq!(features, ["av_signature=Trojan [Z]", "av_signature=Worm [C]"]);
+        assert_eq!(bad, 1);
+    }
+
+    #[test]
+    fn dictionaries_give_keys_with_their_values_as_labels() {
+        let attributes = r#"{"bundle_info":{"extensions":{"b":2,"a":1.0,"c":null,"d":{"x": [1]},"b":9,"":true}}}"#;
+        let (features, bad) = features("BundleInfo", attributes);
+        let expected = [
+            "extensions=b [2]",
+            "extensions=a [1]",
+            "extensions=c",
+            "extensions=d [{\"x\": [1]}]",
+            "extensions= [true]",
+        ];
+        assert_eq!((features.as_slice(), bad), (expected.map(String::from).as_slice(), 0));
+    }
+
+    #[test]
+    fn too_long_values_and_labels_are_dropped_and_counted() {
+        let of = |length: usize| {
+            let long = "x".repeat(length);
+            let text = format!(
+                r#"{{"tags":["{long}"],"bundle_info":{{"extensions":{{"a":"{long}","{long}":1}}}}}}"#
+            );
+            let (features, bad) = features("Common,BundleInfo", &text);
+            (features.len(), bad)
+        };
+        assert_eq!(of(MAX_VALUE_BYTES - 1), (3, 0));
+        assert_eq!(of(MAX_VALUE_BYTES), (0, 3));
+    }
+
+    #[test]
+    fn a_row_gives_a_thousand_features_in_document_order() {
+        let tags: Vec<_> = (0..1500).map(|n| format!("\"{n}\"")).collect();
+        let (features, bad) = features("Common", &format!(r#"{{"tags":[{}]}}"#, tags.join(",")));
+        assert_eq!((features.len(), bad), (1000, 0));
+        assert_eq!(features.last().unwrap(), "tags=999");
+    }
+
+    static ROWS: [Row; 12] = [Row {
+        path: &["constants"],
+        holds: Holds::Texts,
+        shape: Shape::Plain,
+        date: None::<DateFormat>,
+        keep_zero: false,
+        feature: "constants",
+        kind: FeatureKind::Text,
+        desc: "Only for this test.",
+    }; 12];
+
+    #[test]
+    fn a_handler_gives_ten_thousand_features_in_order_of_rows() {
+        let long = format!("[{}]", vec!["\"x\""; 1000].join(","));
+        let item = format!(r#"{{"constants":{long}}}"#);
+        let document = Document::parse(format!(r#"{{"class_info":{item}}}"#)).unwrap();
+        let handler = Handler { name: "Test", root: "class_info", on: false, rows: &ROWS };
+        let mut sink = Sink::default();
+        emit(&handler, document.root(), &mut sink);
+        assert_eq!(sink.features.len(), MAX_FEATURES_PER_HANDLER);
+        emit(&handler, document.root(), &mut sink);
+        assert_eq!(sink.features.len(), 2 * MAX_FEATURES_PER_HANDLER, "each handler has its own");
+    }
+}

@@ -10,6 +10,8 @@ mod bundle;
 #[cfg(test)]
 mod corpus;
 #[cfg(test)]
+mod mapping;
+#[cfg(test)]
 mod mapping_corpus;
 #[cfg(test)]
 mod parity;

@@ -264,12 +264,12 @@ fn every_hostile_line_has_its_outcome() {
         return;
     };
     assert_eq!((records.len(), expected.len()), (44, 44));
-    let mapper = mapper("default");
+    let default = mapper("default");
     for (record, expected) in records.iter().zip(expected) {
         let line = expected.line;
         let theirs = expected.events.unwrap_or_default().into_iter().next();
         let mapped = match Record::parse(record) {
-            Ok(record) => mapper.map_feed(&record, now()),
+            Ok(record) => default.map_feed(&record, now()),
             Err(error) => Mapped::Rejected(error.to_string()),
         };
         match (hostile(line), mapped, theirs) {
