@@ -231,12 +231,11 @@ fn hostile(line: usize) -> Hostile {
         2..=4 | 9 | 21 => Refused("neither"),
         5..=7 => Refused("not a JSON object"),
         8 => Filtered,
-        10 | 12 | 13 | 14 => Differs(ONE_BAD_VALUE, "bb", &[]),
+        10 | 12 | 13 | 14 | 39 => Differs(ONE_BAD_VALUE, "bb", &[]),
         11 => Differs("a negative size is none", "bb", &[]),
         15..=17 => Refused("last_analysis_date"),
-        18 => Differs(FIRST_KEY, "bb", &[]),
         19 => OnlyTheirs(FIRST_KEY),
-        20 => Differs(FIRST_KEY, "bb", &[]),
+        18 | 20 => Differs(FIRST_KEY, "bb", &[]),
         22 => Differs("`data` in a feed record means nothing", "bb", &[]),
         26 => Differs(
             ONE_BAD_VALUE,
@@ -250,7 +249,6 @@ fn hostile(line: usize) -> Hostile {
             ],
         ),
         37 | 38 => Refused("not JSON"),
-        39 => Differs(ONE_BAD_VALUE, "bb", &[]),
         43 => Blank,
         _ => Same,
     }
