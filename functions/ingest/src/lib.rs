@@ -11,7 +11,6 @@ use std::{
 };
 
 use azul_vt::{
-    bundle::BundleError,
     errors::chain,
     pipeline::{DeliverError, Limits, Pipeline, posted},
     settings::Settings,
@@ -195,9 +194,6 @@ impl Ingest {
                 Reply::delivered(Account::new(posted))
             }
             Ok(None) => Reply::staged("the server is ending"),
-            Err(DeliverError::Bundle(BundleError::Empty)) => {
-                Reply::delivered(Account::new(posted::Posted::default()))
-            }
             Err(DeliverError::Bundle(error)) if !error.is_transient() => {
                 Reply::from(Problem::Undecodable(chain(&error)))
             }

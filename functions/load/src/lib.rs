@@ -281,7 +281,10 @@ impl Load {
     ) -> Result<(), LoadError> {
         let (swept, error) = posted::sweep(&self.pipeline, self.clock.now(), limits).await;
         report.swept = swept;
-        if let Some(error) = error {
+        // A body that fails is said and stays; it must not keep the feed from being loaded.
+        if self.virustotal.is_none()
+            && let Some(error) = error
+        {
             return Err(LoadError::Posted(error));
         }
         if self.virustotal.is_none() {

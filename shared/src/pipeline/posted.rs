@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use async_trait::async_trait;
 
 use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress};
-use crate::store::{Counts, StoreError};
+use crate::{
+    bundle::BundleError,
+    store::{Counts, StoreError},
+};
 
 /// Folder of staged bodies; their names are their SHA-256.
 pub const FOLDER: &str = "posted/";
@@ -55,6 +58,11 @@ pub async fn deliver(
             Ok(Some(posted))
         }
         Ok(Ended::Paused) => Ok(None),
+        // No bytes are no records.
+        Err(DeliverError::Bundle(BundleError::Empty)) => {
+            bundles.remove(key).await?;
+            Ok(Some(posted))
+        }
         Err(DeliverError::Bundle(error)) if !error.is_transient() => {
             bury(pipeline, key).await?;
             Err(error.into())
@@ -67,7 +75,9 @@ pub async fn deliver(
 async fn bury(pipeline: &Pipeline, key: &str) -> Result<(), StoreError> {
     let bundles = &pipeline.store.bundles;
     let Some(mut reader) = bundles.open(key).await? else { return Ok(()) };
-    let copy = bundles.scratch().join(format!("bury-{}", std::process::id()));
+    // Named by the body, which only one task of a process works at a time.
+    let name = key.replace('/', "-");
+    let copy = bundles.scratch().join(format!("bury-{}-{name}", std::process::id()));
     let to = copy.clone();
     let copied = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&to)?;

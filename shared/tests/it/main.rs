@@ -14,8 +14,6 @@ mod mapping;
 #[cfg(test)]
 mod mapping_corpus;
 #[cfg(test)]
-mod parity;
-#[cfg(test)]
 mod selection;
 #[cfg(test)]
 mod virustotal;
