@@ -17,8 +17,8 @@ use crate::http_client;
 /// An error body is read up to here; what follows tells nothing more.
 const MAX_ERROR_BODY_BYTES: usize = 65_536;
 
-/// An answer to a post that went well lists at most its failures, each with its event.
-const MAX_BODY_BYTES: usize = 67_108_864;
+/// The account of a post is read up to here: it may list events that were refused.
+const MAX_BODY_BYTES: usize = 16_777_216;
 
 /// The kinds of events, and so of topics, that the dispatcher keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

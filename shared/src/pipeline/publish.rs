@@ -2,9 +2,9 @@
 //!
 //! Promise: an event is *delivered* only where the dispatcher acknowledged it, *rejected* only where the
 //! dispatcher refused this very event, and whatever is not certain ends in an error that leaves every
-//! position where it is. SEMANTICS.md lists the outcome of each answer; [`verdict`] decides it.
+//! position where it is. SEMANTICS.md lists the outcome of each answer; the module `verdict` decides it.
 
-use std::{collections::BTreeSet, error::Error, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use crate::{
         dispatcher::{BodyFormat, Dispatcher, Model, PostError},
         event::{Author, FeatureDescriptor, ModelVersion, PluginEntity, PluginEvent, StringMap},
     },
+    errors::chain,
     http_client::Backoff,
 };
 use verdict::{Judgement, Queue, Verdict};
@@ -53,7 +54,8 @@ impl PublisherOptions {
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The dispatcher acknowledged it.
+    /// The dispatcher acknowledged it. An aged-off or filtered event that stood among wanted ones is
+    /// counted here too: the dispatcher counts it as taken and names it nowhere.
     Delivered,
     /// The dispatcher does not want it, with its reason: aged off, or dropped by a filter.
     Filtered(String),
@@ -124,7 +126,7 @@ pub enum PublishError {
         outcomes: Vec<Option<Delivery>>,
     },
     /// The deadline came first: try again later.
-    #[error("the dispatcher took no events ({attempts} attempts)")]
+    #[error("publishing was not finished in time ({attempts} attempts at the last post)")]
     Failed {
         /// Attempts at the post that could not be settled; 0 where the deadline had passed before.
         attempts: u32,
@@ -271,7 +273,7 @@ impl Publisher {
                 Judgement::Again { failure, retry_after } => (failure, retry_after),
             };
             let wait = backoff.next_wait(retry_after.map(|asked| asked.min(MAX_RETRY_AFTER)));
-            let reason = with_causes(&failure);
+            let reason = chain(&failure);
             if deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
                 tracing::warn!(%model, events, attempt = attempts, reason, "a post failed, and no time is left");
                 return Err(late(Some(failure), attempts));
@@ -345,15 +347,4 @@ fn one_of(names: &[String]) -> String {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error and its causes on one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,7 +1,7 @@
 //! What says nothing of the events is tried again until the deadline; what only an operator can mend
 //! stops at once. Nothing is ever rejected by either.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use azul_vt::{
     azul::dispatcher::{DispatcherOptions, Model},
@@ -18,8 +18,8 @@ const IMPATIENT: DispatcherOptions = DispatcherOptions {
     ping_timeout: Duration::from_millis(400),
 };
 
-fn soon() -> Option<Instant> {
-    Some(Instant::now() + Duration::from_millis(500))
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(500)
 }
 
 fn impatient(world: &World) -> Publisher {
@@ -96,7 +96,7 @@ async fn a_dispatcher_that_is_down_costs_nothing() {
     world.sim.down().await;
     let publisher = world.publisher();
     let events = fifty(&[]);
-    let error = publisher.publish(Model::Binary, &events, soon()).await.unwrap_err();
+    let error = publisher.publish(Model::Binary, &events, Some(soon())).await.unwrap_err();
     let PublishError::Failed { attempts, last, outcomes } = error else { panic!("{error:?}") };
     assert!(attempts > 0);
     assert!(matches!(last, Failure::NoAnswer(_)), "{last:?}");
@@ -135,7 +135,8 @@ async fn the_deadline_ends_the_attempts_and_tells_what_is_known() {
 async fn a_hanging_post_is_cut_at_the_deadline() {
     let world = World::new().await;
     world.sim.fail(&Fault::Hang, 1);
-    let error = world.publisher().publish(Model::Binary, &[good(0)], soon()).await.unwrap_err();
+    let error =
+        world.publisher().publish(Model::Binary, &[good(0)], Some(soon())).await.unwrap_err();
     assert!(matches!(error, PublishError::Failed { attempts: 1, last: Failure::OutOfTime, .. }));
 }
 
@@ -222,7 +223,7 @@ async fn a_refused_registration_stops() {
     assert!(matches!(reason, StopReason::Unregistrable { .. }), "{text}");
     world.sim.fail(&Fault::answer(503, ""), 100_000);
     let plugin = samples::plugin(super::ModelVersion::V6);
-    let error = world.publisher().register(&plugin, soon()).await.unwrap_err();
+    let error = world.publisher().register(&plugin, Some(soon())).await.unwrap_err();
     assert!(matches!(error, PublishError::Failed { .. }));
 }
 
@@ -232,11 +233,11 @@ async fn no_error_shows_a_password_of_the_url() {
     let url = world.sim.url().replace("http://", "http://azul:hunter2@");
     world.sim.down().await;
     let publisher = Publisher::new(dispatcher(&url, IMPATIENT), world.options);
-    let error = publisher.publish(Model::Binary, &[good(0)], soon()).await.unwrap_err();
+    let error = publisher.publish(Model::Binary, &[good(0)], Some(soon())).await.unwrap_err();
     let mut text = format!("{error} {error:?}");
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!(" {error} {error:?}");
+        write!(text, " {error} {error:?}").unwrap();
         cause = error.source();
     }
     assert!(!text.contains("hunter2"), "{text}");
