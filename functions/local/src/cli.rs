@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use azul_vt::{azul::event::ModelVersion, minute::Minute};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
 
 /// A VirusTotal feed becomes events of Azul.
 #[derive(Debug, Parser)]
@@ -15,11 +17,11 @@ Settings come from the environment; `vt settings` shows them.
 Exit codes: 0 done (also where records were rejected), 1 the job failed, 2 usage, unreadable input or a refused rule.
 
 Examples:
-  vt load
+  VIRUSTOTAL_APIKEY=xxxx PLUGIN_EVENTS_URL=http://dispatcher:8111 vt load
   vt ingest
-  vt map sample.json.bz2 --format json
+  vt map sample.json.bz2
   vt rules check select_rules
-  vt settings"
+  vt doctor"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -29,47 +31,16 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Load(LoadArgs),
+    Retry(RetryArgs),
     #[command(visible_alias = "tload")]
     Ingest(IngestArgs),
     Map(MapArgs),
+    Select(SelectArgs),
     Rules(RulesArgs),
     Settings(SettingsArgs),
     Status(StatusArgs),
+    Doctor(DoctorArgs),
     Rejects(RejectsArgs),
-}
-
-/// Check selection rules, or try one on records.
-#[derive(Debug, Args)]
-#[command(
-    arg_required_else_help = true,
-    after_help = "\
-Examples:
-  vt rules check select_rules"
-)]
-pub(crate) struct RulesArgs {
-    #[command(subcommand)]
-    pub(crate) command: RulesCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RulesCommand {
-    Check(CheckArgs),
-    Match(MatchArgs),
-}
-
-/// Print `true` or `false` for each record that is not blank: does the rule match it?
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  vt rules match 'attributes.last_analysis_stats.timeout|@gt:5' sample.json.bz2
-  bzcat sample.json.bz2 | vt rules match 'attributes.type_tag|@eq:\"pdf\"' -")]
-pub(crate) struct MatchArgs {
-    /// The rule, as it stands in a rule file.
-    #[arg(value_name = "RULE", allow_hyphen_values = true)]
-    pub(crate) rule: String,
-    /// Records, one a line, plain or compressed; `-` is standard input.
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
 }
 
 /// Load the minutes of VirusTotal's file feed that are due, then end (for cron); --watch goes on.
@@ -84,12 +55,12 @@ pub(crate) struct LoadArgs {
     /// Go on for ever: look for new minutes each minute.
     #[arg(long, conflicts_with_all = ["from", "dry_run"])]
     pub(crate) watch: bool,
-    /// Load again from this UTC minute on (YYYYMMDDhhmm or RFC 3339); ignores the age limit.
+    /// Load again from this UTC minute on (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
     #[arg(long, value_name = "MINUTE", requires = "to")]
-    pub(crate) from: Option<azul_vt::minute::Minute>,
+    pub(crate) from: Option<Minute>,
     /// The last minute of the range.
     #[arg(long, value_name = "MINUTE", requires = "from")]
-    pub(crate) to: Option<azul_vt::minute::Minute>,
+    pub(crate) to: Option<Minute>,
     /// Say what is due, and do nothing.
     #[arg(long, conflicts_with = "from")]
     pub(crate) dry_run: bool,
@@ -103,51 +74,126 @@ Examples:
   bzcat sample.json.bz2 | curl -H 'Content-Type: application/json' -X POST --data-binary @- http://localhost:8854")]
 pub(crate) struct IngestArgs {}
 
-/// Formats of `vt map`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum MapFormat {
-    /// A line of JSON for each record.
-    Json,
-    /// The bulk messages that would be posted, each behind its length (u32, big-endian).
-    Avro,
+/// Load one minute again, from its staged bundle where that is kept; ignores the age limit.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vt retry --minute 202611240857
+  vt retry --minute 2026-11-24T08:57Z")]
+pub(crate) struct RetryArgs {
+    /// The UTC minute, `YYYYMMDDhhmm` or RFC 3339.
+    #[arg(long, value_name = "MINUTE")]
+    pub(crate) minute: Minute,
 }
 
-/// Print the events that records would become; sends nothing.
+/// Map records to events and print what would be posted; nothing is posted and no state is touched.
+///
+/// JSON gives a line for each line of the input that is not blank:
+/// {"line":n,"events":[…],"filtered":null|"reason","rejected":null|"reason"}.
+/// Avro gives the messages that would be posted, each preceded by its length (u32, big-endian).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   vt map sample.json.bz2
-  bzcat sample.json.bz2 | vt map - --handlers all --now 2026-11-24T08:57:00Z
-  vt map sample.json.bz2 --format avro --threads 2 > events.avro
-  vt map report.json --report")]
+  bzcat sample.json.bz2 | vt map --max-age-hours -1 -
+  vt map --handlers all --now 2026-11-24T08:57:00Z records.jsonl
+  vt map --format avro --model-version 5 records.jsonl > messages.bin
+  vt map --report --input sourced.json report.json")]
 pub(crate) struct MapArgs {
-    /// Records, one a line, plain or compressed (bzip2, gzip, zstd); `-` is standard input.
-    #[arg(value_name = "FILE")]
+    /// Records, a JSON object a line; plain, bzip2, gzip or zstd. `-` is standard input.
+    #[arg(value_name = "FILE|-")]
     pub(crate) file: PathBuf,
-    /// Lines are file reports: `{\"data\":…}` or bare objects.
+
+    /// The lines are file reports (`{"data":…}` or bare objects), not feed records.
     #[arg(long)]
     pub(crate) report: bool,
-    /// The binary event that was looked up: its source and path go on.
+
+    /// The binary event (JSON) that the reports were looked up for: gives source and path.
     #[arg(long, value_name = "EVENT.json", requires = "report")]
     pub(crate) input: Option<PathBuf>,
-    /// `default`, `all`, or names; else HANDLERS.
-    #[arg(long, value_name = "LIST")]
+
+    /// Handlers to map with: `default`, `all` or names, comma-separated [default: setting `HANDLERS`]
+    #[arg(long, value_name = "NAMES")]
     pub(crate) handlers: Option<String>,
-    /// 5 or 6; else AZUL_MODEL_VERSION.
-    #[arg(long, value_name = "5|6", value_parser = clap::value_parser!(i64).range(5..=6))]
-    pub(crate) model_version: Option<i64>,
+
+    /// Version of the event models, 5 or 6 [default: setting `AZUL_MODEL_VERSION`]
+    #[arg(long, value_name = "5|6", value_parser = model_version)]
+    pub(crate) model_version: Option<ModelVersion>,
+
     /// What to print.
-    #[arg(long, value_enum, default_value = "json")]
-    pub(crate) format: MapFormat,
-    /// The events' time; else the clock.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) now: Option<jiff::Timestamp>,
-    /// Older records are filtered, -1: none; else DISPATCHER_MAX_AGE_HOURS.
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1..=1_000_000))]
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub(crate) format: Format,
+
+    /// The time to map at, RFC 3339 [default: the clock]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) now: Option<Timestamp>,
+
+    /// Filter records analysed earlier than this; -1: no limit [default: setting `DISPATCHER_MAX_AGE_HOURS`]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=10_000_000))]
     pub(crate) max_age_hours: Option<i64>,
-    /// Threads; the output is the same for any number.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) threads: usize,
+
+    /// Threads to map on; the output is the same for any number [default: one a processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// What `vt map` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A line of JSON for each line of the input.
+    Json,
+    /// Avro bulk messages, each preceded by its length.
+    Avro,
+}
+
+/// Print the download requests that rules make of records; nothing is posted or remembered.
+///
+/// The lines have the shape of `vt map`; age does not matter here, so that rules can be tried on old records.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vt select --rules select_rules sample.json.bz2
+  bzcat sample.json.bz2 | vt select --rules select_rules -")]
+pub(crate) struct SelectArgs {
+    /// Feed records, a JSON object a line; plain, bzip2, gzip or zstd. `-` is standard input.
+    #[arg(value_name = "FILE|-")]
+    pub(crate) file: PathBuf,
+
+    /// Folder with the rules, all `*.yaml` below it [default: setting `RULES_ROOT`]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rules: Option<PathBuf>,
+
+    /// Version of the event models, 5 or 6 [default: setting `AZUL_MODEL_VERSION`]
+    #[arg(long, value_name = "5|6", value_parser = model_version)]
+    pub(crate) model_version: Option<ModelVersion>,
+
+    /// The time to select at, RFC 3339 [default: the clock]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) now: Option<Timestamp>,
+
+    /// Threads to select on; the output is the same for any number [default: one a processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// Check selection rules, or try one on records.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  vt rules check select_rules
+  vt rules match 'attributes.last_analysis_stats.malicious|@gt:5' sample.json.bz2"
+)]
+pub(crate) struct RulesArgs {
+    #[command(subcommand)]
+    pub(crate) command: RulesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RulesCommand {
+    Check(CheckArgs),
+    Match(MatchArgs),
 }
 
 /// Compile all rules below a folder and say what is wrong with them (exit code 2) or how many there are.
@@ -159,6 +205,23 @@ pub(crate) struct CheckArgs {
     /// Folder with the rules, all `*.yaml` below it.
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+}
+
+/// Print `true` or `false` for each line that is not blank: does the rule match it?
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vt rules match 'attributes.last_analysis_stats.malicious|@gt:5' sample.json.bz2
+  echo '{\"type\":\"file\"}' | vt rules match 'type|@eq:\"file\"' -
+  vt rules match -- '-name|@ne:x' records.jsonl")]
+pub(crate) struct MatchArgs {
+    /// A GJSON path with the modifiers of the rules; `;` joins filters with AND.
+    #[arg(value_name = "RULE", allow_hyphen_values = true)]
+    pub(crate) rule: String,
+
+    /// JSON values, one a line; plain, bzip2, gzip or zstd. `-` is standard input.
+    #[arg(value_name = "FILE|-")]
+    pub(crate) file: PathBuf,
 }
 
 /// Print every setting, its value (secrets masked) and where it came from.
@@ -185,14 +248,26 @@ pub(crate) struct StatusArgs {
     pub(crate) json: bool,
 }
 
-/// Look at what was refused for good: records, events, requests, bundles.
+/// Check that all is in place: a sentence each, and exit code 1 where something is not.
+///
+/// Settings, VirusTotal's key and its privileges, a minute of the feed, the dispatcher, rules, clocks, state. Asks
+/// VirusTotal twice, which costs no quota, and posts nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vt doctor
+  VIRUSTOTAL_APIKEY=xxxx PLUGIN_EVENTS_URL=http://dispatcher:8111 vt doctor")]
+pub(crate) struct DoctorArgs {}
+
+/// Look at what was refused for good (records, events, requests, bundles), or try it again.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
     after_help = "\
 Examples:
   vt rejects list
-  vt rejects show rejects/feed/202611240857/000000000001.jsonl"
+  vt rejects show rejects/feed/202611240857/000000000001.jsonl
+  vt rejects retry rejects/feed/202611240857/000000000001.jsonl"
 )]
 pub(crate) struct RejectsArgs {
     #[command(subcommand)]
@@ -215,6 +290,28 @@ Examples:
         #[arg(value_name = "KEY")]
         key: String,
     },
+    /// Deliver again what keys hold, whatever its age; what is delivered or refused anew leaves its key.
+    #[command(after_help = "\
+Examples:
+  vt rejects retry rejects/feed/202611240857/000000000001.jsonl
+  vt rejects list | cut -d' ' -f1 | xargs vt rejects retry")]
+    Retry {
+        /// As `vt rejects list` prints them.
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+    },
+}
+
+fn model_version(text: &str) -> Result<ModelVersion, &'static str> {
+    match text {
+        "5" => Ok(ModelVersion::V5),
+        "6" => Ok(ModelVersion::V6),
+        _ => Err("write 5 (Azul 8 and 9) or 6 (Azul 10 and later)"),
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse().map_err(|_| "write RFC 3339 with a zone, such as 2026-11-24T08:57:00Z")
 }
 
 #[cfg(test)]

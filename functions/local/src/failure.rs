@@ -6,6 +6,7 @@
 use std::{io, io::Write as _, process::ExitCode};
 
 use anyhow::Error;
+use azul_vt::errors;
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -46,11 +47,11 @@ pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(Failure::Said(code)) => ExitCode::from(code),
         Err(Failure::Job(error)) => {
-            say(&format!("vt: {}", chain(&error)));
+            say(&format!("vt: {}", one_line(error.as_ref())));
             ExitCode::from(1)
         }
         Err(Failure::Usage(error)) => {
-            say(&format!("vt: {}", chain(&error)));
+            say(&format!("vt: {}", one_line(error.as_ref())));
             ExitCode::from(2)
         }
     }
@@ -62,16 +63,8 @@ pub(crate) fn say(line: &str) {
 }
 
 /// The error and its causes on one line: `what: why: why`.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        // Some libraries repeat their source in their own text.
-        if !text.is_empty() && !parts.last().is_some_and(|last| last.ends_with(&text)) {
-            parts.push(text);
-        }
-    }
-    parts.join(": ")
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
+    errors::chain(error).lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -80,8 +73,8 @@ mod tests {
 
     #[test]
     fn a_chain_is_one_line_and_says_nothing_twice() {
-        let error = Error::msg("the\nroot").context("reading: the root").context("opening x");
-        assert_eq!(chain(&error), "opening x: reading: the root");
+        let error = Error::msg("the\nroot").context("reading: the\nroot").context("opening x");
+        assert_eq!(one_line(error.as_ref()), "opening x: reading: the root");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use azul_vt::{
-    pipeline::Limits,
+    minute::Minute,
+    pipeline::{Limits, posted},
     settings::Settings,
     store::{SystemClock, local},
     telemetry::{self, Format},
@@ -18,13 +19,19 @@ use crate::{
 };
 
 /// How often `--watch` looks for new minutes.
-const WATCH: Duration = Duration::from_secs(60);
+const WATCH: Duration = Duration::from_mins(1);
 
 /// Runs `vt load`.
 pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let settings = crate::settings::read()?;
     telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
     runtime()?.block_on(load(args, settings))
+}
+
+/// Runs `vt retry`: a range of one minute.
+pub(crate) fn retry(minute: Minute) -> Result<(), Failure> {
+    let range = Some(minute);
+    run(&LoadArgs { watch: false, from: range, to: range, dry_run: false })
 }
 
 /// A runtime with a thread a core.
@@ -41,6 +48,14 @@ async fn load(args: &LoadArgs, settings: Settings) -> Result<(), Failure> {
     if args.dry_run {
         output.json(&load.plan().await.map_err(Failure::job)?)?;
         return output.finish();
+    }
+    let range = args.from.is_some();
+    // Said before the dispatcher is waited for, where there is nothing to do without the key.
+    if load.virustotal.is_none() && !range {
+        let waiting = load.store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
+        if waiting.is_empty() {
+            return Err(Failure::job(LoadError::NoKey));
+        }
     }
     let bar = bar();
     if let Some(bar) = bar.clone() {

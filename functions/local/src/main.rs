@@ -1,14 +1,17 @@
 //! Every function on one machine.
 
 mod cli;
+mod doctor;
 mod failure;
 mod ingest;
 mod input;
+mod lines;
 mod load;
 mod map;
 mod output;
 mod rejects;
 mod rules;
+mod select;
 mod settings;
 mod state;
 mod status;
@@ -25,11 +28,14 @@ fn main() -> ExitCode {
 fn run(command: cli::Command) -> Result<(), failure::Failure> {
     match command {
         cli::Command::Load(args) => load::run(&args),
+        cli::Command::Retry(args) => load::retry(args.minute),
         cli::Command::Ingest(_) => ingest::run(),
         cli::Command::Map(args) => map::run(&args),
+        cli::Command::Select(args) => select::run(&args),
         cli::Command::Rules(args) => rules::run(args.command),
         cli::Command::Settings(args) => settings::run(&args),
         cli::Command::Status(args) => status::run(&args),
+        cli::Command::Doctor(_) => doctor::run(),
         cli::Command::Rejects(args) => rejects::run(&args.command),
     }
 }

@@ -1,6 +1,4 @@
-//! `vt map`: what records would become.
-
-use std::{fs, io::Read, path::Path};
+//! `vt map`: records to events, as `vt load` would post them, without posting.
 
 use anyhow::{Context as _, anyhow};
 use azul_vt::{
@@ -8,190 +6,205 @@ use azul_vt::{
         avro,
         event::{BinaryEvent, ModelVersion},
     },
-    bundle::{BundleError, Caps, Line, Lines},
-    mapping::{HandlerSet, Mapped, Mapper, MapperOptions, Record},
+    bundle::Line,
+    mapping::{Mapped, Mapper, Record},
     pipeline::{
-        assemble::feed_author,
-        ordered::{OrderedError, map_lines},
+        assemble,
         prepare::{Batch, Batcher, Outcome, Prepared},
     },
     settings::Settings,
 };
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 
 use crate::{
-    cli::{MapArgs, MapFormat},
-    failure::Failure,
-    input::Input,
+    cli::{Format, MapArgs},
+    failure::{Failure, say},
+    lines::{self, Shape},
     output::Output,
+    settings,
 };
 
-/// A record's line of output.
-#[derive(Serialize)]
-struct Row {
-    line: u64,
-    events: Vec<BinaryEvent>,
-    filtered: Option<String>,
-    rejected: Option<String>,
-}
-
-/// The caps that the settings give.
-pub(crate) fn caps(settings: &Settings) -> Caps {
-    Caps { max_bundle_bytes: settings.max_bundle_bytes, max_line_bytes: settings.max_line_bytes }
-}
-
-/// The next line; an input that cannot be read is a usage error, a bundle that cannot be decoded a
-/// failed job. No bytes at all are no lines.
-pub(crate) fn next<R: Read>(
-    lines: &mut Lines<R>,
-    buffer: &mut Vec<u8>,
-    name: &str,
-) -> Result<Option<Line>, Failure> {
-    match lines.next(buffer) {
-        Ok(line) => Ok(line),
-        Err(error) => undecodable(error, name).map(|()| None),
-    }
-}
-
-fn undecodable(error: BundleError, name: &str) -> Result<(), Failure> {
-    match error {
-        BundleError::Empty => Ok(()),
-        error if error.is_transient() => {
-            Err(Failure::Usage(anyhow::Error::new(error).context(format!("cannot read {name}"))))
-        }
-        error => Err(Failure::Job(anyhow::Error::new(error).context(name.to_owned()))),
-    }
-}
-
-/// Runs `vt map`.
+/// Maps a file's records and prints what would be posted.
 pub(crate) fn run(args: &MapArgs) -> Result<(), Failure> {
-    let settings = crate::settings::read()?;
-    let version = match args.model_version {
-        Some(number) => ModelVersion::from_number(number).unwrap_or(settings.model_version),
-        None => settings.model_version,
+    let settings = with_options(settings::read()?, args);
+    let mapper = assemble::mapper(&settings, false).map_err(|error| {
+        let name = if args.handlers.is_some() { "--handlers" } else { "HANDLERS" };
+        Failure::Usage(anyhow!("{name}: {error}"))
+    })?;
+    let input = args.input.as_deref().map(read_event).transpose()?;
+    let work = Work {
+        mapper,
+        report: args.report,
+        input,
+        model_version: settings.model_version,
+        max_event_bytes: settings.max_event_bytes,
+        now: args.now.unwrap_or_else(Timestamp::now),
     };
-    let handlers = args.handlers.as_deref().unwrap_or(&settings.handlers);
-    let mapper = Mapper::new(MapperOptions {
-        handlers: HandlerSet::parse(handlers).map_err(Failure::usage)?,
-        model_version: version,
-        author: feed_author(),
-        source: settings.load_source.clone(),
-        max_age: match args.max_age_hours {
-            Some(-1) => None,
-            Some(hours) => Some(SignedDuration::from_hours(hours)),
-            None => settings.max_age,
-        },
-    });
-    let event = args.input.as_deref().map(read_event).transpose()?;
-    let now = args.now.unwrap_or_else(Timestamp::now);
-    let map = |line: &Line, bytes: &[u8]| match line {
-        Line::TooLong { length, .. } => Mapped::Rejected(format!(
-            "the line has {length} bytes, more than MAX_LINE_BYTES allows"
-        )),
-        Line::Record { .. } => match Record::parse(bytes) {
-            Err(error) => Mapped::Rejected(error.to_string()),
-            Ok(record) if args.report => mapper.map_report(&record, event.as_ref(), now),
-            Ok(record) => mapper.map_feed(&record, now),
-        },
-    };
-    let input = Input::open(&args.file)?;
-    let _bar = input.progress();
-    let lines = Lines::new(input.reader, caps(&settings));
-    let mut output = Output::open();
-    let done = match args.format {
-        MapFormat::Json => map_lines(
-            lines,
-            args.threads,
-            |line, bytes| row(line.number(), map(line, bytes)),
-            |row| output.json(&row),
-        ),
-        MapFormat::Avro => {
-            let max = settings.max_event_bytes;
-            let mut batcher = Batcher::default();
-            let done = map_lines(
-                lines,
-                args.threads,
-                |line, bytes| prepared(line.number(), bytes, map(line, bytes), version, max),
-                |line| match batcher.add(line) {
-                    Some(batch) => write_batch(&mut output, &batch, version),
-                    None => Ok(()),
-                },
-            );
-            match (batcher.finish(), &done) {
-                (Some(batch), Ok(()) | Err(OrderedError::Bundle(_))) => {
-                    write_batch(&mut output, &batch, version)?;
-                }
-                _ => {}
-            }
-            done
-        }
-    };
-    // What came before a fault is printed.
-    let flushed = output.finish();
-    match done {
-        Ok(()) => flushed,
-        Err(OrderedError::Taker(failure)) => Err(failure),
-        Err(OrderedError::Bundle(error)) => flushed.and(undecodable(error, &input.name)),
+    let source = lines::Source::open(&args.file, args.threads, &settings)?;
+    match args.format {
+        Format::Json => source.print(|line, bytes| work.json(line, bytes)),
+        Format::Avro => work.avro(source),
     }
 }
 
-fn row(line: u64, mapped: Mapped) -> Row {
-    let mut row = Row { line, events: Vec::new(), filtered: None, rejected: None };
-    match mapped {
-        Mapped::Event { event, .. } => row.events.push(*event),
-        Mapped::Filtered(reason) => row.filtered = Some(reason),
-        Mapped::Rejected(reason) => row.rejected = Some(reason),
+/// Options win over settings.
+fn with_options(mut settings: Settings, args: &MapArgs) -> Settings {
+    if let Some(handlers) = &args.handlers {
+        settings.handlers.clone_from(handlers);
     }
-    row
-}
-
-/// As `load` prepares a line, without download requests. Only the record's length counts here.
-fn prepared(
-    line: u64,
-    bytes: &[u8],
-    mapped: Mapped,
-    version: ModelVersion,
-    max: usize,
-) -> Prepared {
-    let outcome = match mapped {
-        Mapped::Filtered(reason) => Outcome::Filtered(reason),
-        Mapped::Rejected(reason) => Outcome::Rejected(reason),
-        Mapped::Event { event, .. } => match avro::fit(*event, version, max) {
-            Ok(encoded) => {
-                Outcome::Event { event: encoded.bytes, sha256: String::new(), requests: Vec::new() }
-            }
-            Err(error) => Outcome::Rejected(error.to_string()),
-        },
-    };
-    Prepared { line, outcome, record: bytes.to_vec(), bad_values: 0, replaced_utf8: 0 }
-}
-
-fn write_batch(output: &mut Output, batch: &Batch, version: ModelVersion) -> Result<(), Failure> {
-    let events: Vec<&[u8]> = batch
-        .lines
-        .iter()
-        .filter_map(|line| match &line.outcome {
-            Outcome::Event { event, .. } => Some(event.as_slice()),
-            _ => None,
-        })
-        .collect();
-    if events.is_empty() {
-        return Ok(());
+    settings.model_version = args.model_version.unwrap_or(settings.model_version);
+    if let Some(hours) = args.max_age_hours {
+        settings.max_age = (hours >= 0).then(|| SignedDuration::from_hours(hours));
     }
-    let mut message = Vec::new();
-    avro::bulk(version, &events, &mut message);
-    let length = u32::try_from(message.len())
-        .map_err(|_| Failure::Job(anyhow!("a message of {} bytes is too long", message.len())))?;
-    output.bytes(&length.to_be_bytes())?;
-    output.bytes(&message)
+    settings
 }
 
-fn read_event(path: &Path) -> Result<BinaryEvent, Failure> {
+/// The event that reports were looked up for.
+fn read_event(path: &std::path::Path) -> Result<BinaryEvent, Failure> {
     let name = path.display();
-    let text =
-        fs::read(path).with_context(|| format!("cannot read {name}")).map_err(Failure::Usage)?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{name} is no binary event"))
-        .map_err(Failure::Usage)
+    let read = || -> anyhow::Result<BinaryEvent> {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        let event: BinaryEvent = serde_json::from_slice(&text)
+            .with_context(|| format!("{name} is not a binary event"))?;
+        if event.source.path.is_empty() {
+            return Err(anyhow!("{name}: source.path is empty, so there is no node to go on from"));
+        }
+        Ok(event)
+    };
+    read().map_err(Failure::Usage)
+}
+
+/// What each line goes through.
+struct Work {
+    mapper: Mapper,
+    report: bool,
+    input: Option<BinaryEvent>,
+    model_version: ModelVersion,
+    max_event_bytes: usize,
+    now: Timestamp,
+}
+
+impl Work {
+    fn map(&self, line: &Line, bytes: &[u8]) -> Mapped {
+        let record = match lines::record(line, bytes) {
+            Ok(record) => record,
+            Err(reason) => return Mapped::Rejected(reason),
+        };
+        self.map_record(&record)
+    }
+
+    fn map_record(&self, record: &Record) -> Mapped {
+        if self.report {
+            self.mapper.map_report(record, self.input.as_ref(), self.now)
+        } else {
+            self.mapper.map_feed(record, self.now)
+        }
+    }
+
+    /// One line of JSON, with the event as it would be posted: features that do not fit are cut.
+    fn json(&self, line: &Line, bytes: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+        let number = line.number();
+        match self.map(line, bytes) {
+            Mapped::Filtered(reason) => Shape::filtered(number, &reason).to_line(),
+            Mapped::Rejected(reason) => Shape::rejected(number, &reason).to_line(),
+            Mapped::Event { event, .. } => match self.fitted(*event) {
+                Ok(event) => Shape::events(number, &[event]).to_line(),
+                Err(reason) => Shape::rejected(number, &reason).to_line(),
+            },
+        }
+    }
+
+    fn fitted(&self, event: BinaryEvent) -> Result<BinaryEvent, String> {
+        let mut bytes = Vec::new();
+        avro::encode_binary(&event, self.model_version, &mut bytes);
+        if bytes.len() <= self.max_event_bytes {
+            return Ok(event);
+        }
+        let cut = avro::fit(event, self.model_version, self.max_event_bytes)
+            .map_err(|error| error.to_string())?;
+        bytes.clear();
+        avro::bulk(self.model_version, &[&cut.bytes], &mut bytes);
+        let decoded = avro::decode_binary_bulk(&bytes).map_err(|error| error.to_string())?;
+        decoded.into_iter().next().ok_or_else(|| "the event was lost when it was cut".into())
+    }
+
+    fn prepare(&self, line: &Line, bytes: &[u8]) -> Prepared {
+        let (outcome, bad_values) = match self.map(line, bytes) {
+            Mapped::Filtered(reason) => (Outcome::Filtered(reason), 0),
+            Mapped::Rejected(reason) => (Outcome::Rejected(reason), 0),
+            Mapped::Event { event, bad_values } => {
+                let sha256 = event.entity.sha256.clone();
+                match avro::fit(*event, self.model_version, self.max_event_bytes) {
+                    Ok(encoded) => {
+                        let event = encoded.bytes;
+                        (Outcome::Event { event, sha256, requests: Vec::new() }, bad_values)
+                    }
+                    Err(error) => (Outcome::Rejected(error.to_string()), bad_values),
+                }
+            }
+        };
+        // The record is kept because its size counts towards the batch, as it does in a load.
+        let record = bytes.to_vec();
+        Prepared { line: line.number(), outcome, record, bad_values, replaced_utf8: 0 }
+    }
+
+    /// The bulk messages of a load, each preceded by its length, and on standard error what has no
+    /// place in them.
+    fn avro(&self, source: lines::Source) -> Result<(), Failure> {
+        let mut output = Output::open();
+        let mut batcher = Batcher::default();
+        let mut message = Vec::new();
+        let (mut filtered, mut rejected) = (0_u64, 0_u64);
+        let ended = source.each(
+            |line, bytes| self.prepare(line, bytes),
+            |prepared| {
+                match &prepared.outcome {
+                    Outcome::Event { .. } => {}
+                    Outcome::Filtered(_) => filtered += 1,
+                    Outcome::Rejected(reason) => {
+                        rejected += 1;
+                        say(&format!("vt: line {}: rejected: {reason}", prepared.line));
+                    }
+                }
+                match batcher.add(prepared) {
+                    Some(batch) => self.write(&batch, &mut message, &mut output),
+                    None => Ok(()),
+                }
+            },
+        );
+        if !matches!(ended, Err(Failure::Closed)) {
+            if let Some(batch) = batcher.finish() {
+                self.write(&batch, &mut message, &mut output)?;
+            }
+            output.finish()?;
+            if filtered + rejected > 0 {
+                say(&format!("vt: {filtered} records filtered, {rejected} rejected"));
+            }
+        }
+        ended
+    }
+
+    fn write(
+        &self,
+        batch: &Batch,
+        message: &mut Vec<u8>,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
+        let events: Vec<&[u8]> = batch
+            .lines
+            .iter()
+            .filter_map(|line| match &line.outcome {
+                Outcome::Event { event, .. } => Some(event.as_slice()),
+                _ => None,
+            })
+            .collect();
+        if events.is_empty() {
+            return Ok(());
+        }
+        message.clear();
+        avro::bulk(self.model_version, &events, message);
+        let length = u32::try_from(message.len()).map_err(Failure::job)?;
+        output.bytes(&length.to_be_bytes())?;
+        output.bytes(message)
+    }
 }

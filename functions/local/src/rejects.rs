@@ -1,27 +1,75 @@
-//! `vt rejects`: what was refused for good, and why.
+//! `vt rejects`: what was refused for good, and why; and another try.
+
+use std::{io::Cursor, sync::Arc};
 
 use anyhow::anyhow;
-use azul_vt::store::{Store, rejects::Rejects};
+use azul_vt::{
+    azul::{avro, dispatcher::Model, event::DownloadEvent},
+    mapping::Mapper,
+    pipeline::{
+        Ended, Input, Limits, Pipeline, REQUESTS, assemble,
+        posted::Posted,
+        publish::{Delivery, PublishError},
+    },
+    settings::Settings,
+    store::{
+        BundleInfo, Store, StoreError, local,
+        rejects::{Reject, RejectStage, Rejects},
+    },
+    telemetry::{self, Format},
+};
+use jiff::Timestamp;
 
-use crate::{cli::RejectsCommand, failure::Failure, output::Output, settings, state};
+use crate::{
+    cli::RejectsCommand,
+    failure::Failure,
+    load::{runtime, stop_on_signal},
+    output::Output,
+    settings, state,
+};
 
-/// Lists or shows rejects.
+/// Lists, shows or retries rejects.
 pub(crate) fn run(command: &RejectsCommand) -> Result<(), Failure> {
     let settings = settings::read()?;
-    let store = state::existing(&settings)?;
     match command {
         RejectsCommand::List => {
-            let Some(store) = store else { return Ok(()) };
+            let Some(store) = state::existing(&settings)? else { return Ok(()) };
             state::block_on(list(&store))
         }
-        RejectsCommand::Show { key } => state::block_on(show(store.as_ref(), key)),
+        RejectsCommand::Show { key } => {
+            let store = state::existing(&settings)?;
+            state::block_on(show(store.as_ref(), key))
+        }
+        RejectsCommand::Retry { keys } => {
+            telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+            runtime()?.block_on(retry(&settings, keys))
+        }
     }
 }
 
+fn rejects(store: &Store) -> Rejects {
+    Rejects::new(Arc::clone(&store.bundles))
+}
+
+/// What a key holds.
+async fn read(store: &Store, key: &str) -> Result<Vec<Reject>, Failure> {
+    match rejects(store).read(key).await {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) | Err(StoreError::BadName { .. }) => Err(unknown(key)),
+        Err(error) => Err(Failure::job(error)),
+    }
+}
+
+fn unknown(key: &str) -> Failure {
+    Failure::Usage(anyhow!(
+        "there are no rejects under the key {key}; `vt rejects list` prints the keys"
+    ))
+}
+
 async fn list(store: &Store) -> Result<(), Failure> {
-    let objects = Rejects::new(store.bundles.clone()).list().await.map_err(Failure::job)?;
+    let objects = rejects(store).list().await.map_err(Failure::job)?;
     let mut output = Output::open();
-    let row = |object: &azul_vt::store::BundleInfo| {
+    let row = |object: &BundleInfo| {
         [object.key.clone(), object.size.to_string(), format!("{:.0}", object.modified)]
     };
     output.table(&objects.iter().map(row).collect::<Vec<_>>())?;
@@ -29,18 +77,159 @@ async fn list(store: &Store) -> Result<(), Failure> {
 }
 
 async fn show(store: Option<&Store>, key: &str) -> Result<(), Failure> {
-    let found = match store {
-        Some(store) => Rejects::new(store.bundles.clone()).read(key).await.map_err(Failure::job)?,
-        None => None,
-    };
-    let Some(rejects) = found else {
-        return Err(Failure::Usage(anyhow!(
-            "there are no rejects under the key {key}; `vt rejects list` prints the keys"
-        )));
-    };
+    let Some(store) = store else { return Err(unknown(key)) };
     let mut output = Output::open();
-    for reject in &rejects {
-        output.json(reject)?;
+    for reject in read(store, key).await? {
+        output.json(&reject)?;
     }
     output.finish()
+}
+
+async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
+    let store = local::open(&settings.state_dir).map_err(Failure::job)?;
+    let mut all = Vec::new();
+    // All keys are looked at before anything is sent.
+    for key in keys {
+        all.push((key, read(&store, key).await?));
+    }
+    let pipeline = Pipeline::from_settings(settings, store).map_err(Failure::usage)?;
+    let ageless = assemble::mapper(settings, true).map_err(Failure::usage)?;
+    let again = Again { pipeline, ageless: Arc::new(ageless), limits: Limits::default() };
+    stop_on_signal(&again.limits);
+    let registered = again.pipeline.register(&settings.contact, Timestamp::now(), None);
+    tokio::select! {
+        outcome = registered => outcome.map_err(Failure::job)?,
+        () = again.limits.stop.cancelled() => return Err(stopped()),
+    }
+    let mut output = Output::open();
+    for (key, found) in all {
+        let sentence = again.one(key, found).await?;
+        output.line(&format!("{key}: {sentence}"))?;
+    }
+    output.finish()
+}
+
+fn stopped() -> Failure {
+    Failure::Job(anyhow!("stopped before the end; what was not delivered keeps its key"))
+}
+
+/// What another try needs.
+struct Again {
+    pipeline: Pipeline,
+    /// Rejects are older than the age limit before long.
+    ageless: Arc<Mapper>,
+    limits: Limits,
+}
+
+impl Again {
+    /// Tries again what `key` holds. What is delivered, or refused anew and so kept under a new key,
+    /// leaves it.
+    async fn one(&self, key: &str, found: Vec<Reject>) -> Result<String, Failure> {
+        let (mut lines, mut requests, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for reject in found {
+            let bytes = reject.bytes().filter(|_| !reject.cut);
+            match (reject.stage, bytes) {
+                (RejectStage::Record | RejectStage::Event, Some(record)) => {
+                    lines.extend_from_slice(&record);
+                    lines.push(b'\n');
+                }
+                (RejectStage::Request, Some(request)) => {
+                    match serde_json::from_slice::<DownloadEvent>(&request) {
+                        Ok(request) => requests.push((reject, request)),
+                        Err(_) => left.push(reject),
+                    }
+                }
+                _ => left.push(reject),
+            }
+        }
+        let unusable = left.len();
+        let records = self.records(key, lines).await?;
+        let requested = self.requests(requests, &mut left).await?;
+        self.keep(key, &left).await?;
+        let counts = records.counts;
+        let mut sentence = format!(
+            "{} events delivered, {} downloads requested, {} refused again",
+            counts.delivered,
+            counts.requests + requested,
+            counts.rejected + (left.len() - unusable) as u64
+        );
+        if counts.filtered > 0 {
+            sentence = format!("{sentence}, {} filtered", counts.filtered);
+        }
+        if unusable > 0 {
+            sentence = format!(
+                "{sentence}, {unusable} kept that are cut or whole bundles (`vt retry` loads a minute again)"
+            );
+        }
+        Ok(sentence)
+    }
+
+    async fn records(&self, key: &str, lines: Vec<u8>) -> Result<Posted, Failure> {
+        let mut posted = Posted::default();
+        if lines.is_empty() {
+            return Ok(posted);
+        }
+        // An origin of its own, so that what is refused anew never replaces what is tried here.
+        let origin = key.strip_prefix("rejects/").unwrap_or(key);
+        let origin = origin.strip_suffix(".jsonl").unwrap_or(origin);
+        let input = Input {
+            reader: Box::new(Cursor::new(lines)),
+            origin: format!("retried/{origin}"),
+            lines_done: 0,
+            now: Timestamp::now(),
+        };
+        let ended = self.pipeline.deliver_with(&self.ageless, input, &self.limits, &mut posted);
+        match ended.await.map_err(Failure::job)? {
+            Ended::Complete => Ok(posted),
+            Ended::Paused => Err(stopped()),
+        }
+    }
+
+    /// Posts download requests; those that are refused go to `left`.
+    async fn requests(
+        &self,
+        requests: Vec<(Reject, DownloadEvent)>,
+        left: &mut Vec<Reject>,
+    ) -> Result<u64, Failure> {
+        if requests.is_empty() {
+            return Ok(0);
+        }
+        let encode = |(_, request): &(Reject, DownloadEvent)| {
+            let mut bytes = Vec::new();
+            avro::encode_download(request, self.pipeline.model_version, &mut bytes);
+            bytes
+        };
+        let events: Vec<Vec<u8>> = requests.iter().map(encode).collect();
+        let posted: Result<_, PublishError> =
+            self.pipeline.publisher.publish(Model::Download, &events, None).await;
+        let (mut requested, now) = (0, Timestamp::now());
+        for ((mut reject, request), delivery) in
+            requests.into_iter().zip(posted.map_err(Failure::job)?)
+        {
+            if let Delivery::Rejected(reason) = delivery {
+                reject.reason = reason;
+                left.push(reject);
+                continue;
+            }
+            requested += 1;
+            let id = format!("{} {}", request.entity.category, request.entity.hash);
+            let memory = &self.pipeline.store.memory;
+            let ttl = self.pipeline.request_memory;
+            memory.remember(REQUESTS, &id, ttl, now).await.map_err(Failure::job)?;
+        }
+        Ok(requested)
+    }
+
+    async fn keep(&self, key: &str, left: &[Reject]) -> Result<(), Failure> {
+        let store = &self.pipeline.store;
+        if left.is_empty() {
+            return rejects(store).remove(key).await.map_err(Failure::job);
+        }
+        let mut lines = Vec::new();
+        for reject in left {
+            serde_json::to_writer(&mut lines, reject).map_err(Failure::job)?;
+            lines.push(b'\n');
+        }
+        store.bundles.put(key, &lines).await.map_err(Failure::job)
+    }
 }

@@ -2,30 +2,35 @@
 
 use std::path::Path;
 
-use anyhow::{Error, anyhow};
+use anyhow::{Context as _, anyhow};
 use azul_vt::{
-    bundle::{Line, Lines},
+    bundle::Line,
     selection::{Filter, RuleErrors, RuleSet},
 };
+use serde::de::IgnoredAny;
 
 use crate::{
     cli::{CheckArgs, MatchArgs, RulesCommand},
-    failure::{Failure, chain, say},
-    input::Input,
+    failure::{Failure, one_line, say},
+    lines,
     output::Output,
+    settings,
 };
 
 /// Runs `vt rules check` or `vt rules match`.
 pub(crate) fn run(command: RulesCommand) -> Result<(), Failure> {
     match command {
         RulesCommand::Check(args) => check(&args),
-        RulesCommand::Match(args) => try_rule(&args),
+        RulesCommand::Match(args) => matches(&args),
     }
 }
 
-/// Loads the rules below `dir`, all of which must be good; says what is wrong with the others.
-pub(crate) fn load(dir: &Path) -> Result<RuleSet, Failure> {
-    let loaded = RuleSet::load(dir, false).map_err(refused)?;
+/// Loads the rules below `dir` and says what is wrong with bad ones; these must not be, unless `lenient`.
+pub(crate) fn load(dir: &Path, lenient: bool) -> Result<RuleSet, Failure> {
+    let loaded = RuleSet::load(dir, lenient).map_err(refused)?;
+    for error in &loaded.errors {
+        say(&format!("vt: passed over: {}", one_line(error)));
+    }
     if loaded.missing_directory {
         return Err(Failure::Usage(anyhow!("{}: there is no such folder of rules", dir.display())));
     }
@@ -35,13 +40,13 @@ pub(crate) fn load(dir: &Path) -> Result<RuleSet, Failure> {
 /// A line for each bad rule; what is left to report is the exit code.
 fn refused(RuleErrors(errors): RuleErrors) -> Failure {
     for error in errors {
-        say(&format!("vt: {}", chain(&Error::new(error))));
+        say(&format!("vt: {}", one_line(&error)));
     }
     Failure::Said(2)
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let rules = load(&args.dir)?;
+    let rules = load(&args.dir, false)?;
     let mut output = Output::open();
     let rows: Vec<[String; 3]> = rules
         .rules()
@@ -63,19 +68,23 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     output.finish()
 }
 
-/// `true` or `false` for each line that is not blank.
-fn try_rule(args: &MatchArgs) -> Result<(), Failure> {
+fn matches(args: &MatchArgs) -> Result<(), Failure> {
     let filter = Filter::compile(&args.rule)
-        .map_err(|e| Failure::Usage(Error::new(e).context("the rule is refused")))?;
-    let caps = crate::map::caps(&crate::settings::read()?);
-    let input = Input::open(&args.file)?;
-    let _bar = input.progress();
-    let (mut lines, mut buffer) = (Lines::new(input.reader, caps), Vec::new());
-    let mut output = Output::open();
-    while let Some(line) = crate::map::next(&mut lines, &mut buffer, &input.name)? {
-        let matches = matches!(line, Line::Record { .. })
-            && filter.matches(&String::from_utf8_lossy(&buffer));
-        output.line(if matches { "true" } else { "false" })?;
+        .with_context(|| format!("the rule `{}` is refused", args.rule))
+        .map_err(Failure::Usage)?;
+    for warning in filter.warnings() {
+        say(&format!("vt: the rule `{}`: {warning}", args.rule));
     }
-    output.finish()
+    let source = lines::Source::open(&args.file, None, &settings::read()?)?;
+    source.print(|line, bytes| {
+        let yes = match line {
+            Line::TooLong { .. } => false,
+            Line::Record { .. } => {
+                let text = String::from_utf8_lossy(bytes);
+                // A line that is no JSON is never loaded, so no rule selects it.
+                serde_json::from_str::<IgnoredAny>(&text).is_ok() && filter.matches(&text)
+            }
+        };
+        Ok(if yes { b"true\n".to_vec() } else { b"false\n".to_vec() })
+    })
 }

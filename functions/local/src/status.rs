@@ -1,19 +1,18 @@
 //! `vt status`: how far the feed was loaded, and what is in the way.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use azul_vt::{
     minute::Minute,
+    pipeline::posted,
     settings::Settings,
-    store::{LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store},
+    store::{LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store, rejects::Rejects},
 };
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use crate::{cli::StatusArgs, failure::Failure, output::Output, settings, state};
 
-/// Cursor and lease of the job `load`.
-const LOAD: &str = "load";
 /// Gaps that are listed; the totals count them all.
 const GAPS_LISTED: usize = 1000;
 /// Gaps that are printed for people.
@@ -79,12 +78,12 @@ fn empty(settings: &Settings, now: Timestamp) -> Status {
 }
 
 async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Status, Failure> {
-    let cursor = store.cursors.read(LOAD).await.map_err(Failure::job)?;
+    let cursor = store.cursors.read(load::NAME).await.map_err(Failure::job)?;
     let cursor = cursor.map(Minute::from_unix_seconds);
-    let holder = store.leases.holder(LOAD).await.map_err(Failure::job)?;
+    let holder = store.leases.holder(load::NAME).await.map_err(Failure::job)?;
     let today = TimeZone::UTC.to_datetime(now).date();
-    let rejects = store.bundles.list("rejects/").await.map_err(Failure::job)?;
-    let posted = store.bundles.list("posted/").await.map_err(Failure::job)?;
+    let rejects = Rejects::new(Arc::clone(&store.bundles)).list().await.map_err(Failure::job)?;
+    let posted = store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
     Ok(Status {
         cursor,
         lag_minutes: cursor.map(|cursor| Minute::of(now).since(cursor)),
@@ -92,7 +91,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
         totals: store.ledger.totals().await.map_err(Failure::job)?,
         gaps: store.ledger.gaps(GAPS_LISTED).await.map_err(Failure::job)?,
         quotas: store.quotas.usage(today).await.map_err(Failure::job)?,
-        rejects: rejects.iter().filter(|object| object.key.ends_with(".jsonl")).count(),
+        rejects: rejects.len(),
         posted: posted.len(),
         ..empty(settings, now)
     })

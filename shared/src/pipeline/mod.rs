@@ -46,7 +46,7 @@ const IN_FLIGHT: usize = 4;
 /// Prepared batches that wait for a post.
 const WAITING: usize = 2;
 /// What [`Memory`] calls download requests.
-const REQUESTS: &str = "request";
+pub const REQUESTS: &str = "request";
 
 /// Why a bundle was not delivered to its end.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,8 @@ use std::{
 
 use sim::feed::Style;
 
-const NOW: &str = "2026-11-24T09:30:00Z";
-const MINUTE: &str = "202611240900";
+pub(crate) const NOW: &str = "2026-11-24T09:30:00Z";
+pub(crate) const MINUTE: &str = "202611240900";
 
 /// `vt` with an empty environment.
 pub(crate) fn vt(args: &[&str]) -> Command {
@@ -17,7 +17,7 @@ pub(crate) fn vt(args: &[&str]) -> Command {
     command
 }
 
-fn run(args: &[&str], input: &[u8]) -> Output {
+pub(crate) fn run(args: &[&str], input: &[u8]) -> Output {
     let pipe = Stdio::piped;
     let mut child = vt(args).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -66,7 +66,7 @@ fn an_undecodable_bundle_prints_what_came_before_and_fails() {
     let bundle = sim::feed::bundle(3, MINUTE, 400, Style::Small);
     let output = run(&["map", "-", "--now", NOW], &bundle[..bundle.len() - 4]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.iter().filter(|b| **b == b'\n').count() > 100);
+    assert!(output.stdout.split(|b| *b == b'\n').count() > 100);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("cut off") && error.lines().count() == 1, "{error}");
 }
@@ -96,9 +96,33 @@ fn a_rule_is_tried_on_records() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["load", "ingest", "tload", "map", "rules", "settings", "status", "rejects"] {
-        let output = run(&[command, "--help"], b"");
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && text.contains("Examples:"), "{command}: {text}");
+    for command in [
+        "",
+        "load",
+        "retry",
+        "ingest",
+        "tload",
+        "map",
+        "select",
+        "rules",
+        "rules check",
+        "rules match",
+        "settings",
+        "status",
+        "doctor",
+        "rejects",
+        "rejects list",
+        "rejects show",
+        "rejects retry",
+    ] {
+        for help in ["-h", "--help"] {
+            let args: Vec<&str> = command.split_whitespace().chain([help]).collect();
+            let output = run(&args, b"");
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success() && text.contains("Examples:"), "{command}: {text}");
+            assert!(!text.contains('\u{1b}'), "colours into a pipe: {command}");
+        }
     }
+    let version = String::from_utf8(run(&["--version"], b"").stdout).unwrap();
+    assert_eq!(version, format!("vt {}\n", env!("CARGO_PKG_VERSION")));
 }

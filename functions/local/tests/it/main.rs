@@ -3,4 +3,8 @@
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod dry;
+#[cfg(test)]
 mod kills;
+#[cfg(test)]
+mod served;

@@ -1,0 +1,242 @@
+//! `vt doctor`: is all in place? A sentence each, and what to do where something is not.
+
+use azul_vt::{
+    azul::dispatcher::Pong,
+    errors::chain,
+    http_client::HttpSetupError,
+    minute::Minute,
+    pipeline::assemble,
+    selection::RuleSet,
+    settings::Settings,
+    store::local,
+    virustotal::{CurrentUser, VirusTotal, VirusTotalError},
+};
+use jiff::Timestamp;
+
+use crate::{
+    failure::{Failure, one_line},
+    output::Output,
+    settings, state,
+};
+
+/// A clock further off than this is wrong: the feed is asked for by the minute.
+const SKEW_SECONDS: u64 = 60;
+
+/// What a check found.
+enum Finding {
+    /// All is well.
+    Good(String),
+    /// It is not, and what to do.
+    Bad(String),
+}
+
+use Finding::{Bad, Good};
+
+/// Runs all checks; none keeps the others from being made.
+pub(crate) fn run() -> Result<(), Failure> {
+    let settings = match settings::read() {
+        Ok(settings) => settings,
+        // Nothing else can be looked at without them.
+        Err(Failure::Usage(error)) => {
+            return print(&[("settings", Bad(one_line(error.as_ref())))]);
+        }
+        Err(other) => return Err(other),
+    };
+    let findings = state::block_on(async { Ok(check(&settings).await) })?;
+    print(&findings)
+}
+
+fn print(findings: &[(&str, Finding)]) -> Result<(), Failure> {
+    let mut output = Output::open();
+    let mut failed = false;
+    for (name, finding) in findings {
+        match finding {
+            Good(sentence) => output.line(&format!("ok    {name}: {sentence}"))?,
+            Bad(sentence) => {
+                failed = true;
+                output.line(&format!("FAIL  {name}: {sentence}"))?;
+            }
+        }
+    }
+    output.finish()?;
+    if failed { Err(Failure::Said(1)) } else { Ok(()) }
+}
+
+/// What the checks found, in the order in which one would look.
+async fn check(settings: &Settings) -> Vec<(&'static str, Finding)> {
+    let set = settings.shown.iter().filter(|shown| shown.source != "default").count();
+    let mut findings = vec![(
+        "settings",
+        Good(format!("{set} are set, the others have their defaults; `vt settings` shows them")),
+    )];
+    let mut clocks = Vec::new();
+    match virustotal(settings) {
+        Ok(client) => {
+            findings.push(("VirusTotal key", key(client.current_user().await)));
+            let minute = Minute::of(Timestamp::now()).plus(-settings.feed_lag_minutes);
+            let asked = client.probe_minute(minute).await;
+            if let Ok(date) = asked.as_ref().map(|probe| probe.date) {
+                clocks.push(("VirusTotal", date, Timestamp::now()));
+            }
+            findings.push(("feed", feed(minute, asked.map(|_| ()))));
+        }
+        Err(sentence) => findings.push(("VirusTotal key", Bad(sentence))),
+    }
+    match assemble::dispatcher(settings) {
+        Ok(dispatcher) => {
+            let pong = dispatcher.ping().await;
+            if let Ok(pong) = &pong {
+                clocks.push(("the dispatcher", pong.date, Timestamp::now()));
+            }
+            let pong = pong.map_err(|error| chain(&error));
+            findings.push(("dispatcher", answered(settings, pong)));
+        }
+        Err(error) => findings.push(("dispatcher", Bad(chain(&error)))),
+    }
+    findings.push(("rules", rules(settings)));
+    findings.push(("clock", clock(&clocks)));
+    findings.push(("state", writable(settings).await));
+    findings
+}
+
+fn virustotal(settings: &Settings) -> Result<VirusTotal, String> {
+    if settings.virustotal_apikey.is_none() {
+        return Err(
+            "VIRUSTOTAL_APIKEY is not set: `vt load` needs the API key of an account with the \
+                    file feed licence (`vt ingest` needs none)"
+                .into(),
+        );
+    }
+    VirusTotal::from_settings(settings).map_err(|error: HttpSetupError| chain(&error))
+}
+
+fn key(user: Result<CurrentUser, VirusTotalError>) -> Finding {
+    match user {
+        Ok(user) => {
+            let granted: Vec<&str> = user
+                .privileges
+                .iter()
+                .filter(|(_, privilege)| privilege.granted)
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let granted =
+                if granted.is_empty() { "none listed".into() } else { granted.join(", ") };
+            Good(format!("it is {}'s; privileges: {granted}", user.id))
+        }
+        // Whose key it is cannot be asked everywhere; the feed minute below tells what matters.
+        Err(VirusTotalError::Missing(_) | VirusTotalError::BadRequest(_)) => Good(
+            "VirusTotal does not say whose it is; the feed minute tells whether it counts".into(),
+        ),
+        Err(error) => Bad(chain(&error)),
+    }
+}
+
+fn feed(minute: Minute, asked: Result<(), VirusTotalError>) -> Finding {
+    match asked {
+        Ok(()) => Good(format!("VirusTotal gives minute {minute}")),
+        Err(VirusTotalError::Missing(_)) => Good(format!(
+            "the key may read it, though VirusTotal has no bundle for minute {minute}; now and then a \
+             minute is missing"
+        )),
+        Err(VirusTotalError::NotAvailableYet(_)) => Good(format!(
+            "the key may read it, though minute {minute} is not available yet; FEED_LAG_MINUTES of 60 or \
+             more asks later"
+        )),
+        Err(error) => Bad(chain(&error)),
+    }
+}
+
+fn answered(settings: &Settings, pong: Result<Pong, String>) -> Finding {
+    // Without user and password, which a base may hold.
+    let host = settings.events_url.host_str().unwrap_or_default();
+    let port = settings.events_url.port_or_known_default().unwrap_or_default();
+    match pong {
+        Ok(pong) if pong.is_dispatcher => Good(format!("{host}:{port} is Azul's dispatcher")),
+        Ok(pong) => Bad(format!(
+            "{host}:{port} answers {} `{}`, not as Azul's dispatcher does: check PLUGIN_EVENTS_URL",
+            pong.status, pong.greeting
+        )),
+        Err(error) => Bad(format!(
+            "{error}: check PLUGIN_EVENTS_URL (now {host}:{port}) and that the dispatcher runs"
+        )),
+    }
+}
+
+fn rules(settings: &Settings) -> Finding {
+    let root = &settings.rules_root;
+    match RuleSet::load(root.as_ref(), settings.rules_lenient) {
+        Ok(loaded) if loaded.missing_directory => {
+            Good(format!("RULES_ROOT={root} does not exist: nothing is selected for download"))
+        }
+        Ok(loaded) if loaded.errors.is_empty() => Good(format!("{} in {root}", loaded.rules.len())),
+        Ok(loaded) => Good(format!(
+            "{} in {root}; {} are bad and passed over (RULES_LENIENT); `vt rules check` names them",
+            loaded.rules.len(),
+            loaded.errors.len()
+        )),
+        Err(errors) => {
+            let first = errors.0.first().map_or_else(String::new, |error| one_line(error));
+            Bad(format!(
+                "{} errors, the first: {first}; `vt rules check {root}` names all",
+                errors.0.len()
+            ))
+        }
+    }
+}
+
+/// Compares our clock with what servers said at the moment noted beside.
+fn clock(seen: &[(&str, Option<Timestamp>, Timestamp)]) -> Finding {
+    let told: Vec<(&str, i64)> = seen
+        .iter()
+        .filter_map(|(who, date, at)| Some((*who, at.as_second() - date.as_ref()?.as_second())))
+        .collect();
+    if told.is_empty() {
+        return Good("no server told its time, so this machine's was not compared".into());
+    }
+    let off = |seconds: i64| match seconds {
+        0 => "equal to".to_owned(),
+        s if s > 0 => format!("{s} s ahead of"),
+        s => format!("{} s behind", s.unsigned_abs()),
+    };
+    let sentence = told
+        .iter()
+        .map(|(who, seconds)| format!("{} {who}'s", off(*seconds)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if told.iter().all(|(_, seconds)| seconds.unsigned_abs() <= SKEW_SECONDS) {
+        Good(format!("this machine's is {sentence}"))
+    } else {
+        Bad(format!("this machine's is {sentence}: set it by NTP"))
+    }
+}
+
+async fn writable(settings: &Settings) -> Finding {
+    let dir = settings.state_dir.display();
+    let key = format!("doctor/{}", std::process::id());
+    let tried = async {
+        let store = local::open(&settings.state_dir)?;
+        store.bundles.put(&key, b"written by vt doctor").await?;
+        store.bundles.remove(&key).await?;
+        store.cursors.read(load::NAME).await
+    };
+    match tried.await {
+        Ok(_) => Good(format!("{dir} can be written")),
+        Err(error) => Bad(chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_good_within_a_minute_of_every_server() {
+        let at = Timestamp::from_second(1_800_000_000).unwrap();
+        let earlier = |seconds: i64| Timestamp::from_second(1_800_000_000 - seconds).ok();
+        let seen = [("A", earlier(60), at), ("B", earlier(-60), at), ("C", None, at)];
+        assert!(matches!(clock(&seen), Good(text) if text.contains("60 s behind B")));
+        let seen = [("A", earlier(0), at), ("B", earlier(61), at)];
+        assert!(matches!(clock(&seen), Bad(text) if text.contains("61 s ahead of B")));
+        assert!(matches!(clock(&[("C", None, at)]), Good(_)));
+    }
+}

@@ -1,0 +1,121 @@
+//! The lines of an input through a pure function, in order, on several threads.
+
+use std::path::Path;
+
+use anyhow::Error;
+use azul_vt::{
+    bundle::{BundleError, Caps, Line, Lines},
+    mapping::Record,
+    pipeline::ordered::{OrderedError, map_lines},
+    settings::Settings,
+};
+use serde::Serialize;
+
+use crate::{failure::Failure, input::Input, output::Output};
+
+/// An open input whose lines are to be worked.
+pub(crate) struct Source {
+    input: Input,
+    caps: Caps,
+    threads: usize,
+}
+
+impl Source {
+    /// Opens `path` (`-`: standard input), plain or compressed.
+    pub(crate) fn open(
+        path: &Path,
+        threads: Option<u16>,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
+        let caps = Caps {
+            max_bundle_bytes: settings.max_bundle_bytes,
+            max_line_bytes: settings.max_line_bytes,
+        };
+        let threads = match threads {
+            Some(n) => n.into(),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Ok(Self { input: Input::open(path)?, caps, threads })
+    }
+
+    /// Calls `work` for each line that is not blank and `take` with the results, in order. Where the input
+    /// breaks off, everything before it was taken and the job failed.
+    pub(crate) fn each<T: Send>(
+        self,
+        work: impl Fn(&Line, &[u8]) -> T + Sync,
+        take: impl FnMut(T) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let name = self.input.name.clone();
+        // Held until the end: dropping it takes the bar off the screen.
+        let _progress = self.input.progress();
+        let lines = Lines::new(self.input.reader, self.caps);
+        match map_lines(lines, self.threads, work, take) {
+            // A file of no bytes is a list of no lines.
+            Ok(()) | Err(OrderedError::Bundle(BundleError::Empty)) => Ok(()),
+            Err(OrderedError::Taker(failure)) => Err(failure),
+            // The disk or the pipe failed, not the bundle.
+            Err(OrderedError::Bundle(error)) if error.is_transient() => {
+                Err(Failure::Usage(Error::new(error).context(format!("cannot read {name}"))))
+            }
+            Err(OrderedError::Bundle(error)) => Err(Failure::Job(Error::new(error).context(name))),
+        }
+    }
+
+    /// Prints what `work` makes of each line; what came before a fault is printed.
+    pub(crate) fn print(
+        self,
+        work: impl Fn(&Line, &[u8]) -> Result<Vec<u8>, serde_json::Error> + Sync,
+    ) -> Result<(), Failure> {
+        let mut output = Output::open();
+        let ended = self.each(work, |line| output.bytes(&line.map_err(Failure::job)?));
+        if !matches!(ended, Err(Failure::Closed)) {
+            output.finish()?;
+        }
+        ended
+    }
+}
+
+/// The record of a line, or why it is none.
+pub(crate) fn record(line: &Line, bytes: &[u8]) -> Result<Record, String> {
+    match line {
+        Line::TooLong { length, .. } => {
+            Err(format!("the line has {length} bytes, more than MAX_LINE_BYTES allows"))
+        }
+        Line::Record { .. } => Record::parse(bytes).map_err(|error| error.to_string()),
+    }
+}
+
+/// What `vt map` and `vt select` print for each line of the input.
+#[derive(Serialize)]
+pub(crate) struct Shape<'a, E> {
+    line: u64,
+    events: &'a [E],
+    filtered: Option<&'a str>,
+    rejected: Option<&'a str>,
+}
+
+impl<'a, E: Serialize> Shape<'a, E> {
+    /// The line makes these events.
+    pub(crate) fn events(line: u64, events: &'a [E]) -> Self {
+        Self { line, events, filtered: None, rejected: None }
+    }
+
+    /// The shape as a line of JSON, with its end.
+    pub(crate) fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+impl<'a> Shape<'a, ()> {
+    /// The line is not wanted.
+    pub(crate) fn filtered(line: u64, reason: &'a str) -> Self {
+        Self { line, events: &[], filtered: Some(reason), rejected: None }
+    }
+
+    /// The line never makes an event.
+    pub(crate) fn rejected(line: u64, reason: &'a str) -> Self {
+        Self { line, events: &[], filtered: None, rejected: Some(reason) }
+    }
+}

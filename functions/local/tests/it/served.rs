@@ -1,0 +1,186 @@
+//! Commands that talk to VirusTotal and the dispatcher, or look at the state.
+
+use std::process::{Command, Output};
+
+use azul_vt::store::{
+    local,
+    rejects::{Reject, RejectStage, Rejects},
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use sim::feed::Style;
+
+use crate::commands::{MINUTE, vt};
+
+struct Stage {
+    virustotal: sim::VirusTotal,
+    dispatcher: sim::Dispatcher,
+    state: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        Self {
+            virustotal: sim::VirusTotal::start().await.unwrap(),
+            dispatcher: sim::Dispatcher::start().await.unwrap(),
+            state: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn vt(&self, args: &[&str]) -> Command {
+        let mut command = vt(args);
+        command
+            .env("VIRUSTOTAL", self.virustotal.url())
+            .env("VIRUSTOTAL_APIKEY", self.virustotal.key())
+            .env("PLUGIN_EVENTS_URL", self.dispatcher.url())
+            .env("STATEDIR", self.state.path())
+            .env("RULES_ROOT", "/nowhere/at/all");
+        command
+    }
+}
+
+/// Runs a command off the threads that serve its questions.
+async fn output(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_nothing_where_all_is_in_place() {
+    let stage = Stage::new().await;
+    let found = output(stage.vt(&["doctor"])).await;
+    let said = text(&found.stdout);
+    assert_eq!(found.status.code(), Some(0), "{said}");
+    for check in ["settings", "VirusTotal key", "feed", "dispatcher", "rules", "clock", "state"] {
+        assert!(said.contains(&format!("ok    {check}: ")), "{check}: {said}");
+    }
+    assert!(!said.contains(&stage.virustotal.key()));
+    assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
+    assert!(stage.dispatcher.posts().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_goes_on_behind_a_failure_and_says_what_to_do() {
+    let stage = Stage::new().await;
+    let rules = tempfile::tempdir().unwrap();
+    std::fs::write(rules.path().join("a.yaml"), "- x: {syntax: gjson, rule: id}\n").unwrap();
+    let mut command = stage.vt(&["doctor"]);
+    command
+        .env("VIRUSTOTAL_APIKEY", "a-wrong-key")
+        // Answers, but is no dispatcher.
+        .env("PLUGIN_EVENTS_URL", stage.virustotal.url())
+        .env("RULES_ROOT", rules.path())
+        .env("STATEDIR", "/dev/null/state");
+    let found = output(command).await;
+    let said = text(&found.stdout);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(found.stderr.is_empty());
+    for (check, word) in [
+        ("VirusTotal key", "VIRUSTOTAL_APIKEY"),
+        ("feed", "401"),
+        ("dispatcher", "PLUGIN_EVENTS_URL"),
+        ("rules", "daily_quota"),
+        ("state", "STATEDIR"),
+    ] {
+        let line = said.lines().find(|line| line.starts_with(&format!("FAIL  {check}: ")));
+        assert!(line.is_some_and(|line| line.contains(word)), "{check}: {said}");
+    }
+    assert!(!said.contains("a-wrong-key"));
+    let mut command = stage.vt(&["doctor"]);
+    command.env("VIRUSTOTAL_APIKEY", "").env("LOG", "info");
+    let found = output(command).await;
+    assert_eq!(found.status.code(), Some(1));
+    assert!(text(&found.stdout).contains("VIRUSTOTAL_APIKEY is not set"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_makes_no_state_and_tells_what_a_load_left() {
+    let stage = Stage::new().await;
+    let before = output(stage.vt(&["status", "--json"])).await;
+    assert_eq!(serde_json::from_slice::<Value>(&before.stdout).unwrap()["cursor"], Value::Null);
+    assert_eq!(std::fs::read_dir(stage.state.path()).unwrap().count(), 0);
+    let now = azul_vt::minute::Minute::of(Timestamp::now());
+    let minute = now.plus(-70);
+    stage
+        .virustotal
+        .serve(&minute.to_string(), sim::feed::bundle(5, &minute.to_string(), 7, Style::Small));
+    let retried = output(stage.vt(&["retry", "--minute", &minute.to_string()])).await;
+    assert!(retried.status.success(), "{}", text(&retried.stderr));
+    let after = output(stage.vt(&["status", "--json"])).await;
+    let status: Value = serde_json::from_slice(&after.stdout).unwrap();
+    assert_eq!(status["totals"]["loaded"], 1);
+    assert_eq!(status["totals"]["counts"]["delivered"], 7);
+    let shown = output(stage.vt(&["status"])).await;
+    assert!(text(&shown.stdout).contains("1 loaded"), "{}", text(&shown.stdout));
+    assert_eq!(stage.dispatcher.arrived().sha256s().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rejected_is_listed_shown_and_tried_again_whatever_its_age() {
+    let stage = Stage::new().await;
+    let (good, bad) = (sim::feed::record(5, MINUTE, 0, Style::Small), "[]");
+    let key = Rejects::key("feed/202601010000", 1);
+    {
+        let store = local::open(stage.state.path()).unwrap();
+        let reject = |line, stage, record: &str| {
+            Reject::new(
+                "feed/202601010000",
+                line,
+                stage,
+                "for a test",
+                record.as_bytes(),
+                Timestamp::now(),
+            )
+        };
+        let rejects = [
+            reject(1, RejectStage::Event, &good),
+            reject(2, RejectStage::Record, bad),
+            reject(0, RejectStage::Bundle, "BZh"),
+        ];
+        Rejects::new(store.bundles).write("feed/202601010000", 1, &rejects).await.unwrap();
+    }
+    let listed = output(stage.vt(&["rejects", "list"])).await;
+    assert!(text(&listed.stdout).starts_with(&format!("{key}  ")));
+    let shown = output(stage.vt(&["rejects", "show", &key])).await;
+    assert_eq!(text(&shown.stdout).lines().count(), 3);
+    for key in ["rejects/feed/202601010000/000000000009.jsonl", "../x", ""] {
+        for command in ["show", "retry"] {
+            let unknown = output(stage.vt(&["rejects", command, key])).await;
+            assert_eq!(unknown.status.code(), Some(2), "{command} {key}");
+        }
+    }
+    let retried = output(stage.vt(&["rejects", "retry", &key])).await;
+    let said = text(&retried.stdout);
+    assert!(retried.status.success(), "{}", text(&retried.stderr));
+    assert!(
+        said.contains("1 events delivered, 0 downloads requested, 1 refused again, 1 kept"),
+        "{said}"
+    );
+    let sha256 = sim::feed::sha256(5, MINUTE, 0);
+    assert!(stage.dispatcher.arrived().sha256s().contains(&sha256));
+    let listed = output(stage.vt(&["rejects", "list"])).await;
+    let keys: Vec<&str> =
+        text(&listed.stdout).lines().filter_map(|line| line.split(' ').next()).collect();
+    let again = "rejects/retried/feed/202601010000/000000000001/000000000001.jsonl";
+    assert_eq!(keys, [&key, again]);
+    let shown = output(stage.vt(&["rejects", "show", &key])).await;
+    assert_eq!(text(&shown.stdout).lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_without_a_key_says_so_even_where_no_dispatcher_is() {
+    let stage = Stage::new().await;
+    stage.dispatcher.down().await;
+    let mut command = stage.vt(&["load"]);
+    command.env("VIRUSTOTAL_APIKEY", "");
+    let found = output(command).await;
+    assert_eq!(found.status.code(), Some(1));
+    let said = text(&found.stderr);
+    assert!(
+        said.starts_with("vt: VIRUSTOTAL_APIKEY is not set") && said.lines().count() == 1,
+        "{said}"
+    );
+}
