@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::minute::Minute;
 
+mod keys;
 pub mod local;
 pub mod rejects;
 

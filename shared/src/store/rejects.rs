@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BundleInfo, Bundles, StoreError};
+use super::{BundleInfo, Bundles, StoreError, keys::bad_name};
 
 /// How much of a record is kept, in bytes: real ones are about 30 KB, the largest about 1 MB.
 pub const MAX_KEPT: usize = 1024 * 1024;
@@ -209,10 +209,10 @@ fn check(key: &str) -> Result<(), StoreError> {
     if key.starts_with(FOLDER) && key.ends_with(ENDING) {
         return Ok(());
     }
-    Err(StoreError::BadName {
-        name: key.chars().take(100).flat_map(char::escape_debug).collect(),
-        reason: "rejects are kept under keys like `rejects/feed/202611240857/000000000001.jsonl`",
-    })
+    Err(bad_name(
+        key,
+        "rejects are kept under keys like `rejects/feed/202611240857/000000000001.jsonl`",
+    ))
 }
 
 #[cfg(test)]

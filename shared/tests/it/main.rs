@@ -18,4 +18,8 @@ mod publish;
 #[cfg(test)]
 mod selection;
 #[cfg(test)]
+mod store_local;
+#[cfg(test)]
+mod store_suite;
+#[cfg(test)]
 mod virustotal;

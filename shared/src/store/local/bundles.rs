@@ -18,14 +18,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{lock_file, unusable};
-use crate::store::{BundleInfo, BundleReader, Bundles, StoreError};
+use crate::store::{
+    BundleInfo, BundleReader, Bundles, StoreError,
+    keys::{check_key, check_prefix},
+};
 
 /// Unfinished files live on the same file system, out of reach for keys, which have no dot first.
 const SCRATCH: &str = ".scratch";
-
-/// S3's longest key, and the longest file name of common file systems.
-const LONGEST_KEY: usize = 1024;
-const LONGEST_SEGMENT: usize = 255;
 
 /// A folder that becomes empty is removed, so one may vanish between being made and being used. More
 /// tries than this would take as many removals at just the wrong moments.
@@ -328,35 +327,6 @@ fn own_scratch(all: &Path) -> io::Result<(PathBuf, File)> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
             Err(e) => return Err(e),
         }
-    }
-}
-
-fn check_key(key: &str) -> Result<(), StoreError> {
-    let reason = if key.is_empty() {
-        "it is empty"
-    } else if key.len() > LONGEST_KEY {
-        "it is longer than 1024 bytes"
-    } else if key.contains(|c: char| c.is_control() || c == '\\') {
-        "it holds a control character or a backslash"
-    } else if key.split('/').any(str::is_empty) {
-        "it begins or ends with `/` or holds an empty segment"
-    } else if key.split('/').any(|segment| segment.starts_with('.')) {
-        "a segment begins with a dot"
-    } else if key.split('/').any(|segment| segment.len() > LONGEST_SEGMENT) {
-        "a segment is longer than 255 bytes"
-    } else {
-        return Ok(());
-    };
-    // Such text may come from outside: short, and on one line.
-    let name = key.chars().take(100).flat_map(char::escape_debug).collect();
-    Err(StoreError::BadName { name, reason })
-}
-
-/// A prefix is a key that may end anywhere, also behind a `/`.
-fn check_prefix(prefix: &str) -> Result<(), StoreError> {
-    match prefix.strip_suffix('/').unwrap_or(prefix) {
-        "" if prefix.is_empty() => Ok(()),
-        key => check_key(key),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::OpenOptions,
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{StoreError, unusable};
 
-/// Marks the file as ours ("AzVt"), so that somebody else's database is not taken for state.
+/// Marks the file as ours (the letters `AzVt`), so that somebody else's database is not taken for state.
 const APPLICATION_ID: i64 = 0x417a_5674;
 
 /// How long a call waits for another process that writes. Writes take milliseconds; only a machine in
@@ -120,14 +121,13 @@ pub(super) struct Db {
 impl Db {
     /// Opens the database, makes or updates its schema. To be called by one process at a time.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        // Made here, because SQLite would let everybody read it; it gives its own mode to `-wal`.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| unusable(path, e))?;
+        // Made here, because SQLite would let everybody read it; it gives its own mode to `-wal`. One
+        // that exists is not opened this way: closing it would drop the locks that another connection
+        // of this process holds on it.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(path, e)),
+            _ => {}
+        }
         let mut connection = Connection::open(path).map_err(|e| unusable(path, e))?;
         prepare(&mut connection, path).map_err(|fault| match fault {
             Fault::Store(error) => error,

@@ -18,7 +18,7 @@ use super::{
     db::{Db, Fault, nanoseconds, signed, timestamp, unsigned},
     lock_file,
 };
-use crate::store::{Grant, Lease, Leases, StoreError};
+use crate::store::{Grant, Lease, Leases, StoreError, keys::bad_name};
 
 pub(super) struct LocalLeases {
     pub(super) db: Db,
@@ -36,10 +36,8 @@ impl LocalLeases {
     fn path(&self, name: &str) -> Result<PathBuf, StoreError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
-            return Err(StoreError::BadName {
-                name: name.chars().take(100).collect(),
-                reason: "a lease is named by 1 to 100 letters, digits, `-`, `_` and `.`",
-            });
+            let reason = "a lease is named by 1 to 100 letters, digits, `-`, `_` and `.`";
+            return Err(bad_name(name, reason));
         }
         Ok(self.locks.join(format!("lease-{name}")))
     }

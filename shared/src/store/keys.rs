@@ -1,0 +1,42 @@
+//! What may be a key in [`Bundles`](super::Bundles): the same in every implementation, so that what one
+//! keeps can be moved to another.
+
+use super::StoreError;
+
+/// S3's longest key, and the longest file name of common file systems.
+const LONGEST_KEY: usize = 1024;
+const LONGEST_SEGMENT: usize = 255;
+
+/// Refuses what is no key: see [`BundleInfo::key`](super::BundleInfo::key).
+pub(super) fn check_key(key: &str) -> Result<(), StoreError> {
+    let reason = if key.is_empty() {
+        "it is empty"
+    } else if key.len() > LONGEST_KEY {
+        "it is longer than 1024 bytes"
+    } else if key.contains(|c: char| c.is_control() || c == '\\') {
+        "it holds a control character or a backslash"
+    } else if key.split('/').any(str::is_empty) {
+        "it begins or ends with `/` or holds an empty segment"
+    } else if key.split('/').any(|segment| segment.starts_with('.')) {
+        "a segment begins with a dot"
+    } else if key.split('/').any(|segment| segment.len() > LONGEST_SEGMENT) {
+        "a segment is longer than 255 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(bad_name(key, reason))
+}
+
+/// A prefix is a key that may end anywhere, also behind a `/`.
+pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    match prefix.strip_suffix('/').unwrap_or(prefix) {
+        "" if prefix.is_empty() => Ok(()),
+        key => check_key(key),
+    }
+}
+
+/// The error about a name, which may come from outside: kept short and on one line.
+pub(super) fn bad_name(name: &str, reason: &'static str) -> StoreError {
+    let name = name.chars().take(100).flat_map(char::escape_debug).collect();
+    StoreError::BadName { name, reason }
+}

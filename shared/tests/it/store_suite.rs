@@ -1,0 +1,638 @@
+//! What every implementation of the state promises. Each case takes a fresh, empty store;
+//! [`store_suite!`] runs all of them on one implementation.
+
+use std::{collections::BTreeSet, future::Future, io::Read, sync::Arc};
+
+use azul_vt::{
+    minute::Minute,
+    store::{
+        Counts, GapKind, Grant, Lease, LedgerRow, LedgerTotals, MinuteState, Reservation, Stage,
+        Store, StoreError,
+        rejects::{Reject, RejectStage, Rejects},
+    },
+};
+use jiff::{SignedDuration, Timestamp, civil::date};
+use tokio::task::JoinSet;
+
+/// Makes a test of each case. `$fresh` is a function that gives a future of a store and of something
+/// to keep alive while it is used.
+macro_rules! store_suite {
+    ($fresh:path) => {
+        $crate::store_suite::store_suite!(@each $fresh,
+            a_cursor_moves_only_from_where_it_is_expected_and_only_forward
+            eight_tasks_move_a_cursor_without_losing_a_step
+            a_lease_excludes_until_it_is_given_back_and_its_fence_grows
+            of_many_who_ask_for_a_lease_one_gets_it
+            leases_of_other_names_do_not_hinder
+            a_lease_that_was_taken_over_can_neither_write_nor_be_renewed
+            the_ledger_gives_back_every_state_as_it_was_put
+            the_ledger_lists_ranges_gaps_and_totals
+            memory_lasts_for_its_time_and_no_longer
+            memory_of_many_ids_answers_for_each
+            one_of_many_who_remember_the_same_is_first
+            a_quota_grants_its_limit_and_no_more_to_sixteen_tasks
+            a_quota_knows_its_ids_and_its_places_come_back
+            the_same_id_from_many_tasks_takes_one_place
+            stages_only_go_forward
+            a_file_that_is_put_keeps_its_content_for_good
+            of_many_who_put_a_file_one_wins
+            small_content_replaces_what_was_there
+            listing_is_by_prefix_and_in_order
+            removing_leaves_nothing_and_hinders_nobody
+            keys_that_lead_elsewhere_are_refused
+            rejects_are_kept_by_batch_and_a_repeat_replaces_them
+            rejects_reach_no_other_objects
+        );
+    };
+    (@each $fresh:path, $($case:ident)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                let (store, _alive) = $fresh().await;
+                $crate::store_suite::$case(&store).await;
+            }
+        )+
+    };
+}
+pub(crate) use store_suite;
+
+/// 2026-11-24T08:57:00.123456789Z and so many seconds.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    let start: Timestamp = "2026-11-24T08:57:00.123456789Z".parse().unwrap();
+    start + SignedDuration::from_secs(seconds)
+}
+
+pub(crate) async fn acquire(store: &Store, name: &str) -> Lease {
+    match store.leases.acquire(name, "test", at(0)).await.unwrap() {
+        Grant::Acquired(lease) => lease,
+        held @ Grant::Held { .. } => panic!("{held:?}"),
+    }
+}
+
+/// Runs `work` in `n` tasks at once and gives what they gave.
+async fn at_once<T, F>(n: usize, work: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let mut tasks: JoinSet<T> = (0..n).map(work).collect();
+    let mut results = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        results.push(result.unwrap());
+    }
+    results
+}
+
+pub(crate) async fn a_cursor_moves_only_from_where_it_is_expected_and_only_forward(store: &Store) {
+    let cursors = &store.cursors;
+    assert_eq!(cursors.read("load").await.unwrap(), None);
+    assert!(!cursors.advance("load", Some(0), 60).await.unwrap(), "there is none yet");
+    assert!(cursors.advance("load", None, 60).await.unwrap());
+    assert!(!cursors.advance("load", None, 120).await.unwrap(), "there is one already");
+    assert!(!cursors.advance("load", Some(0), 120).await.unwrap());
+    assert!(!cursors.advance("load", Some(60), 60).await.unwrap());
+    assert!(!cursors.advance("load", Some(60), 0).await.unwrap());
+    assert_eq!(cursors.read("load").await.unwrap(), Some(60));
+    assert!(cursors.advance("load", Some(60), 120).await.unwrap());
+    assert_eq!(cursors.read("load").await.unwrap(), Some(120));
+    assert_eq!(cursors.read("hunt").await.unwrap(), None);
+}
+
+pub(crate) async fn eight_tasks_move_a_cursor_without_losing_a_step(store: &Store) {
+    let moved = at_once(8, |_| step_a_cursor(store.clone(), 25)).await;
+    assert!(moved.iter().all(|m| *m == 25));
+    assert_eq!(store.cursors.read("steps").await.unwrap(), Some(8 * 25));
+}
+
+/// Moves the cursor `steps` on by one, so many times; gives how often it did.
+pub(crate) async fn step_a_cursor(store: Store, times: u64) -> u64 {
+    let mut moved = 0;
+    while moved < times {
+        let position = store.cursors.read("steps").await.unwrap();
+        let next = position.unwrap_or(0) + 1;
+        if store.cursors.advance("steps", position, next).await.unwrap() {
+            moved += 1;
+        }
+        assert!(store.cursors.read("steps").await.unwrap() >= Some(next), "it went backwards");
+    }
+    moved
+}
+
+pub(crate) async fn a_lease_excludes_until_it_is_given_back_and_its_fence_grows(store: &Store) {
+    let leases = &store.leases;
+    assert_eq!(leases.holder("load").await.unwrap(), None);
+    let Grant::Acquired(first) = leases.acquire("load", "first", at(0)).await.unwrap() else {
+        panic!("it is free");
+    };
+    assert_eq!((first.name.as_str(), first.owner.as_str()), ("load", "first"));
+    assert_eq!(leases.holder("load").await.unwrap(), Some(("first".into(), at(0))));
+    match leases.acquire("load", "second", at(5)).await.unwrap() {
+        Grant::Held { owner, since } => assert_eq!((owner.as_str(), since), ("first", at(0))),
+        Grant::Acquired(lease) => panic!("{lease:?}"),
+    }
+    leases.renew(&first, at(6)).await.unwrap();
+    let fence = first.fence;
+    leases.release(first).await.unwrap();
+    assert_eq!(leases.holder("load").await.unwrap(), None);
+    let Grant::Acquired(second) = leases.acquire("load", "second", at(7)).await.unwrap() else {
+        panic!("it was given back");
+    };
+    assert!(second.fence > fence);
+    assert_eq!(leases.holder("load").await.unwrap(), Some(("second".into(), at(7))));
+}
+
+pub(crate) async fn of_many_who_ask_for_a_lease_one_gets_it(store: &Store) {
+    let grants = at_once(16, |n| {
+        let store = store.clone();
+        async move { store.leases.acquire("load", &format!("task {n}"), at(0)).await.unwrap() }
+    })
+    .await;
+    let winners: Vec<_> = grants
+        .iter()
+        .filter_map(|g| if let Grant::Acquired(lease) = g { Some(&lease.owner) } else { None })
+        .collect();
+    assert_eq!(winners.len(), 1, "{grants:?}");
+    for grant in &grants {
+        if let Grant::Held { owner, .. } = grant {
+            assert_eq!(owner, winners[0]);
+        }
+    }
+}
+
+pub(crate) async fn leases_of_other_names_do_not_hinder(store: &Store) {
+    let _load = acquire(store, "load").await;
+    let _hunt = acquire(store, "hunt").await;
+    let bad = store.leases.acquire("../load", "test", at(0)).await;
+    assert!(matches!(bad, Err(StoreError::BadName { .. })), "{bad:?}");
+}
+
+pub(crate) async fn a_lease_that_was_taken_over_can_neither_write_nor_be_renewed(store: &Store) {
+    let mut old = acquire(store, "load").await;
+    let minute: Minute = "202611240857".parse().unwrap();
+    let mut row = LedgerRow {
+        minute,
+        state: MinuteState::Planned,
+        counts: Counts::default(),
+        updated: at(0),
+    };
+    store.ledger.put(&row, &old).await.unwrap();
+    // What is left of an owner that was thought dead: its number without its right.
+    let stale = Lease {
+        name: old.name.clone(),
+        owner: old.owner.clone(),
+        fence: old.fence,
+        guard: old.guard.take(),
+    };
+    store.leases.release(stale).await.unwrap();
+    let new = acquire(store, "load").await;
+    row.state = MinuteState::Loaded;
+    let lost = store.ledger.put(&row, &old).await;
+    assert!(matches!(&lost, Err(StoreError::LeaseLost { name }) if name == "load"), "{lost:?}");
+    let lost = store.leases.renew(&old, at(1)).await;
+    assert!(matches!(lost, Err(StoreError::LeaseLost { .. })), "{lost:?}");
+    assert_eq!(store.ledger.get(minute).await.unwrap().unwrap().state, MinuteState::Planned);
+    // Giving back what is lost does not take it from the new owner.
+    store.leases.release(old).await.unwrap();
+    assert!(matches!(
+        store.leases.acquire("load", "third", at(2)).await.unwrap(),
+        Grant::Held { .. }
+    ));
+    store.ledger.put(&row, &new).await.unwrap();
+    assert_eq!(store.ledger.get(minute).await.unwrap(), Some(row));
+}
+
+fn states() -> Vec<MinuteState> {
+    let gap = |kind, next: i64| MinuteState::Gap {
+        kind,
+        reason: "404 \u{1f4a5} 'quoted'".into(),
+        attempts: 3,
+        next_try: at(next),
+    };
+    vec![
+        MinuteState::Planned,
+        MinuteState::Loading { bundle: "feed/2026/11/24/0858-0.bz2".into(), lines_done: 1234 },
+        MinuteState::Loaded,
+        gap(GapKind::Missing, 600),
+        gap(GapKind::Failed, 60),
+        gap(GapKind::Skipped, 3600),
+        MinuteState::Buried { reason: "too old".into() },
+    ]
+}
+
+async fn fill_ledger(store: &Store) -> Vec<LedgerRow> {
+    let lease = acquire(store, "load").await;
+    let first: Minute = "202611240857".parse().unwrap();
+    let mut rows = Vec::new();
+    for (n, state) in (0_u32..).zip(states()) {
+        let counts = Counts {
+            records: 10 + u64::from(n),
+            delivered: 5,
+            filtered: 3,
+            rejected: 2,
+            requests: 1,
+            bad_values: u64::from(u32::MAX),
+        };
+        let minute = first.plus(i64::from(n));
+        rows.push(LedgerRow { minute, state, counts, updated: at(i64::from(n)) });
+    }
+    // Not in order of time, so that an order read back is the ledger's own.
+    for row in rows.iter().rev() {
+        store.ledger.put(row, &lease).await.unwrap();
+    }
+    store.leases.release(lease).await.unwrap();
+    rows
+}
+
+pub(crate) async fn the_ledger_gives_back_every_state_as_it_was_put(store: &Store) {
+    let rows = fill_ledger(store).await;
+    for row in &rows {
+        assert_eq!(store.ledger.get(row.minute).await.unwrap().as_ref(), Some(row));
+    }
+    assert_eq!(store.ledger.get(rows[0].minute.plus(-1)).await.unwrap(), None);
+    // A later state leaves nothing of an earlier one.
+    let lease = acquire(store, "load").await;
+    for before in &rows {
+        for state in states() {
+            let after = LedgerRow { state, ..before.clone() };
+            store.ledger.put(&after, &lease).await.unwrap();
+            assert_eq!(store.ledger.get(before.minute).await.unwrap(), Some(after));
+        }
+    }
+}
+
+pub(crate) async fn the_ledger_lists_ranges_gaps_and_totals(store: &Store) {
+    let ledger = &store.ledger;
+    assert_eq!(ledger.totals().await.unwrap(), LedgerTotals::default());
+    let rows = fill_ledger(store).await;
+    let minute = |n: usize| rows[n].minute;
+
+    let range = ledger.range(minute(1), minute(4)).await.unwrap();
+    assert_eq!(range, rows[1..4], "from is in it, to is not");
+    assert!(ledger.range(minute(4), minute(1)).await.unwrap().is_empty());
+    assert_eq!(ledger.range(minute(0).plus(-9), minute(6).plus(9)).await.unwrap(), rows);
+
+    assert_eq!(ledger.gaps(10).await.unwrap(), rows[3..6]);
+    assert_eq!(ledger.gaps(2).await.unwrap(), rows[3..5]);
+    assert!(ledger.gaps(0).await.unwrap().is_empty());
+    assert!(ledger.due_gaps(at(59), 10).await.unwrap().is_empty());
+    assert_eq!(ledger.due_gaps(at(60), 10).await.unwrap(), rows[4..5]);
+    assert_eq!(ledger.due_gaps(at(600), 10).await.unwrap(), rows[3..5]);
+    assert_eq!(ledger.due_gaps(at(600), 1).await.unwrap(), rows[3..4]);
+    assert_eq!(ledger.due_gaps(at(9999), 10).await.unwrap(), rows[3..6]);
+
+    let mut counts = Counts::default();
+    for row in &rows {
+        counts.add(row.counts);
+    }
+    let expected = LedgerTotals { planned: 1, loading: 1, loaded: 1, gaps: 3, buried: 1, counts };
+    assert_eq!(ledger.totals().await.unwrap(), expected);
+}
+
+pub(crate) async fn memory_lasts_for_its_time_and_no_longer(store: &Store) {
+    let memory = &store.memory;
+    let hour = SignedDuration::from_hours(1);
+    assert!(!memory.knows("request", "a", at(0)).await.unwrap());
+    assert!(memory.remember("request", "a", hour, at(0)).await.unwrap());
+    assert!(!memory.remember("request", "a", hour, at(10)).await.unwrap());
+    assert!(!memory.knows("webhook", "a", at(0)).await.unwrap(), "another kind");
+    assert!(memory.knows("request", "a", at(3599)).await.unwrap());
+    assert!(!memory.knows("request", "a", at(3600)).await.unwrap());
+    assert!(memory.remember("request", "a", hour, at(3600)).await.unwrap());
+    assert!(memory.knows("request", "a", at(7199)).await.unwrap());
+    // What expired may be removed, what did not may not.
+    for n in 0..300_i64 {
+        assert!(memory.remember("request", &format!("b{n}"), hour, at(7200 + n)).await.unwrap());
+    }
+    assert!(!memory.knows("request", "a", at(7499)).await.unwrap());
+    for n in 0..300 {
+        assert!(memory.knows("request", &format!("b{n}"), at(7499)).await.unwrap());
+    }
+    let forever = SignedDuration::MAX;
+    assert!(memory.remember("request", "c", forever, at(0)).await.unwrap());
+    assert!(memory.knows("request", "c", at(1_000_000_000)).await.unwrap());
+}
+
+pub(crate) async fn memory_of_many_ids_answers_for_each(store: &Store) {
+    let memory = &store.memory;
+    let ids = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let hour = SignedDuration::from_hours(1);
+    let new = memory.remember_all("request", &ids("a b a"), hour, at(0)).await.unwrap();
+    assert_eq!(new, [true, true, false]);
+    let new = memory.remember_all("request", &ids("c b d"), hour, at(1)).await.unwrap();
+    assert_eq!(new, [true, false, true]);
+    assert!(memory.remember_all("request", &[], hour, at(1)).await.unwrap().is_empty());
+}
+
+pub(crate) async fn one_of_many_who_remember_the_same_is_first(store: &Store) {
+    let firsts = at_once(16, |_| {
+        let memory = Arc::clone(&store.memory);
+        async move {
+            memory.remember("webhook", "x", SignedDuration::from_hours(1), at(0)).await.unwrap()
+        }
+    })
+    .await;
+    assert_eq!(firsts.iter().filter(|first| **first).count(), 1);
+}
+
+const CATEGORY: &str = "rules.yaml/first";
+
+pub(crate) async fn a_quota_grants_its_limit_and_no_more_to_sixteen_tasks(store: &Store) {
+    let day = date(2026, 11, 24);
+    let reserve_all = |task: usize| {
+        let quotas = Arc::clone(&store.quotas);
+        async move {
+            let mut granted = BTreeSet::new();
+            let mut already = BTreeSet::new();
+            for n in 0..100 {
+                let id = format!("{task}/{n}");
+                match quotas.reserve(CATEGORY, day, 250, &id).await.unwrap() {
+                    Reservation::Granted => assert!(granted.insert(id)),
+                    Reservation::Already(stage) => {
+                        assert_eq!(stage, Stage::Reserved);
+                        assert!(already.insert(id));
+                    }
+                    Reservation::Full { used } => assert_eq!(used, 250),
+                }
+            }
+            (granted, already)
+        }
+    };
+    let first: Vec<_> = at_once(16, reserve_all).await;
+    let granted: BTreeSet<_> = first.iter().flat_map(|(granted, _)| granted).collect();
+    assert_eq!(granted.len(), 250);
+    assert!(first.iter().all(|(_, already)| already.is_empty()));
+    let second: Vec<_> = at_once(16, reserve_all).await;
+    assert!(second.iter().all(|(granted, _)| granted.is_empty()));
+    let already: BTreeSet<_> = second.iter().flat_map(|(_, already)| already).collect();
+    assert_eq!(already, granted);
+    let usage = store.quotas.usage(day).await.unwrap();
+    assert_eq!((usage.len(), usage[0].used), (1, 250));
+}
+
+pub(crate) async fn a_quota_knows_its_ids_and_its_places_come_back(store: &Store) {
+    let quotas = &store.quotas;
+    let (day, next) = (date(2026, 12, 31), date(2027, 1, 1));
+    let reserve = |category, day, id| quotas.reserve(category, day, 2, id);
+    assert_eq!(reserve(CATEGORY, day, "a").await.unwrap(), Reservation::Granted);
+    assert_eq!(reserve(CATEGORY, day, "b").await.unwrap(), Reservation::Granted);
+    assert_eq!(reserve(CATEGORY, day, "c").await.unwrap(), Reservation::Full { used: 2 });
+    let again = reserve(CATEGORY, day, "a").await.unwrap();
+    assert_eq!(again, Reservation::Already(Stage::Reserved), "full or not");
+    assert_eq!(reserve(CATEGORY, next, "a").await.unwrap(), Reservation::Granted);
+    assert_eq!(reserve("other", day, "a").await.unwrap(), Reservation::Granted);
+    let none = quotas.reserve("none", day, 0, "a").await.unwrap();
+    assert_eq!(none, Reservation::Full { used: 0 });
+
+    assert!(quotas.release(CATEGORY, day, "a").await.unwrap());
+    assert!(!quotas.release(CATEGORY, day, "a").await.unwrap(), "once only");
+    assert!(!quotas.release(CATEGORY, day, "z").await.unwrap());
+    assert_eq!(reserve(CATEGORY, day, "c").await.unwrap(), Reservation::Granted);
+    assert_eq!(reserve(CATEGORY, day, "a").await.unwrap(), Reservation::Full { used: 2 });
+
+    let usage: Vec<_> =
+        quotas.usage(day).await.unwrap().into_iter().map(|u| (u.category, u.used)).collect();
+    assert_eq!(usage, [("other".to_owned(), 1), (CATEGORY.to_owned(), 2)]);
+    assert!(quotas.usage(date(2026, 1, 1)).await.unwrap().is_empty());
+}
+
+pub(crate) async fn the_same_id_from_many_tasks_takes_one_place(store: &Store) {
+    let day = date(2026, 11, 24);
+    let answers = at_once(16, |_| {
+        let quotas = Arc::clone(&store.quotas);
+        async move { quotas.reserve(CATEGORY, day, 5, "a").await.unwrap() }
+    })
+    .await;
+    assert_eq!(answers.iter().filter(|a| **a == Reservation::Granted).count(), 1);
+    assert_eq!(store.quotas.usage(day).await.unwrap()[0].used, 1);
+    let back = at_once(16, |_| {
+        let quotas = Arc::clone(&store.quotas);
+        async move { quotas.release(CATEGORY, day, "a").await.unwrap() }
+    })
+    .await;
+    assert_eq!(back.iter().filter(|b| **b).count(), 1);
+    assert!(store.quotas.usage(day).await.unwrap().is_empty());
+}
+
+pub(crate) async fn stages_only_go_forward(store: &Store) {
+    let quotas = &store.quotas;
+    let day = date(2026, 11, 24);
+    assert!(!quotas.set_stage(CATEGORY, day, "a", Stage::Stored).await.unwrap());
+    quotas.reserve(CATEGORY, day, 1, "a").await.unwrap();
+    for (set, then) in [
+        (Stage::Stored, Stage::Stored),
+        (Stage::Reserved, Stage::Stored),
+        (Stage::Reported, Stage::Reported),
+        (Stage::Sourced, Stage::Reported),
+    ] {
+        assert!(quotas.set_stage(CATEGORY, day, "a", set).await.unwrap());
+        let now = quotas.reserve(CATEGORY, day, 1, "a").await.unwrap();
+        assert_eq!(now, Reservation::Already(then));
+    }
+}
+
+async fn content(store: &Store, key: &str) -> Option<Vec<u8>> {
+    let mut reader = store.bundles.open(key).await.unwrap()?;
+    let mut content = Vec::new();
+    reader.read_to_end(&mut content).unwrap();
+    Some(content)
+}
+
+async fn keys(store: &Store, prefix: &str) -> Vec<String> {
+    store.bundles.list(prefix).await.unwrap().into_iter().map(|b| b.key).collect()
+}
+
+pub(crate) async fn a_file_that_is_put_keeps_its_content_for_good(store: &Store) {
+    let bundles = &store.bundles;
+    let key = "feed/2026/11/24/0857-0123456789ab.bz2";
+    assert!(bundles.open(key).await.unwrap().is_none());
+    let first = bundles.scratch().join("first");
+    std::fs::write(&first, "first").unwrap();
+    assert!(bundles.put_file(key, &first).await.unwrap());
+    assert!(!first.exists());
+    // From a directory of its own, as a file that was posted may be.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let second = elsewhere.path().join("second");
+    std::fs::write(&second, "second").unwrap();
+    assert!(!bundles.put_file(key, &second).await.unwrap());
+    assert!(!second.exists());
+    assert_eq!(content(store, key).await.unwrap(), b"first");
+    let gone = bundles.put_file("feed/other", &second).await;
+    assert!(matches!(gone, Err(StoreError::Unavailable { .. })), "{gone:?}");
+    assert!(bundles.open("feed/other").await.unwrap().is_none());
+    let listed = bundles.list("").await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].key.as_str(), listed[0].size), (key, 5));
+}
+
+pub(crate) async fn of_many_who_put_a_file_one_wins(store: &Store) {
+    let answers = at_once(16, |n| {
+        let bundles = Arc::clone(&store.bundles);
+        async move {
+            let from = bundles.scratch().join(format!("file {n}"));
+            std::fs::write(&from, n.to_string()).unwrap();
+            (bundles.put_file("posted/abc", &from).await.unwrap(), n)
+        }
+    })
+    .await;
+    let winners: Vec<_> = answers.iter().filter(|(won, _)| *won).map(|(_, n)| n).collect();
+    assert_eq!(winners.len(), 1);
+    assert_eq!(content(store, "posted/abc").await.unwrap(), winners[0].to_string().as_bytes());
+}
+
+pub(crate) async fn small_content_replaces_what_was_there(store: &Store) {
+    store.bundles.put("rejects/a.jsonl", b"first and longer").await.unwrap();
+    store.bundles.put("rejects/a.jsonl", b"second").await.unwrap();
+    assert_eq!(content(store, "rejects/a.jsonl").await.unwrap(), b"second");
+    store.bundles.put("empty", b"").await.unwrap();
+    assert_eq!(content(store, "empty").await.unwrap(), b"");
+    let contents: Vec<Vec<u8>> = (0..16_u8).map(|n| vec![n; 100_000]).collect();
+    at_once(16, |n| {
+        let (bundles, content) = (Arc::clone(&store.bundles), contents[n].clone());
+        async move { bundles.put("raced", &content).await.unwrap() }
+    })
+    .await;
+    let whole = content(store, "raced").await.unwrap();
+    assert!(contents.contains(&whole), "a mixture of two");
+}
+
+pub(crate) async fn listing_is_by_prefix_and_in_order(store: &Store) {
+    for key in ["b/2", "b/10", "b-1", "b/1/x", "a", "bb/1", "b/1.jsonl"] {
+        store.bundles.put(key, key.as_bytes()).await.unwrap();
+    }
+    assert_eq!(keys(store, "").await, ["a", "b-1", "b/1.jsonl", "b/1/x", "b/10", "b/2", "bb/1"]);
+    assert_eq!(keys(store, "b/").await, ["b/1.jsonl", "b/1/x", "b/10", "b/2"]);
+    assert_eq!(keys(store, "b/1").await, ["b/1.jsonl", "b/1/x", "b/10"]);
+    assert_eq!(keys(store, "b/1/").await, ["b/1/x"]);
+    assert_eq!(keys(store, "b").await, ["b-1", "b/1.jsonl", "b/1/x", "b/10", "b/2", "bb/1"]);
+    assert!(keys(store, "c").await.is_empty());
+    assert!(keys(store, "a/").await.is_empty());
+    assert!(keys(store, "b/1/x/y").await.is_empty());
+}
+
+pub(crate) async fn removing_leaves_nothing_and_hinders_nobody(store: &Store) {
+    let bundles = &store.bundles;
+    bundles.remove("never/was").await.unwrap();
+    bundles.put("posted/abc/1", b"1").await.unwrap();
+    bundles.remove("posted/abc").await.unwrap();
+    bundles.remove("posted/abc/1/2").await.unwrap();
+    assert_eq!(keys(store, "").await, ["posted/abc/1"], "a folder is no key");
+    bundles.remove("posted/abc/1").await.unwrap();
+    assert!(bundles.open("posted/abc/1").await.unwrap().is_none());
+    assert!(keys(store, "").await.is_empty());
+    // Whoever puts beside one who removes is not disturbed.
+    at_once(8, |n| {
+        let bundles = Arc::clone(bundles);
+        async move {
+            for round in 0..25 {
+                let key = format!("deep/folder/{n}");
+                if round % 2 == 0 {
+                    bundles.put(&key, b"x").await.unwrap();
+                } else {
+                    let from = bundles.scratch().join(format!("from {n}"));
+                    std::fs::write(&from, "x").unwrap();
+                    assert!(bundles.put_file(&key, &from).await.unwrap());
+                }
+                bundles.remove(&key).await.unwrap();
+            }
+        }
+    })
+    .await;
+    assert!(keys(store, "").await.is_empty());
+}
+
+pub(crate) async fn keys_that_lead_elsewhere_are_refused(store: &Store) {
+    let from = store.bundles.scratch().join("from");
+    std::fs::write(&from, "x").unwrap();
+    let (long, long_segment) = ("a/".repeat(600) + "a", "a".repeat(256));
+    for key in [
+        "",
+        "/",
+        "/etc/passwd",
+        "..",
+        "../a",
+        "a/../b",
+        "a/..",
+        ".",
+        "a/./b",
+        "a//b",
+        "a/",
+        "//",
+        ".scratch/0/a",
+        "a/.b",
+        "a\0b",
+        "a\nb",
+        "a\\b",
+        &long,
+        &long_segment,
+    ] {
+        let refused = [
+            store.bundles.put_file(key, &from).await.map(drop),
+            store.bundles.put(key, b"x").await,
+            store.bundles.open(key).await.map(drop),
+            store.bundles.remove(key).await,
+        ];
+        for answer in refused {
+            assert!(matches!(answer, Err(StoreError::BadName { .. })), "{key:?}: {answer:?}");
+        }
+    }
+    for prefix in ["/", "..", "../", "a/../", "a//", "//", ".scratch/", "\0"] {
+        let refused = store.bundles.list(prefix).await;
+        assert!(matches!(refused, Err(StoreError::BadName { .. })), "{prefix:?}: {refused:?}");
+    }
+    assert!(from.exists());
+    let fits = format!("{}/é ü+%2e~", "a".repeat(255));
+    store.bundles.put(&fits, b"x").await.unwrap();
+    assert_eq!(keys(store, "").await, [fits]);
+}
+
+pub(crate) async fn rejects_are_kept_by_batch_and_a_repeat_replaces_them(store: &Store) {
+    let rejects = Rejects::new(Arc::clone(&store.bundles));
+    let origin = "feed/202611240857";
+    let reject = |line, record: &[u8]| {
+        Reject::new(origin, line, RejectStage::Record, "no identity", record, at(0))
+    };
+    assert!(rejects.list().await.unwrap().is_empty());
+    let first = [reject(3, b"{}"), reject(7, b"\xff\n\0")];
+    rejects.write(origin, 1, &first).await.unwrap();
+    rejects.write(origin, 1000, &[reject(1001, b"[]")]).await.unwrap();
+    rejects.write("posted/00ff", 1, &[reject(1, b"1")]).await.unwrap();
+    store.bundles.put("rejects/feed/202611240857/bundle.bz2", b"raw").await.unwrap();
+    let listed: Vec<_> = rejects.list().await.unwrap().into_iter().map(|b| b.key).collect();
+    let expected = [
+        "rejects/feed/202611240857/000000000001.jsonl",
+        "rejects/feed/202611240857/000000001000.jsonl",
+        "rejects/posted/00ff/000000000001.jsonl",
+    ];
+    assert_eq!(listed, expected);
+    let read = rejects.read(&listed[0]).await.unwrap().unwrap();
+    assert_eq!(read, first);
+    assert_eq!(read[1].bytes().unwrap(), b"\xff\n\0");
+
+    rejects.write(origin, 1, &first[1..]).await.unwrap();
+    assert_eq!(rejects.read(&listed[0]).await.unwrap().unwrap(), first[1..]);
+    rejects.write(origin, 1, &[]).await.unwrap();
+    assert_eq!(rejects.read(&listed[0]).await.unwrap(), None);
+    rejects.remove(&listed[1]).await.unwrap();
+    rejects.remove(&listed[1]).await.unwrap();
+    assert_eq!(rejects.list().await.unwrap().len(), 1);
+}
+
+pub(crate) async fn rejects_reach_no_other_objects(store: &Store) {
+    let rejects = Rejects::new(Arc::clone(&store.bundles));
+    store.bundles.put("feed/a.jsonl", b"{}").await.unwrap();
+    store.bundles.put("rejects/bad.jsonl", b"{}\n").await.unwrap();
+    for key in ["feed/a.jsonl", "rejects/../feed/a.jsonl", "rejects/bad", ""] {
+        let refused = rejects.read(key).await;
+        assert!(matches!(refused, Err(StoreError::BadName { .. })), "{key}: {refused:?}");
+        let refused = rejects.remove(key).await;
+        assert!(matches!(refused, Err(StoreError::BadName { .. })), "{key}: {refused:?}");
+    }
+    let refused = rejects.write("../feed", 1, &[]).await;
+    assert!(matches!(refused, Err(StoreError::BadName { .. })), "{refused:?}");
+    let damaged = rejects.read("rejects/bad.jsonl").await;
+    assert!(
+        matches!(&damaged, Err(StoreError::Damaged { what, .. }) if what == "line 1 of rejects/bad.jsonl"),
+        "{damaged:?}"
+    );
+    assert!(content(store, "feed/a.jsonl").await.is_some());
+}
