@@ -214,7 +214,7 @@ fn states() -> Vec<MinuteState> {
         MinuteState::Loaded,
         gap(GapKind::Missing, 600),
         gap(GapKind::Failed, 60),
-        gap(GapKind::Skipped, 3600),
+        gap(GapKind::Missing, 3600),
         MinuteState::Buried { reason: "too old".into() },
     ]
 }
@@ -231,6 +231,7 @@ async fn fill_ledger(store: &Store) -> Vec<LedgerRow> {
             rejected: 2,
             requests: 1,
             bad_values: u64::from(u32::MAX),
+            replaced_utf8: 7 * u64::from(n),
         };
         let minute = first.plus(i64::from(n));
         rows.push(LedgerRow { minute, state, counts, updated: at(i64::from(n)) });
@@ -249,6 +250,17 @@ pub(crate) async fn the_ledger_gives_back_every_state_as_it_was_put(store: &Stor
         assert_eq!(store.ledger.get(row.minute).await.unwrap().as_ref(), Some(row));
     }
     assert_eq!(store.ledger.get(rows[0].minute.plus(-1)).await.unwrap(), None);
+    // All in one call, and none of them where the lease is lost.
+    let old = acquire(store, "load").await;
+    let stale =
+        Lease { name: old.name.clone(), owner: String::new(), fence: old.fence, guard: None };
+    store.ledger.put_all(&rows, &old).await.unwrap();
+    assert_eq!(store.ledger.range(rows[0].minute, rows[6].minute.next()).await.unwrap(), rows);
+    store.ledger.put_all(&[], &old).await.unwrap();
+    store.leases.release(old).await.unwrap();
+    store.leases.release(acquire(store, "load").await).await.unwrap();
+    let lost = store.ledger.put_all(&rows, &stale).await;
+    assert!(matches!(lost, Err(StoreError::LeaseLost { .. })), "{lost:?}");
     // A later state leaves nothing of an earlier one.
     let lease = acquire(store, "load").await;
     for before in &rows {
@@ -274,11 +286,17 @@ pub(crate) async fn the_ledger_lists_ranges_gaps_and_totals(store: &Store) {
     assert_eq!(ledger.gaps(10).await.unwrap(), rows[3..6]);
     assert_eq!(ledger.gaps(2).await.unwrap(), rows[3..5]);
     assert!(ledger.gaps(0).await.unwrap().is_empty());
-    assert!(ledger.due_gaps(at(59), 10).await.unwrap().is_empty());
-    assert_eq!(ledger.due_gaps(at(60), 10).await.unwrap(), rows[4..5]);
-    assert_eq!(ledger.due_gaps(at(600), 10).await.unwrap(), rows[3..5]);
-    assert_eq!(ledger.due_gaps(at(600), 1).await.unwrap(), rows[3..4]);
-    assert_eq!(ledger.due_gaps(at(9999), 10).await.unwrap(), rows[3..6]);
+
+    let unfinished = async |seconds, limit| {
+        let rows = ledger.unfinished(at(seconds), limit).await.unwrap();
+        rows.iter().map(|row| row.minute.since(minute(0))).collect::<Vec<_>>()
+    };
+    assert_eq!(unfinished(59, 10).await, [0, 1], "planned and in mid load");
+    assert_eq!(unfinished(60, 10).await, [0, 1, 4]);
+    assert_eq!(unfinished(600, 10).await, [0, 1, 3, 4]);
+    assert_eq!(unfinished(600, 3).await, [0, 1, 3]);
+    assert_eq!(unfinished(9999, 10).await, [0, 1, 3, 4, 5]);
+    assert_eq!(ledger.unfinished(at(60), 10).await.unwrap()[2], rows[4]);
 
     let mut counts = Counts::default();
     for row in &rows {

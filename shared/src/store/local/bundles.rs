@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{lock_file, unusable};
+use super::{Locked, lock_file, unusable};
 use crate::store::{
     BundleInfo, BundleReader, Bundles, StoreError,
     keys::{check_key, check_prefix},
@@ -39,7 +39,7 @@ struct Inner {
     root: PathBuf,
     scratch: PathBuf,
     /// Locked while this process uses `scratch`.
-    _scratch_lock: File,
+    _scratch_lock: Locked,
     /// Names the next file in `scratch`.
     next: AtomicU64,
 }
@@ -313,7 +313,7 @@ fn remove_abandoned(all: &Path) -> io::Result<()> {
 }
 
 /// Makes and locks scratch that no other process uses.
-fn own_scratch(all: &Path) -> io::Result<(PathBuf, File)> {
+fn own_scratch(all: &Path) -> io::Result<(PathBuf, Locked)> {
     let mut n = 0_u64;
     loop {
         let lock = all.join(format!("{n}.lock"));
@@ -322,7 +322,7 @@ fn own_scratch(all: &Path) -> io::Result<(PathBuf, File)> {
                 file.lock()?;
                 let scratch = lock.with_extension("");
                 DirBuilder::new().mode(0o700).recursive(true).create(&scratch)?;
-                return Ok((scratch, file));
+                return Ok((scratch, Locked(file)));
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
             Err(e) => return Err(e),

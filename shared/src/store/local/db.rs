@@ -57,8 +57,8 @@ const SCHEMA: &[&str] = &["
         rejected   INTEGER NOT NULL,
         requests   INTEGER NOT NULL,
         bad_values INTEGER NOT NULL,
-        updated    INTEGER NOT NULL,
-        replaced_utf8 INTEGER NOT NULL
+        replaced_utf8 INTEGER NOT NULL,
+        updated    INTEGER NOT NULL
     ) STRICT;
     -- Unfinished minutes are few, so going through all of them in order finds those that are due.
     CREATE INDEX ledger_unfinished ON ledger (minute, next_try)

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
+    Locked,
     db::{Db, Fault, nanoseconds, signed, timestamp, unsigned},
     lock_file,
 };
@@ -53,8 +54,8 @@ impl Leases for LocalLeases {
             .write(action.clone(), move |db| {
                 let file = lock_file(&path).map_err(|e| unavailable(&action, e))?;
                 let row = row(db, &name)?;
-                match file.try_lock() {
-                    Ok(()) => {}
+                let locked = match file.try_lock() {
+                    Ok(()) => Locked(file),
                     Err(TryLockError::WouldBlock) => {
                         let (owner, since) = row.map_or_else(
                             || ("another program".to_owned(), now),
@@ -63,7 +64,7 @@ impl Leases for LocalLeases {
                         return Ok(Grant::Held { owner, since });
                     }
                     Err(TryLockError::Error(e)) => return Err(unavailable(&action, e).into()),
-                }
+                };
                 let fence = row.map_or(1, |row| row.fence.saturating_add(1));
                 db.execute(
                     "INSERT INTO leases (name, owner, since, renewed, fence)
@@ -73,7 +74,7 @@ impl Leases for LocalLeases {
                     params![name, owner, nanoseconds(now), signed(fence)],
                 )?;
                 // Where the commit fails, the lease is dropped, and the lock with it.
-                Ok(Grant::Acquired(Lease { name, owner, fence, guard: Some(Box::new(file)) }))
+                Ok(Grant::Acquired(Lease { name, owner, fence, guard: Some(Box::new(locked)) }))
             })
             .await
     }
@@ -104,7 +105,10 @@ impl Leases for LocalLeases {
             .write(action.clone(), move |db| {
                 match File::open(&path) {
                     Ok(file) => match file.try_lock_shared() {
-                        Ok(()) => return Ok(None),
+                        Ok(()) => {
+                            drop(Locked(file));
+                            return Ok(None);
+                        }
                         Err(TryLockError::WouldBlock) => {}
                         Err(TryLockError::Error(e)) => return Err(unavailable(&action, e).into()),
                     },

@@ -18,7 +18,7 @@ pub(super) struct LocalLedger {
 }
 
 const SELECT: &str = "SELECT minute, state, bundle, lines_done, kind, reason, attempts, next_try,
-        records, delivered, filtered, rejected, requests, bad_values, updated, replaced_utf8
+        records, delivered, filtered, rejected, requests, bad_values, replaced_utf8, updated
     FROM ledger";
 
 const GAP: &str = "gap";
@@ -91,7 +91,7 @@ fn insert(db: &Connection, row: &LedgerRow) -> Result<(), Fault> {
     let mut statement = db.prepare_cached(
         "INSERT OR REPLACE INTO ledger (minute, state, bundle, lines_done, kind, reason,
              attempts, next_try, records, delivered, filtered, rejected, requests,
-             bad_values, updated, replaced_utf8)
+             bad_values, replaced_utf8, updated)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?;
     statement.execute(params![
@@ -109,8 +109,8 @@ fn insert(db: &Connection, row: &LedgerRow) -> Result<(), Fault> {
         signed(counts.rejected),
         signed(counts.requests),
         signed(counts.bad_values),
-        nanoseconds(row.updated),
         signed(counts.replaced_utf8),
+        nanoseconds(row.updated),
     ])?;
     Ok(())
 }
@@ -134,9 +134,7 @@ fn totals(db: &Connection) -> Result<LedgerTotals, Fault> {
             "buried" => totals.buried = minutes,
             other => return Err(damaged("the ledger", format!("state `{other}`")).into()),
         }
-        let mut sum = counts(row, 2, "the ledger")?;
-        sum.replaced_utf8 = unsigned(row.get(8)?, "the ledger")?;
-        totals.counts.add(sum);
+        totals.counts.add(counts(row, 2, "the ledger")?);
     }
     Ok(totals)
 }
@@ -219,12 +217,11 @@ fn ledger_row(row: &Row<'_>) -> Result<LedgerRow, Fault> {
         "buried" => MinuteState::Buried { reason: row.get(5)? },
         other => return Err(damaged(&what, format!("state `{other}`")).into()),
     };
-    let mut counts = counts(row, 8, &what)?;
-    counts.replaced_utf8 = unsigned(row.get(15)?, &what)?;
-    Ok(LedgerRow { minute, state, counts, updated: timestamp(row.get(14)?) })
+    let counts = counts(row, 8, &what)?;
+    Ok(LedgerRow { minute, state, counts, updated: timestamp(row.get(15)?) })
 }
 
-/// The counts in six columns from `first` on.
+/// The counts in seven columns from `first` on.
 fn counts(row: &Row<'_>, first: usize, what: &str) -> Result<Counts, Fault> {
     let count =
         |n: usize| -> Result<u64, Fault> { Ok(unsigned(row.get(first.saturating_add(n))?, what)?) };
@@ -235,7 +232,7 @@ fn counts(row: &Row<'_>, first: usize, what: &str) -> Result<Counts, Fault> {
         rejected: count(3)?,
         requests: count(4)?,
         bad_values: count(5)?,
-        replaced_utf8: 0,
+        replaced_utf8: count(6)?,
     })
 }
 

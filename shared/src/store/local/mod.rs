@@ -48,6 +48,7 @@ pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
     let opening = locks.join("opening");
     let gate = lock_file(&opening).map_err(|e| unusable(&opening, e))?;
     gate.lock().map_err(|e| unusable(&opening, e))?;
+    let gate = Locked(gate);
 
     let db = db::Db::open(&state_dir.join(DATABASE))?;
     let bundles = bundles::LocalBundles::open(bundles)?;
@@ -120,4 +121,16 @@ fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
 /// must find the same file under one name.
 fn lock_file(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// A file that is locked until this is dropped.
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that is just being started from this one holds a copy
+        // of the open file, and the lock with it, until it runs its own program. If it fails, the
+        // closing that follows does it.
+        drop(self.0.unlock());
+    }
 }
