@@ -250,9 +250,12 @@ impl<'p> Compiler<'p> {
         let text = self.slice(start + 1, end);
         let length = match text.as_bytes().first()? {
             b'"' | b'{' | b'[' => json::value_end(text, 0),
-            b'0'..=b'9' | b'-' | b'+' => text
-                .find(|c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E'))
-                .unwrap_or(text.len()),
+            b'0'..=b'9' | b'-' | b'+' => {
+                let number = |c: char| matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E');
+                let length = text.find(|c| !number(c)).unwrap_or(text.len());
+                // A dot that no digit follows separates.
+                text.get(..length)?.trim_end_matches('.').len()
+            }
             _ => ["true", "false", "null", "nan", "inf"]
                 .iter()
                 .find(|word| {

@@ -1,6 +1,6 @@
 //! The modifiers that GJSON itself has.
 
-use std::{borrow::Cow, fmt::Write};
+use std::borrow::Cow;
 
 use super::{NodeId, eval::Eval};
 use crate::selection::json::{self, Kind};
@@ -228,7 +228,8 @@ fn ugly(json: &str) -> String {
 
 impl PrettyOptions {
     fn pretty(&self, json: &str) -> String {
-        let mut out = self.prefix.clone();
+        // The first line has no prefix: with one, the result would not begin a JSON value.
+        let mut out = String::new();
         self.value(json, 0, &mut out);
         if json.starts_with(['{', '[']) {
             out.push('\n');
@@ -286,19 +287,34 @@ impl PrettyOptions {
         }
     }
 
-    /// A list of plain values, if it ends before the width does.
+    /// A list without objects, if it ends before the width does.
     fn one_line(&self, array: &str, out: &str) -> Option<String> {
         let column = out.len() - out.rfind('\n').map_or(0, |at| at + 1);
         let room = self.width.checked_sub(column)?;
-        let mut line = String::from("[");
-        for value in json::elements(array) {
-            if value.starts_with(['{', '[']) || line.len() > room {
-                return None;
-            }
-            let separator = if line.len() > 1 { ", " } else { "" };
-            write!(line, "{separator}{value}").ok()?;
-        }
-        line.push(']');
-        (line.len() <= room).then_some(line)
+        let mut line = String::new();
+        write_line(array, room, &mut line)?;
+        Some(line)
     }
+}
+
+/// Writes `array` to `line`; `None` where an object is in it or it outgrows `room`, which also bounds
+/// how deep it goes.
+fn write_line(array: &str, room: usize, line: &mut String) -> Option<()> {
+    line.push('[');
+    for (index, value) in json::elements(array).enumerate() {
+        if index > 0 {
+            line.push_str(", ");
+        }
+        match json::kind(value)? {
+            // A hundred columns hold a hundred brackets at most; a wider setting holds no more.
+            Kind::Array if line.len() < room.min(MAX_DEPTH) => write_line(value, room, line)?,
+            Kind::Array | Kind::Object => return None,
+            _ => line.push_str(value),
+        }
+        if line.len() > room {
+            return None;
+        }
+    }
+    line.push(']');
+    (line.len() <= room).then_some(())
 }
