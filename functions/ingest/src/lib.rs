@@ -207,39 +207,14 @@ impl Ingest {
 
     /// Delivers what is left staged. Gives how many bodies were delivered.
     pub async fn sweep(&self) -> u64 {
-        let waiting = match self.store.bundles.list(posted::FOLDER).await {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                tracing::error!(error = chain(&error), "the staged bodies cannot be listed");
-                return 0;
-            }
+        let claim = |key: &str| self.begin(key);
+        let delivered = |posted: &posted::Posted| {
+            self.metrics.delivered(&posted.counts, self.clock.now());
         };
-        let mut swept = 0;
-        for body in waiting {
-            if self.limits.reached() {
-                break;
-            }
-            let Some(_work) = self.begin(&body.key) else { continue };
-            let now = self.clock.now();
-            match posted::deliver(&self.pipeline, &body.key, now, &self.limits).await {
-                Ok(Some(posted)) => {
-                    swept += 1;
-                    self.metrics.delivered(&posted.counts, now);
-                    tracing::info!(
-                        key = body.key,
-                        records = posted.counts.records,
-                        "a staged body was delivered"
-                    );
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(
-                        key = body.key,
-                        error = chain(&error),
-                        "a staged body was not delivered"
-                    );
-                }
-            }
+        let (swept, error) =
+            posted::sweep(&self.pipeline, &*self.clock, &self.limits, claim, delivered).await;
+        if let Some(error) = error {
+            tracing::error!(error = chain(&error), "what is staged was not delivered whole");
         }
         swept
     }

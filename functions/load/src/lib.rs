@@ -279,7 +279,8 @@ impl Load {
         limits: &Limits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
-        let (swept, error) = posted::sweep(&self.pipeline, self.clock.now(), limits).await;
+        let (swept, error) =
+            posted::sweep(&self.pipeline, &*self.clock, limits, |_| Some(()), |_| ()).await;
         report.swept = swept;
         // A body that fails is said and stays; it must not keep the feed from being loaded.
         if self.virustotal.is_none()

@@ -95,7 +95,7 @@ impl Load {
             let outcome =
                 self.send(minute, reader, lines_done, ageless, limits, &mut minute_progress).await;
             let after = minute_progress.counts;
-            add_difference(&mut report.counts, before, after);
+            report.counts.add(after.since(before));
             match outcome {
                 Ok(Ended::Complete) => {
                     let note = minute_progress.note;
@@ -254,18 +254,6 @@ impl Load {
 
 fn unavailable(action: &str, source: impl std::error::Error + Send + Sync + 'static) -> LoadError {
     StoreError::Unavailable { action: action.into(), source: Box::new(source) }.into()
-}
-
-fn add_difference(total: &mut Counts, before: Counts, after: Counts) {
-    total.add(Counts {
-        records: after.records - before.records,
-        delivered: after.delivered - before.delivered,
-        filtered: after.filtered - before.filtered,
-        rejected: after.rejected - before.rejected,
-        requests: after.requests - before.requests,
-        bad_values: after.bad_values - before.bad_values,
-        replaced_utf8: after.replaced_utf8 - before.replaced_utf8,
-    });
 }
 
 /// Writes the ledger's row of a minute.

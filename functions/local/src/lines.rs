@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Error;
 use azul_vt::{
     bundle::{BundleError, Caps, Line, Lines},
-    mapping::Record,
     pipeline::ordered::{OrderedError, map_lines},
     settings::Settings,
 };
@@ -72,16 +71,6 @@ impl Source {
             output.finish()?;
         }
         ended
-    }
-}
-
-/// The record of a line, or why it is none.
-pub(crate) fn record(line: &Line, bytes: &[u8]) -> Result<Record, String> {
-    match line {
-        Line::TooLong { length, .. } => {
-            Err(format!("the line has {length} bytes, more than MAX_LINE_BYTES allows"))
-        }
-        Line::Record { .. } => Record::parse(bytes).map_err(|error| error.to_string()),
     }
 }
 

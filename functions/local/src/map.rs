@@ -10,7 +10,7 @@ use azul_vt::{
     mapping::{Mapped, Mapper, Record},
     pipeline::{
         assemble,
-        prepare::{Batch, Batcher, Outcome, Prepared},
+        prepare::{self, Batch, Batcher, Outcome, Prepared},
     },
     settings::Settings,
 };
@@ -86,7 +86,7 @@ struct Work {
 
 impl Work {
     fn map(&self, line: &Line, bytes: &[u8]) -> Mapped {
-        let record = match lines::record(line, bytes) {
+        let record = match prepare::read(line, bytes) {
             Ok(record) => record,
             Err(reason) => return Mapped::Rejected(reason),
         };

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &SelectArgs) -> Result<(), Failure> {
     let source = lines::Source::open(&args.file, args.threads, &settings)?;
     source.print(|line: &Line, bytes| {
         let number = line.number();
-        let record = match lines::record(line, bytes) {
+        let record = match prepare::read(line, bytes) {
             Ok(record) => record,
             Err(reason) => return Shape::rejected(number, &reason).to_line(),
         };

@@ -6,12 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     Pipeline,
-    publish::{Delivery, PublishError, Publisher, PublisherOptions, StopReason, register_event},
+    publish::{PublishError, Publisher, PublisherOptions, register_event},
 };
 use crate::{
     azul::{
-        avro,
-        dispatcher::{Dispatcher, DispatcherOptions, Model},
+        dispatcher::{Dispatcher, DispatcherOptions},
         event::{Author, PluginEvent},
     },
     errors::chain,
@@ -158,16 +157,7 @@ impl Pipeline {
         now: Timestamp,
         deadline: Option<tokio::time::Instant>,
     ) -> Result<(), PublishError> {
-        let mut bytes = Vec::new();
-        avro::encode_plugin(&self.registration(contact, now), self.model_version, &mut bytes);
-        let mut outcomes = self.publisher.publish(Model::Plugin, &[bytes], deadline).await?;
-        match outcomes.pop() {
-            Some(Delivery::Rejected(reason)) => {
-                let reason = StopReason::Unregistrable { reason };
-                Err(PublishError::Stop { reason, outcomes: Vec::new() })
-            }
-            _ => Ok(()),
-        }
+        self.publisher.register(&self.registration(contact, now), deadline).await
     }
 
     fn registration(&self, contact: &str, now: Timestamp) -> PluginEvent {

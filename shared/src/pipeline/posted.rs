@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress};
 use crate::{
     bundle::BundleError,
-    store::{Counts, StoreError},
+    errors::chain,
+    store::{Clock, Counts, StoreError},
 };
 
 /// Folder of staged bodies; their names are their SHA-256.
@@ -93,12 +94,15 @@ async fn bury(pipeline: &Pipeline, key: &str) -> Result<(), StoreError> {
     bundles.remove(key).await
 }
 
-/// Delivers everything that waits under `posted/`; a body that fails is left for the next sweep and does
-/// not keep the others from being delivered. Gives how many were delivered, and the first error.
-pub async fn sweep(
+/// Delivers everything that waits under `posted/` and that `claim` gives a guard for; tells `delivered` of
+/// each body. One that fails is logged, stays for the next sweep and does not keep the others from being
+/// delivered. Gives how many were delivered, and the first error.
+pub async fn sweep<Guard: Send>(
     pipeline: &Pipeline,
-    now: Timestamp,
+    clock: &dyn Clock,
     limits: &Limits,
+    claim: impl Fn(&str) -> Option<Guard> + Send,
+    mut delivered: impl FnMut(&Posted) + Send,
 ) -> (u64, Option<DeliverError>) {
     let waiting = match pipeline.store.bundles.list(FOLDER).await {
         Ok(waiting) => waiting,
@@ -109,11 +113,24 @@ pub async fn sweep(
         if limits.reached() {
             break;
         }
-        match deliver(pipeline, &body.key, now, limits).await {
-            Ok(Some(_)) => swept += 1,
+        let Some(_guard) = claim(&body.key) else { continue };
+        match deliver(pipeline, &body.key, clock.now(), limits).await {
+            Ok(Some(posted)) => {
+                swept += 1;
+                tracing::info!(
+                    key = body.key,
+                    records = posted.counts.records,
+                    "a staged body was delivered"
+                );
+                delivered(&posted);
+            }
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(key = body.key, error = %error, "a posted body was not delivered");
+                tracing::warn!(
+                    key = body.key,
+                    error = chain(&error),
+                    "a staged body was not delivered"
+                );
                 first.get_or_insert(error);
             }
         }

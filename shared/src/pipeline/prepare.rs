@@ -81,24 +81,19 @@ impl Preparer<'_> {
             bad_values: 0,
             replaced_utf8: 0,
         };
-        prepared.outcome = match line {
-            Line::TooLong { length, .. } => Outcome::Rejected(format!(
-                "the line has {length} bytes, more than MAX_LINE_BYTES allows"
-            )),
-            Line::Record { .. } => match Record::parse(bytes) {
-                Err(error) => Outcome::Rejected(error.to_string()),
-                Ok(record) => {
-                    prepared.replaced_utf8 = record.replaced();
-                    match self.mapper.map_feed(&record, self.now) {
-                        Mapped::Filtered(reason) => Outcome::Filtered(reason),
-                        Mapped::Rejected(reason) => Outcome::Rejected(reason),
-                        Mapped::Event { event, bad_values } => {
-                            prepared.bad_values = bad_values;
-                            self.encode(&record, *event)
-                        }
+        prepared.outcome = match read(line, bytes) {
+            Err(reason) => Outcome::Rejected(reason),
+            Ok(record) => {
+                prepared.replaced_utf8 = record.replaced();
+                match self.mapper.map_feed(&record, self.now) {
+                    Mapped::Filtered(reason) => Outcome::Filtered(reason),
+                    Mapped::Rejected(reason) => Outcome::Rejected(reason),
+                    Mapped::Event { event, bad_values } => {
+                        prepared.bad_values = bad_values;
+                        self.encode(&record, *event)
                     }
                 }
-            },
+            }
         };
         prepared
     }
@@ -110,6 +105,19 @@ impl Preparer<'_> {
             Ok(encoded) => Outcome::Event { event: encoded.bytes, sha256, requests },
             Err(error) => Outcome::Rejected(error.to_string()),
         }
+    }
+}
+
+/// The record of a line, or why it is rejected.
+///
+/// # Errors
+/// The reason: too long, or no record.
+pub fn read(line: &Line, bytes: &[u8]) -> Result<Record, String> {
+    match line {
+        Line::TooLong { length, .. } => {
+            Err(format!("the line has {length} bytes, more than MAX_LINE_BYTES allows"))
+        }
+        Line::Record { .. } => Record::parse(bytes).map_err(|error| error.to_string()),
     }
 }
 

@@ -242,6 +242,19 @@ impl Counts {
         self.bad_values += other.bad_values;
         self.replaced_utf8 += other.replaced_utf8;
     }
+
+    /// What was counted since `earlier`, which this count grew from.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            records: self.records.saturating_sub(earlier.records),
+            delivered: self.delivered.saturating_sub(earlier.delivered),
+            filtered: self.filtered.saturating_sub(earlier.filtered),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
+            requests: self.requests.saturating_sub(earlier.requests),
+            bad_values: self.bad_values.saturating_sub(earlier.bad_values),
+            replaced_utf8: self.replaced_utf8.saturating_sub(earlier.replaced_utf8),
+        }
+    }
 }
 
 /// A row of the ledger.
