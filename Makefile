@@ -6,9 +6,10 @@ help: ## Say what there is
 test: ## All tests, against stand-ins of VirusTotal and the dispatcher on 127.0.0.1
 	cargo test --workspace --locked
 
-lint: ## Format and compiler warnings
+lint: ## Format, clippy and documents, all without a warning
 	cargo fmt --all --check
-	RUSTFLAGS="-D warnings" cargo check --workspace --all-targets --locked --target-dir target/lint
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 demo: ## A synthetic feed goes through a killed and resumed load, and a posted bundle; then all is counted
 	cargo build --workspace --locked

@@ -45,67 +45,67 @@ pub struct Shown {
 pub struct Settings {
     /// VIRUSTOTAL: VirusTotal's origin, without a path.
     pub virustotal: Url,
-    /// VIRUSTOTAL_APIKEY.
+    /// `VIRUSTOTAL_APIKEY`.
     pub virustotal_apikey: Option<SecretString>,
-    /// PLUGIN_DATA_URL: the dispatcher's base for streams.
+    /// `PLUGIN_DATA_URL`: the dispatcher's base for streams.
     pub data_url: Url,
-    /// PLUGIN_EVENTS_URL: the dispatcher's base for events.
+    /// `PLUGIN_EVENTS_URL`: the dispatcher's base for events.
     pub events_url: Url,
-    /// PLUGIN_DEPLOYMENT_KEY.
+    /// `PLUGIN_DEPLOYMENT_KEY`.
     pub deployment_key: String,
-    /// DISPATCHER_MAX_AGE_HOURS: older records are filtered; `None`: no limit.
+    /// `DISPATCHER_MAX_AGE_HOURS`: older records are filtered; `None`: no limit.
     pub max_age: Option<SignedDuration>,
     /// STATEDIR.
     pub state_dir: PathBuf,
-    /// PACKAGE_LIMIT: bundles loaded a run; `None`: no limit.
+    /// `PACKAGE_LIMIT`: bundles loaded a run; `None`: no limit.
     pub package_limit: Option<u64>,
-    /// RULES_ROOT.
+    /// `RULES_ROOT`.
     pub rules_root: String,
-    /// MAX_DOWNLOAD_SIZE_MB, in bytes: no requests for larger files; `None`: no limit.
+    /// `MAX_DOWNLOAD_SIZE_MB`, in bytes: no requests for larger files; `None`: no limit.
     pub max_download_bytes: Option<u64>,
-    /// FEED_LAG_MINUTES.
+    /// `FEED_LAG_MINUTES`.
     pub feed_lag_minutes: i64,
-    /// FEED_BACKLOG_HOURS: first run only.
+    /// `FEED_BACKLOG_HOURS`: first run only.
     pub feed_backlog_hours: i64,
     /// HANDLERS, as written; the mapping checks the names.
     pub handlers: String,
-    /// AZUL_MODEL_VERSION.
+    /// `AZUL_MODEL_VERSION`.
     pub model_version: ModelVersion,
-    /// MAX_EVENT_BYTES.
+    /// `MAX_EVENT_BYTES`.
     pub max_event_bytes: usize,
-    /// MAX_LINE_BYTES.
+    /// `MAX_LINE_BYTES`.
     pub max_line_bytes: usize,
-    /// MAX_BUNDLE_BYTES: decompressed.
+    /// `MAX_BUNDLE_BYTES`: decompressed.
     pub max_bundle_bytes: u64,
-    /// RULES_LENIENT: start with the good rules although others are bad.
+    /// `RULES_LENIENT`: start with the good rules although others are bad.
     pub rules_lenient: bool,
-    /// DIRECT_LINK_HOURS: life of a feed record's download link, from last_analysis_date.
+    /// `DIRECT_LINK_HOURS`: life of a feed record's download link, from `last_analysis_date`.
     pub direct_link: SignedDuration,
-    /// REQUEST_MEMORY_HOURS: for how long a download is not asked for again.
+    /// `REQUEST_MEMORY_HOURS`: for how long a download is not asked for again.
     pub request_memory: SignedDuration,
-    /// INGEST_LISTEN.
+    /// `INGEST_LISTEN`.
     pub ingest_listen: SocketAddr,
-    /// INGEST_SECRETS: Standard Webhooks secrets, `whsec_<base64>`.
+    /// `INGEST_SECRETS`: Standard Webhooks secrets, `whsec_<base64>`.
     pub ingest_secrets: Vec<SecretString>,
-    /// INGEST_TOKENS: bearer tokens.
+    /// `INGEST_TOKENS`: bearer tokens.
     pub ingest_tokens: Vec<SecretString>,
-    /// LOAD_SOURCE: the Azul source of mapped events.
+    /// `LOAD_SOURCE`: the Azul source of mapped events.
     pub load_source: String,
     /// CONTACT: whom the plugin's registration names.
     pub contact: String,
     /// LOG: level or filter of the log.
     pub log: String,
-    /// PLUGIN_HEADERS: sent with every answer of `vt ingest`.
+    /// `PLUGIN_HEADERS`: sent with every answer of `vt ingest`.
     pub plugin_headers: BTreeMap<String, String>,
-    /// PLUGIN_PROMETHEUS_PUSH_GATEWAY.
+    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`.
     pub push_gateway: Option<Url>,
-    /// HTTPS_PROXY (also https_proxy, ALL_PROXY).
+    /// `HTTPS_PROXY` (also `https_proxy`, `ALL_PROXY`).
     pub https_proxy: Option<Url>,
-    /// HTTP_PROXY (also http_proxy): for a dispatcher or VirusTotal stand-in on plain http.
+    /// `HTTP_PROXY` (also `http_proxy)`: for a dispatcher or VirusTotal stand-in on plain http.
     pub http_proxy: Option<Url>,
-    /// NO_PROXY (also no_proxy): hosts that are reached without the proxy, comma-separated.
+    /// `NO_PROXY` (also `no_proxy)`: hosts that are reached without the proxy, comma-separated.
     pub no_proxy: String,
-    /// CA_BUNDLE: a PEM file of further certificate authorities.
+    /// `CA_BUNDLE`: a PEM file of further certificate authorities.
     pub ca_bundle: Option<PathBuf>,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
@@ -244,7 +244,7 @@ impl Settings {
         let proxy = "a proxy's URL, such as http://proxy:3128";
         let https_proxy =
             r.secret_url(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"], proxy)?;
-        let http_proxy = r.secret_url(&["HTTP_PROXY", "http_proxy"], proxy)?;
+        let plain_proxy = r.secret_url(&["HTTP_PROXY", "http_proxy"], proxy)?;
         let no_proxy = r.text(&["NO_PROXY", "no_proxy"], "");
         let ca_bundle =
             Some(r.text(&["CA_BUNDLE"], "")).filter(|t| !t.is_empty()).map(PathBuf::from);
@@ -278,7 +278,7 @@ impl Settings {
             plugin_headers,
             push_gateway,
             https_proxy,
-            http_proxy,
+            http_proxy: plain_proxy,
             no_proxy,
             ca_bundle,
             shown: r.shown,

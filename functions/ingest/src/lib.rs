@@ -60,7 +60,7 @@ impl Ingest {
     /// Puts the parts together.
     ///
     /// # Errors
-    /// A secret of INGEST_SECRETS that is none.
+    /// A secret of `INGEST_SECRETS` that is none.
     pub fn new(
         settings: &Settings,
         store: Store,

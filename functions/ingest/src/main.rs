@@ -24,7 +24,7 @@ async fn main() -> Result<(), Error> {
     pipeline.register(&settings.contact, clock.now(), None).await?;
     let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
     // The time that a function URL leaves is known at each request; the shortest common one is a minute.
-    ingest.wait = ingest.wait.min(Duration::from_secs(60).saturating_sub(MARGIN));
+    ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(MARGIN));
     let ingest = Arc::new(ingest);
     lambda_http::run(service_fn(move |request: Request| {
         let ingest = Arc::clone(&ingest);

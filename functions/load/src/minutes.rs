@@ -23,7 +23,7 @@ const FETCHES: u32 = 3;
 /// Longest first wait after an answer that was none …
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// … and the longest of all, unless VirusTotal asks for more.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// What staging a minute came to.
 enum Staging {

@@ -43,7 +43,7 @@ struct Range {
 }
 
 impl Trigger {
-    /// Reads an event: `{"from":…,"to":…}` is a range, an S3 object-created event (as S3 or EventBridge
+    /// Reads an event: `{"from":…,"to":…}` is a range, an S3 object-created event (as S3 or `EventBridge`
     /// sends it) an object, and any other JSON, a schedule's event, `{}` or `null` among them, a tick.
     ///
     /// # Errors
@@ -70,9 +70,12 @@ impl Trigger {
         let decode = |key: &str| if records.is_some() { form_decode(key) } else { key.to_owned() };
         keys.into_iter()
             .map(decode)
-            .map(|key| match key.starts_with("incoming/") {
-                true => Ok(Self::Object { key }),
-                false => Err(NotATrigger::Object(key)),
+            .map(|key| {
+                if key.starts_with("incoming/") {
+                    Ok(Self::Object { key })
+                } else {
+                    Err(NotATrigger::Object(key))
+                }
             })
             .collect()
     }

@@ -36,7 +36,7 @@ pub enum AssembleError {
     /// No HTTP client.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// RULES_ROOT is a bucket.
+    /// `RULES_ROOT` is a bucket.
     #[error(
         "RULES_ROOT={0}: rules in a bucket need the state on AWS, which this program was built without; set a directory"
     )]

@@ -166,6 +166,7 @@ fn read_chunks<R: Read>(
     Ok(())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "dropping the permits' sender ends the reader")]
 fn take_in_order<T, E>(
     results: Receiver<(u64, Vec<T>)>,
     permit_back: SyncSender<()>,

@@ -54,16 +54,12 @@ pub async fn deliver(
     let mut posted = Posted::default();
     let input = Input { reader, origin: key.to_owned(), lines_done: 0, now };
     match pipeline.deliver(input, limits, &mut posted).await {
-        Ok(Ended::Complete) => {
+        // No bytes are no records.
+        Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {
             bundles.remove(key).await?;
             Ok(Some(posted))
         }
         Ok(Ended::Paused) => Ok(None),
-        // No bytes are no records.
-        Err(DeliverError::Bundle(BundleError::Empty)) => {
-            bundles.remove(key).await?;
-            Ok(Some(posted))
-        }
         Err(DeliverError::Bundle(error)) if !error.is_transient() => {
             bury(pipeline, key).await?;
             Err(error.into())

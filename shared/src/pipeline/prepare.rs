@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn lines_without_events_are_accounted_for_now_and_then() {
-        assert_eq!(batches(&[(0, 1); 2100]), [(1, 2000), (2001, 2100)]);
+        assert_eq!(batches(&vec![(0, 1); 2100]), [(1, 2000), (2001, 2100)]);
         assert!(batches(&[]).is_empty());
     }
 }

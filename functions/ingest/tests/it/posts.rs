@@ -144,7 +144,7 @@ async fn what_cannot_be_taken_is_answered_with_what_to_do() {
         StatusCode::UNSUPPORTED_MEDIA_TYPE
     );
     assert_eq!(post(&[JSON, ("content-encoding", "gzip")], b"{}").await, StatusCode::BAD_REQUEST);
-    assert_eq!(post(&[JSON], &[b'x'; 100_001]).await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(post(&[JSON], &vec![b'x'; 100_001]).await, StatusCode::PAYLOAD_TOO_LARGE);
     let cut = sim::feed::compress(&lines(5));
     assert_eq!(post(&[JSON], &cut[..cut.len() - 5]).await, StatusCode::BAD_REQUEST);
     let (_, metrics) = world.send(request("GET", "/metrics")).await;

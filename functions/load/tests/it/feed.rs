@@ -180,7 +180,7 @@ async fn two_at_once_one_works_and_the_other_says_who() {
     let (one, other) = (world.load().await, world.load().await);
     let lease = match one.store.leases.acquire(NAME, "process 1", one.clock.now()).await.unwrap() {
         azul_vt::store::Grant::Acquired(lease) => lease,
-        held => panic!("{held:?}"),
+        held @ azul_vt::store::Grant::Held { .. } => panic!("{held:?}"),
     };
     let report = other.run(&Trigger::Tick, &Limits::default()).await.unwrap();
     assert!(report.held_by.unwrap().starts_with("process 1"));
