@@ -106,6 +106,12 @@ pub struct Pong {
     pub date: Option<Timestamp>,
 }
 
+/// Of an answer, what stands before its body.
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    pub(super) headers: header::HeaderMap,
+}
+
 /// Client of one dispatcher.
 #[derive(Clone)]
 pub struct Dispatcher {
@@ -181,29 +187,36 @@ impl Dispatcher {
     /// # Errors
     /// [`PostError`] where no answer came; any status is an answer.
     pub async fn ping(&self) -> Result<Pong, PostError> {
-        let limit = self.options.ping_timeout;
-        let response = self
-            .client
-            .get(self.url(""))
-            .timeout(limit)
-            .send()
-            .await
-            .map_err(|error| no_answer(error, limit))?;
-        let status = response.status();
-        let date = response
-            .headers()
+        let (head, body) =
+            self.get(self.url(""), self.options.ping_timeout, MAX_ERROR_BODY_BYTES).await?;
+        let date = head
+            .headers
             .get(header::DATE)
             .and_then(|value| value.to_str().ok())
             .and_then(http_client::http_date);
-        let body =
-            read(response, MAX_ERROR_BODY_BYTES).await.map_err(|error| no_answer(error, limit))?;
         let greeting = answer::one_line(&String::from_utf8_lossy(&body));
-        let is_dispatcher = status == StatusCode::OK && greeting.starts_with("Azul Dispatcher");
-        Ok(Pong { is_dispatcher, status: status.as_u16(), greeting, date })
+        let is_dispatcher =
+            head.status == StatusCode::OK && greeting.starts_with("Azul Dispatcher");
+        Ok(Pong { is_dispatcher, status: head.status.as_u16(), greeting, date })
+    }
+
+    /// GET, and at most `cap` bytes of what comes; any status is an answer.
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        limit: Duration,
+        cap: usize,
+    ) -> Result<(Head, Bytes), PostError> {
+        let request = self.client.get(url).timeout(limit);
+        let mut response = request.send().await.map_err(|error| no_answer(error, limit))?;
+        let head =
+            Head { status: response.status(), headers: std::mem::take(response.headers_mut()) };
+        let body = read(response, cap).await.map_err(|error| no_answer(error, limit))?;
+        Ok((head, body))
     }
 
     /// `path` under the base, whose own path stays: Azul may be served below a prefix.
-    fn url(&self, path: &str) -> Url {
+    pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         url.set_query(None);
         url.set_fragment(None);

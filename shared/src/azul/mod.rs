@@ -4,3 +4,5 @@ pub mod answer;
 pub mod avro;
 pub mod dispatcher;
 pub mod event;
+pub mod incoming;
+pub mod poll;

@@ -58,8 +58,8 @@ pub enum VirusTotalError {
     Unauthorized(Box<Answer>),
     /// 403: the key lacks a privilege.
     #[error(
-        "{0}: the key is known but may not do this: the file feed needs VirusTotal's File feeds \
-         licence, which their sales contact adds to the key's group"
+        "{0}: the key is known but may not do this (the file feed, for example, needs VirusTotal's File \
+         feeds licence): their sales contact adds what is lacking to the key's group"
     )]
     Forbidden(Box<Answer>),
     /// 424, 429, 5xx, no answer, or an answer that broke off: asking again later may help.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod error;
 pub mod feed;
+pub mod files;
 pub mod trust;
 pub mod user;
 

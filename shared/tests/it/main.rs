@@ -14,6 +14,8 @@ mod mapping;
 #[cfg(test)]
 mod mapping_corpus;
 #[cfg(test)]
+mod poll;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod selection;

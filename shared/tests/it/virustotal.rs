@@ -367,3 +367,21 @@ async fn https_goes_through_the_proxy_as_a_tunnel() {
     assert_eq!(proxy.through()[0].method, "CONNECT");
     assert!(world.sim.requests().is_empty());
 }
+
+#[tokio::test]
+async fn a_report_comes_as_it_is_and_an_unknown_file_is_missing() {
+    let world = World::new().await;
+    let (known, unknown) = ("a".repeat(64), "b".repeat(64));
+    world.sim.report(&known, r#"{"data":{"id":"a"}}"#);
+    assert_eq!(world.client().file_report(&known).await.unwrap(), r#"{"data":{"id":"a"}}"#);
+    let error = world.client().file_report(&unknown).await.unwrap_err();
+    assert!(matches!(error, VirusTotalError::Missing(_)), "{error}");
+    world.sim.behave(&known, &Behaviour::TooManyRequests(Some(7)), 1);
+    let error = world.client().file_report(&known).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+    world.sim.behave_for_files(&Behaviour::Forbidden, 1);
+    let error = world.client().file_report(&known).await.unwrap_err();
+    assert!(error.needs_operator(), "{error}");
+    assert_eq!(world.sim.reports_asked(), [known.as_str(), &unknown, &known, &known]);
+    assert_eq!(world.sim.key_leaked(), Vec::<String>::new());
+}

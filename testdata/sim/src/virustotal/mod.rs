@@ -41,6 +41,10 @@ struct State {
     key: String,
     content_url: String,
     minutes: BTreeMap<String, Minute>,
+    /// Reports by SHA-256.
+    reports: BTreeMap<String, Bytes>,
+    /// What happens to the next requests for any file.
+    any_file: VecDeque<(Behaviour, usize)>,
     unknown: Unknown,
     privileges: BTreeMap<String, bool>,
     requests: Vec<Request>,
@@ -57,16 +61,29 @@ struct Minute {
 impl Minute {
     /// What happens now, if it concerns the origin that asks: the bundle itself, or all else.
     fn take(&mut self, of_bundle: bool) -> Option<Behaviour> {
-        let (next, times) = self.script.front_mut()?;
-        if next.is_of_bundle() != of_bundle {
+        if self.script.front()?.0.is_of_bundle() != of_bundle {
             return None;
         }
-        let next = next.clone();
-        *times = times.saturating_sub(1);
-        if *times == 0 {
-            self.script.pop_front();
-        }
-        Some(next)
+        next(&mut self.script)
+    }
+}
+
+/// The next step of a script.
+fn next(script: &mut VecDeque<(Behaviour, usize)>) -> Option<Behaviour> {
+    let (behaviour, times) = script.front_mut()?;
+    let behaviour = behaviour.clone();
+    *times = times.saturating_sub(1);
+    if *times == 0 {
+        script.pop_front();
+    }
+    Some(behaviour)
+}
+
+impl State {
+    /// What happens to a request for a file: its own script first, then that of all files.
+    fn take_for_files(&mut self, id: &str) -> Option<Behaviour> {
+        let own = self.minutes.get_mut(id).and_then(|file| next(&mut file.script));
+        own.or_else(|| next(&mut self.any_file))
     }
 }
 
@@ -137,6 +154,8 @@ pub enum Asked {
     Feed,
     /// The bundle, at the second origin.
     Bundle,
+    /// The report on a file.
+    Report,
     /// A user object.
     User,
     /// Quotas of a user.
@@ -148,7 +167,7 @@ pub enum Asked {
 pub struct Request {
     /// What it asked for.
     pub asked: Asked,
-    /// The minute (`YYYYMMDDhhmm`) or the user's id.
+    /// The minute (`YYYYMMDDhhmm`), the file's or the user's id.
     pub subject: String,
     /// `User-Agent`.
     pub user_agent: String,
@@ -177,6 +196,8 @@ impl VirusTotal {
                 key: TEST_KEY.to_owned(),
                 content_url: String::new(),
                 minutes: BTreeMap::new(),
+                reports: BTreeMap::new(),
+                any_file: VecDeque::new(),
                 unknown: Unknown::Missing,
                 privileges,
                 requests: Vec::new(),
@@ -224,8 +245,27 @@ impl VirusTotal {
         state.minutes.entry(minute.to_owned()).or_default().bundle = Some(bundle.into());
     }
 
-    /// The next `times` requests for that minute go like this; then it is normal again. Several calls
-    /// for one minute queue up. With `usize::MAX` it stays so.
+    /// VirusTotal knows that file: `{"data":…}`. Unknown files are answered with 404.
+    pub fn report(&self, sha256: &str, report: impl Into<Bytes>) {
+        lock(&self.inner.state).reports.insert(sha256.to_owned(), report.into());
+    }
+
+    /// The next `times` requests for any file go like this.
+    pub fn behave_for_files(&self, behaviour: &Behaviour, times: usize) {
+        if times > 0 {
+            lock(&self.inner.state).any_file.push_back((behaviour.clone(), times));
+        }
+    }
+
+    /// Files whose reports were asked for so far, in order, repeats too.
+    pub fn reports_asked(&self) -> Vec<String> {
+        let state = lock(&self.inner.state);
+        let reports = state.requests.iter().filter(|r| r.asked == Asked::Report);
+        reports.map(|r| r.subject.clone()).collect()
+    }
+
+    /// The next `times` requests for that minute or file go like this; then it is normal again. Several
+    /// calls for one queue up. With `usize::MAX` it stays so.
     pub fn behave(&self, minute: &str, behaviour: &Behaviour, times: usize) {
         let mut state = lock(&self.inner.state);
         let minute = state.minutes.entry(minute.to_owned()).or_default();

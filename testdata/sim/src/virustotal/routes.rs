@@ -22,6 +22,7 @@ use crate::{
 pub(super) fn routers(inner: &Arc<Inner>) -> (Router, Router) {
     let api = Router::new()
         .route("/api/v3/feeds/files/{minute}", get(feed))
+        .route("/api/v3/files/{id}", get(file))
         .route("/api/v3/users/{id}", get(user))
         .route("/api/v3/users/{id}/overall_quotas", get(quotas))
         .with_state(Arc::clone(inner));
@@ -147,13 +148,24 @@ async fn feed(
         };
         (now, target)
     };
-    let normal = || match target {
+    let normal = match target {
         Ok(target) => redirect(&target),
         Err(response) => response,
     };
+    behave(behaviour, normal, &minute, &uri, &conn).await
+}
+
+/// What a script makes of the normal answer.
+async fn behave(
+    behaviour: Option<Behaviour>,
+    normal: Response,
+    subject: &str,
+    uri: &Uri,
+    conn: &Conn,
+) -> Response {
     match behaviour {
-        None | Some(Behaviour::Content(_) | Behaviour::Bundle(_)) => normal(),
-        Some(Behaviour::Missing) => not_found(&minute),
+        None | Some(Behaviour::Content(_) | Behaviour::Bundle(_)) => normal,
+        Some(Behaviour::Missing) => not_found(subject),
         Some(Behaviour::NotAvailableYet) => not_available_yet(),
         Some(Behaviour::Unauthorized) => wrong_credentials(),
         Some(Behaviour::Forbidden) => error(
@@ -175,11 +187,31 @@ async fn feed(
         }
         Some(Behaviour::RedirectNowhere) => plain(302, "text/html; charset=utf-8", ""),
         Some(Behaviour::RedirectLoop) => redirect(uri.path()),
-        Some(Behaviour::Api(fault)) => {
-            let answer = normal();
-            around(Some(fault), &conn, async { answer }).await
-        }
+        Some(Behaviour::Api(fault)) => around(Some(fault), conn, async { normal }).await,
     }
+}
+
+/// The report on a file, by its SHA-256.
+async fn file(
+    Shared(inner): Shared<Arc<Inner>>,
+    Extension(conn): Extension<Conn>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
+    inner.log(Asked::Report, &id, &headers, &uri);
+    if let Some(refused) = inner.refused(&headers) {
+        return refused;
+    }
+    let (behaviour, report) = {
+        let mut state = lock(&inner.state);
+        (state.take_for_files(&id), state.reports.get(&id).cloned())
+    };
+    let normal = match report {
+        Some(report) => plain(200, "application/json; charset=utf-8", report),
+        None => error(404, "NotFoundError", &format!("File {id:?} not found")),
+    };
+    behave(behaviour, normal, &id, &uri, &conn).await
 }
 
 async fn bundle(
