@@ -13,7 +13,7 @@ mod input;
 mod reader;
 mod writer;
 
-pub use fit::{Encoded, FEATURES_TRUNCATED, TooLarge, fit};
+pub use fit::{Encoded, FEATURES_TRUNCATED, TooLarge, cut_to_fit, fit};
 pub use input::AvroError;
 pub use reader::{
     decode_binary_bulk, decode_download_bulk, decode_plugin_bulk, decode_status_bulk,

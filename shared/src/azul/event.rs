@@ -47,6 +47,18 @@ pub mod download_action {
     pub const SKIPPED_ALREADY_PRESENT: &str = "skipped-already-present";
 }
 
+/// What became of a task: [`StatusEntity::status`].
+pub mod status {
+    /// The work is done; its results come with it.
+    pub const COMPLETED: &str = "completed";
+    /// There was nothing to do.
+    pub const OPT_OUT: &str = "opt-out";
+    /// Somebody who was asked did not answer.
+    pub const ERROR_NETWORK: &str = "error-network";
+    /// The work failed on this input.
+    pub const ERROR_EXCEPTION: &str = "error-exception";
+}
+
 /// The types of features: [`Feature::kind`] and [`FeatureDescriptor::kind`].
 pub mod feature_type {
     /// A signed 64-bit whole number in decimal.
@@ -416,7 +428,7 @@ pub struct DownloadEvent {
 pub struct StatusEntity {
     /// The event worked on, whole, with its `dequeued` and `kafka_key`.
     pub input: BinaryEvent,
-    /// `completed`, `opt-out`, `error-network`, ….
+    /// One of [`status`].
     pub status: String,
     /// Seconds.
     pub runtime: f64,

@@ -41,7 +41,7 @@ async fn post(client: &Dispatcher, events: &[Value]) {
     client.post(Model::Binary, body, BodyFormat::Json).await.unwrap();
 }
 
-fn poll<'a>(sources: &'a BTreeSet<String>, seconds: u64) -> Poll<'a> {
+fn poll(sources: &BTreeSet<String>, seconds: u64) -> Poll<'_> {
     Poll {
         model: Model::Binary,
         name: NAME,

@@ -48,20 +48,46 @@ pub fn fit(
         return Ok(Encoded { bytes, truncated_features: 0 });
     }
 
-    let mut features = mem::take(&mut event.entity.features);
-    bytes.clear();
-    writer::encode_binary(&event, version, &mut bytes);
-    let too_large = TooLarge { bytes: bytes.len(), max: max_event_bytes };
-    let room = max_event_bytes.checked_sub(bytes.len()).ok_or(too_large)?;
-    let kept = longest_start(&features, room).ok_or(too_large)?;
-
-    let truncated_features = features.len() - kept;
-    features.truncate(kept);
-    features.push(marker(truncated_features));
-    event.entity.features = features;
+    let truncated_features = cut(&mut event, version, max_event_bytes)?;
     bytes.clear();
     writer::encode_binary(&event, version, &mut bytes);
     Ok(Encoded { bytes, truncated_features })
+}
+
+/// The event as [`fit`] would encode it: whole, or with as few features cut as must be.
+///
+/// # Errors
+/// [`TooLarge`] if it does not fit without its features either.
+pub fn cut_to_fit(
+    mut event: BinaryEvent,
+    version: ModelVersion,
+    max_event_bytes: usize,
+) -> Result<BinaryEvent, TooLarge> {
+    let mut bytes = Vec::with_capacity(writer::size_hint(&event));
+    writer::encode_binary(&event, version, &mut bytes);
+    if bytes.len() > max_event_bytes {
+        cut(&mut event, version, max_event_bytes)?;
+    }
+    Ok(event)
+}
+
+/// Cuts features of an event that is over the limit. Gives how many.
+fn cut(
+    event: &mut BinaryEvent,
+    version: ModelVersion,
+    max_event_bytes: usize,
+) -> Result<usize, TooLarge> {
+    let mut features = mem::take(&mut event.entity.features);
+    let mut bytes = Vec::new();
+    writer::encode_binary(event, version, &mut bytes);
+    let too_large = TooLarge { bytes: bytes.len(), max: max_event_bytes };
+    let room = max_event_bytes.checked_sub(bytes.len()).ok_or(too_large)?;
+    let kept = longest_start(&features, room).ok_or(too_large)?;
+    let truncated = features.len() - kept;
+    features.truncate(kept);
+    features.push(marker(truncated));
+    event.entity.features = features;
+    Ok(truncated)
 }
 
 fn marker(cut: usize) -> Feature {
