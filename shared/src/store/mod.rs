@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::minute::Minute;
 
+pub mod aws;
 mod keys;
 pub mod local;
 pub mod rejects;

@@ -1,0 +1,1 @@
+//! The AWS family: one `DynamoDB` table for everything that is decided on, S3 for bundles.
