@@ -1,10 +1,15 @@
 # What a developer needs: `make test`, `make lint`, `make demo`.
-.PHONY: help test lint demo
+.PHONY: help test aws lint demo
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
-test: ## All tests, against stand-ins of VirusTotal and the dispatcher on 127.0.0.1
+test: aws ## All tests, against stand-ins of VirusTotal, the dispatcher and AWS on 127.0.0.1
 	cargo test --workspace --locked
+
+# The path is where the tests look for it.
+export AZUL_VT_AWS ?= $(CURDIR)/target/aws
+aws: ## The emulator of AWS that tests talk to, in a virtual environment of Python; installed once
+	@./testdata/aws/install.sh "$$AZUL_VT_AWS"
 
 lint: ## Format, clippy and documents, all without a warning
 	cargo fmt --all --check

@@ -4,6 +4,7 @@
 //! what to do by its controls, ask it afterwards what it saw. Dropping it ends it. None of them
 //! shares code with the library under test, so that they check it independently.
 
+mod aws;
 mod dispatcher;
 mod fault;
 pub mod feed;
@@ -11,6 +12,7 @@ mod proxy;
 mod server;
 mod virustotal;
 
+pub use aws::{Aws, Shared};
 pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
 pub use fault::Fault;
 pub use proxy::{Chaos, Mode, Proxy, Through};

@@ -2,6 +2,8 @@
 
 // `cfg(test)` tells clippy that helpers in there are tests too.
 #[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod process;
