@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod feed;
+#[cfg(test)]
+mod model;

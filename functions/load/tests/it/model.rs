@@ -1,0 +1,353 @@
+//! Random histories of `load`: ticks, crashes at any await, two runners, missing minutes, faults of both
+//! sides, clocks that jump. After each step, and at the end, nothing is lost.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    path::Path,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use azul_vt::{
+    minute::Minute,
+    pipeline::Limits,
+    settings::Settings,
+    store::{Clock, MinuteState, Store, local},
+};
+use jiff::{SignedDuration, Timestamp};
+use load::{Load, LoadError, NAME, Report, Trigger};
+use proptest::{prelude::*, test_runner::Config};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use serde_json::Value;
+use sim::{Behaviour, Fault, Unknown, feed::Style};
+use tokio::{runtime::Runtime, time::Instant};
+
+const SEED: u64 = 23;
+/// Minutes that VirusTotal will ever have.
+const MINUTES: i64 = 24;
+/// Of a minute: more than a batch, so that a crash leaves a minute half done.
+const RECORDS: u64 = 70;
+/// The first minute, and the clock at the start: three minutes are due.
+const FIRST: &str = "202611240900";
+const START: &str = "2026-11-24T10:02:30Z";
+/// Clocks jump less than the seven days that VirusTotal keeps: what is buried then is another test's.
+const FURTHEST_HOURS: i64 = 72;
+
+/// A step of a history.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A run with so many milliseconds until its deadline.
+    Tick(u64),
+    /// A run that dies at its n-th wait.
+    Crash(usize),
+    /// Two runs at once.
+    Two,
+    /// The clock goes on, or jumps, by so many seconds.
+    Clock(i64),
+    /// VirusTotal has no such minute, the n-th, for so many requests.
+    Missing(i64, usize),
+    /// VirusTotal answers the next requests for the n-th minute like this.
+    VirusTotal(i64, Behaviour, usize),
+    /// The dispatcher answers the next posts like this.
+    Dispatcher(Fault, usize),
+}
+
+/// The model knows only how far the clock is from its start, to keep it in bounds.
+struct Histories;
+
+impl ReferenceStateMachine for Histories {
+    type State = i64;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<i64> {
+        Just(0).boxed()
+    }
+
+    fn transitions(_: &i64) -> BoxedStrategy<Step> {
+        let minute = || 0..MINUTES;
+        let virustotal = prop_oneof![
+            Just(Behaviour::NotAvailableYet),
+            Just(Behaviour::TooManyRequests(None)),
+            Just(Behaviour::ServerError),
+            Just(Behaviour::Unauthorized),
+            Just(Behaviour::Api(Fault::Reset)),
+            Just(Behaviour::Content(Fault::TruncateBody)),
+            Just(Behaviour::Content(Fault::FlipByte)),
+            Just(Behaviour::Content(Fault::ResetInBody)),
+        ];
+        let dispatcher = prop_oneof![
+            Just(Fault::answer(500, "broker failure")),
+            Just(Fault::answer(503, "")),
+            Just(Fault::Reset),
+            Just(Fault::ResetInBody),
+        ];
+        prop_oneof![
+            4 => prop_oneof![Just(50_u64), Just(300), Just(20_000)].prop_map(Step::Tick),
+            6 => (1_usize..400).prop_map(Step::Crash),
+            1 => Just(Step::Two),
+            3 => prop_oneof![30_i64..600, -3600_i64..3600, Just(86_400), Just(-86_400)]
+                .prop_map(Step::Clock),
+            2 => (minute(), 1_usize..4).prop_map(|(n, times)| Step::Missing(n, times)),
+            2 => (minute(), virustotal, 1_usize..4)
+                .prop_map(|(n, behaviour, times)| Step::VirusTotal(n, behaviour, times)),
+            2 => (dispatcher, 1_usize..4).prop_map(|(fault, times)| Step::Dispatcher(fault, times)),
+        ]
+        .boxed()
+    }
+
+    fn preconditions(offset: &i64, step: &Step) -> bool {
+        match step {
+            Step::Clock(by) => (0..=FURTHEST_HOURS * 3600).contains(&(offset + by)),
+            _ => true,
+        }
+    }
+
+    fn apply(offset: i64, step: &Step) -> i64 {
+        match step {
+            Step::Clock(by) => offset + by,
+            _ => offset,
+        }
+    }
+}
+
+struct Adjustable(Mutex<Timestamp>);
+
+impl Clock for Adjustable {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The real thing, between real servers.
+struct World {
+    runtime: Runtime,
+    virustotal: sim::VirusTotal,
+    dispatcher: sim::Dispatcher,
+    state: tempfile::TempDir,
+    store: Store,
+    clock: Arc<Adjustable>,
+    highest: Mutex<Option<i64>>,
+}
+
+/// A future that is dropped at its n-th wait: what a crash leaves behind.
+struct Mortal<F> {
+    inner: Pin<Box<F>>,
+    waits: usize,
+}
+
+impl<F: Future> Future for Mortal<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.inner.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.waits == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                self.waits -= 1;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn first() -> Minute {
+    FIRST.parse().unwrap()
+}
+
+fn expected(minute: Minute) -> BTreeSet<String> {
+    (0..RECORDS).map(|index| sim::feed::sha256(SEED, &minute.to_string(), index)).collect()
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (virustotal, dispatcher) = runtime.block_on(async {
+            (sim::VirusTotal::start().await.unwrap(), sim::Dispatcher::start().await.unwrap())
+        });
+        virustotal.set_unknown(Unknown::NotAvailableYet);
+        for n in 0..MINUTES {
+            let minute = first().plus(n).to_string();
+            virustotal.serve(&minute, sim::feed::bundle(SEED, &minute, RECORDS, Style::Small));
+        }
+        let state = tempfile::tempdir().unwrap();
+        // Where the Go plugin stopped: the first run goes on there whatever the clock says.
+        let before = first().plus(-1).unix_seconds().to_string();
+        std::fs::write(state.path().join("v3_files"), before).unwrap();
+        let store = local::open(state.path()).unwrap();
+        let clock = Arc::new(Adjustable(Mutex::new(START.parse().unwrap())));
+        Self { runtime, virustotal, dispatcher, state, store, clock, highest: Mutex::default() }
+    }
+
+    /// A process of its own, as far as state goes.
+    fn load(&self) -> Load {
+        let settings = [
+            ("VIRUSTOTAL", self.virustotal.url()),
+            ("VIRUSTOTAL_APIKEY", self.virustotal.key()),
+            ("PLUGIN_EVENTS_URL", self.dispatcher.url()),
+            ("STATEDIR", self.state.path().display().to_string()),
+            ("RULES_ROOT", "/nowhere/at/all".to_owned()),
+            ("DISPATCHER_MAX_AGE_HOURS", "-1".to_owned()),
+        ];
+        let lookup =
+            |name: &str| settings.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
+        let settings = Settings::read(&lookup).unwrap();
+        let store = local::open(Path::new(&settings.state_dir)).unwrap();
+        let clock: Arc<dyn Clock> = Arc::<Adjustable>::clone(&self.clock);
+        Load::from_settings(settings, store, clock).unwrap()
+    }
+
+    async fn tick(&self, milliseconds: u64) -> Result<Report, LoadError> {
+        let deadline = Some(Instant::now() + Duration::from_millis(milliseconds));
+        let limits = Limits { deadline, ..Limits::default() };
+        self.load().run(&Trigger::Tick, &limits).await
+    }
+
+    fn set_clock(&self, now: Timestamp) {
+        *self.clock.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    async fn cursor(&self) -> Option<Minute> {
+        self.store.cursors.read(NAME).await.unwrap().map(Minute::from_unix_seconds)
+    }
+
+    /// What must hold at any time.
+    async fn check(&self) {
+        let Some(cursor) = self.cursor().await else { return };
+        let highest = {
+            let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+            highest.replace(cursor.unix_seconds())
+        };
+        assert!(
+            highest.is_none_or(|highest| highest <= cursor.unix_seconds()),
+            "the cursor went back"
+        );
+        assert!(cursor < first().plus(MINUTES), "the cursor is ahead of the feed");
+        let arrived = self.dispatcher.arrived();
+        let there = arrived.sha256s();
+        let rows = self.store.ledger.range(first(), cursor.next()).await.unwrap();
+        let rows: BTreeMap<Minute, MinuteState> =
+            rows.into_iter().map(|row| (row.minute, row.state)).collect();
+        let mut minute = first();
+        while minute <= cursor {
+            match rows.get(&minute) {
+                Some(MinuteState::Loaded) => {
+                    assert!(expected(minute).is_subset(&there), "{minute} is not all there");
+                }
+                // A gap that is being loaded at last, and was not finished.
+                Some(MinuteState::Gap { .. } | MinuteState::Loading { .. }) => {}
+                other => panic!("the cursor {cursor} passed {minute}, which is {other:?}"),
+            }
+            minute = minute.next();
+        }
+        // Repeats have the same key; under the same `now` they are the same to the byte.
+        let mut keys: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut contents: BTreeMap<(&str, &str), &Value> = BTreeMap::new();
+        for published in arrived.events.iter().filter(|e| e.model == sim::Model::Binary) {
+            let text = |path| published.event.pointer(path).and_then(Value::as_str).unwrap();
+            let key = published.key.as_str();
+            assert_eq!(*keys.entry(text("/entity/sha256")).or_insert(key), key);
+            let first = *contents.entry((key, text("/timestamp"))).or_insert(&published.event);
+            assert_eq!(first, &published.event);
+        }
+        assert_eq!(arrived.problems, Vec::<String>::new());
+    }
+
+    /// Whatever happened, in quiet times everything arrives in the end.
+    async fn settle(&self) {
+        self.dispatcher.clear_faults();
+        for n in 0..MINUTES {
+            self.virustotal.clear(&first().plus(n).to_string());
+        }
+        let mut now: Timestamp = START.parse().unwrap();
+        now += SignedDuration::from_hours(FURTHEST_HOURS);
+        let mut rounds = 0;
+        loop {
+            self.set_clock(now);
+            self.tick(60_000).await.unwrap();
+            self.check().await;
+            let gaps = self.store.ledger.gaps(1000).await.unwrap();
+            let next = gaps.iter().filter_map(|row| match &row.state {
+                MinuteState::Gap { next_try, .. } => Some(*next_try),
+                _ => None,
+            });
+            match next.max() {
+                Some(next) => now = now.max(next),
+                None => break,
+            }
+            rounds += 1;
+            assert!(rounds < 10, "gaps stay: {gaps:?}");
+        }
+        assert_eq!(self.cursor().await, Some(first().plus(MINUTES - 1)));
+        let all: BTreeSet<String> = (0..MINUTES).flat_map(|n| expected(first().plus(n))).collect();
+        assert_eq!(self.dispatcher.arrived().sha256s(), all);
+        let totals = self.store.ledger.totals().await.unwrap();
+        assert_eq!(totals.loaded, u64::try_from(MINUTES).unwrap());
+        assert_eq!(self.virustotal.key_leaked(), Vec::<String>::new());
+    }
+}
+
+struct Loading;
+
+impl StateMachineTest for Loading {
+    type SystemUnderTest = World;
+    type Reference = Histories;
+
+    fn init_test(_: &i64) -> World {
+        World::new()
+    }
+
+    fn apply(world: World, _: &i64, step: Step) -> World {
+        world.runtime.block_on(async {
+            match step {
+                Step::Tick(milliseconds) => drop(world.tick(milliseconds).await),
+                Step::Crash(waits) => {
+                    let run = Box::pin(world.tick(20_000));
+                    drop(Mortal { inner: run, waits }.await);
+                }
+                Step::Two => {
+                    let (one, other) = (pin!(world.tick(20_000)), pin!(world.tick(20_000)));
+                    let _ = tokio::join!(one, other);
+                }
+                Step::Clock(by) => {
+                    world.set_clock(world.clock.now() + SignedDuration::from_secs(by));
+                }
+                Step::Missing(n, times) => {
+                    world.virustotal.behave(
+                        &first().plus(n).to_string(),
+                        &Behaviour::Missing,
+                        times,
+                    );
+                }
+                Step::VirusTotal(n, behaviour, times) => {
+                    world.virustotal.behave(&first().plus(n).to_string(), &behaviour, times);
+                }
+                Step::Dispatcher(fault, times) => world.dispatcher.fail(&fault, times),
+            }
+        });
+        world
+    }
+
+    fn check_invariants(world: &World, _: &i64) {
+        world.runtime.block_on(world.check());
+    }
+
+    fn teardown(world: World, _: i64) {
+        world.runtime.block_on(world.settle());
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(Config {
+        cases: std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(6),
+        // A case starts servers and loads minutes: shrinking one takes a while.
+        max_shrink_iters: 50,
+        failure_persistence: None,
+        ..Config::default()
+    })]
+
+    #[test]
+    fn no_history_loses_a_minute(sequential 1..30 => Loading);
+}
