@@ -54,6 +54,9 @@ pub enum HttpSetupError {
     /// The client as a whole cannot be built.
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
+    /// The client for AWS cannot be built.
+    #[error("the HTTP client for AWS cannot be set up")]
+    Aws(#[from] aws_smithy_http_client::HttpClientError),
 }
 
 /// A client with what `settings` say about proxies and certificates, a connect timeout of
@@ -82,24 +85,34 @@ pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
             builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&settings.no_proxy)));
         }
     }
-    if let Some(path) = &settings.ca_bundle {
-        let pem = fs::read(path)
-            .map_err(|source| HttpSetupError::CaBundleUnreadable { path: path.clone(), source })?;
-        let invalid = |source| HttpSetupError::CaBundleInvalid { path: path.clone(), source };
-        let certificates =
-            Certificate::from_pem_bundle(&pem).map_err(|error| invalid(Some(error)))?;
-        if certificates.is_empty() {
-            return Err(invalid(None));
-        }
-        // Only building a client reads the certificates themselves, and its error would not say CA_BUNDLE.
-        reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only(certificates.clone())
-            .build()
-            .map_err(|error| invalid(Some(error)))?;
+    if let Some((_, certificates)) = ca_bundle(settings)? {
         builder = builder.tls_certs_merge(certificates);
     }
     Ok(builder)
+}
+
+/// What `CA_BUNDLE` holds, as written and read; `None` where it is not set.
+///
+/// # Errors
+/// A file that cannot be read, or holds anything but certificates.
+pub(crate) fn ca_bundle(
+    settings: &Settings,
+) -> Result<Option<(Vec<u8>, Vec<Certificate>)>, HttpSetupError> {
+    let Some(path) = &settings.ca_bundle else { return Ok(None) };
+    let pem = fs::read(path)
+        .map_err(|source| HttpSetupError::CaBundleUnreadable { path: path.clone(), source })?;
+    let invalid = |source| HttpSetupError::CaBundleInvalid { path: path.clone(), source };
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| invalid(Some(error)))?;
+    if certificates.is_empty() {
+        return Err(invalid(None));
+    }
+    // Only building a client reads the certificates themselves, and its error would not say CA_BUNDLE.
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only(certificates.clone())
+        .build()
+        .map_err(|error| invalid(Some(error)))?;
+    Ok(Some((pem, certificates)))
 }
 
 /// The client of [`builder`].

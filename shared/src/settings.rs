@@ -1,4 +1,5 @@
-//! Settings: the only reader of the environment.
+//! Settings: the only reader of the environment, but for what AWS's own SDK reads: its region, endpoint,
+//! credentials and profiles (`AWS_*`), which every tool on AWS takes from there.
 //!
 //! An empty variable counts as unset. An error names the variable, what it holds (never a secret) and
 //! what it takes.
@@ -40,6 +41,15 @@ pub struct Shown {
     pub source: &'static str,
 }
 
+/// Where the state is on AWS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsState {
+    /// `STATE_TABLE`: a `DynamoDB` table.
+    pub table: String,
+    /// `BUNDLE_BUCKET`: an S3 bucket.
+    pub bucket: String,
+}
+
 /// All settings, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -57,6 +67,12 @@ pub struct Settings {
     pub max_age: Option<SignedDuration>,
     /// STATEDIR.
     pub state_dir: PathBuf,
+    /// `STATE_TABLE` and `BUNDLE_BUCKET`; `None`: the state is in STATEDIR.
+    pub aws: Option<AwsState>,
+    /// `INBOX_QUEUE_URL`: where work waits; `None`: in STATEDIR.
+    pub inbox_queue: Option<Url>,
+    /// `MINUTES_QUEUE_URL`: where minutes wait for workers; `None`: a run loads all of them itself.
+    pub minutes_queue: Option<Url>,
     /// `PACKAGE_LIMIT`: bundles loaded a run; `None`: no limit.
     pub package_limit: Option<u64>,
     /// `RULES_ROOT`.
@@ -152,6 +168,7 @@ impl Settings {
             },
         )?;
         let state_dir = r.text(&["STATEDIR"], ".loadstate").into();
+        let (aws, inbox_queue, minutes_queue) = r.aws()?;
         let package_limit =
             r.parse(&["PACKAGE_LIMIT"], "-1", "a number of bundles, or -1 for no limit", limit)?;
         let rules_root = r.text(&["RULES_ROOT"], "./select_rules");
@@ -256,6 +273,9 @@ impl Settings {
             deployment_key,
             max_age,
             state_dir,
+            aws,
+            inbox_queue,
+            minutes_queue,
             package_limit,
             rules_root,
             max_download_bytes,
@@ -283,6 +303,14 @@ impl Settings {
             ca_bundle,
             shown: r.shown,
         })
+    }
+
+    /// Where the state is, for people.
+    pub fn state_place(&self) -> String {
+        match &self.aws {
+            Some(aws) => format!("table {}, bucket {}", aws.table, aws.bucket),
+            None => self.state_dir.display().to_string(),
+        }
     }
 
     /// Whether `vt ingest` asks its callers for a signature or a token.
@@ -362,6 +390,41 @@ impl Reader<'_> {
                     .collect()
             })
             .unwrap_or_default()
+    }
+
+    /// Where the state is on AWS: all of it or nothing.
+    fn aws(&mut self) -> Result<(Option<AwsState>, Option<Url>, Option<Url>), SettingError> {
+        const TABLE: &str = "STATE_TABLE";
+        const BUCKET: &str = "BUNDLE_BUCKET";
+        let name = |least: usize, most: usize| {
+            move |text: &str| {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+                let fits = (least..=most).contains(&text.len()) && text.bytes().all(plain);
+                (fits || text.is_empty()).then(|| (!text.is_empty()).then(|| text.to_owned()))
+            }
+        };
+        let table = self.parse(&[TABLE], "", "the name of a DynamoDB table", name(3, 255))?;
+        let bucket = self.parse(&[BUCKET], "", "the name of an S3 bucket", name(3, 63))?;
+        let queue = "the URL of an SQS queue";
+        let inbox = self.parse(&["INBOX_QUEUE_URL"], "", queue, optional_url)?;
+        let minutes = self.parse(&["MINUTES_QUEUE_URL"], "", queue, optional_url)?;
+        let alone = |name, shown: &str, other: &str| SettingError {
+            name,
+            shown: shown.to_owned(),
+            expected: format!("the state is on AWS as a whole: set {other} too, or unset {name}"),
+        };
+        let aws = match (table, bucket) {
+            (Some(table), Some(bucket)) => Some(AwsState { table, bucket }),
+            (Some(table), None) => return Err(alone(TABLE, &table, BUCKET)),
+            (None, Some(bucket)) => return Err(alone(BUCKET, &bucket, TABLE)),
+            (None, None) => None,
+        };
+        for (name, url) in [("INBOX_QUEUE_URL", &inbox), ("MINUTES_QUEUE_URL", &minutes)] {
+            if let (None, Some(url)) = (&aws, url) {
+                return Err(alone(name, url.as_str(), "STATE_TABLE and BUNDLE_BUCKET"));
+            }
+        }
+        Ok((aws, inbox, minutes))
     }
 
     /// A URL that may hold a password: shown without it.
@@ -502,6 +565,28 @@ mod tests {
             assert_eq!(error.name, name);
             assert!(error.to_string().contains(value), "{error}");
         }
+    }
+
+    #[test]
+    fn the_state_is_on_aws_as_a_whole_or_not_at_all() {
+        assert_eq!(read(&[]).unwrap().aws, None);
+        let (table, bucket) = (("STATE_TABLE", "azul-vt"), ("BUNDLE_BUCKET", "azul-vt-bundles"));
+        let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/minutes";
+        let s = read(&[table, bucket, ("MINUTES_QUEUE_URL", queue)]).unwrap();
+        let both = AwsState { table: "azul-vt".into(), bucket: "azul-vt-bundles".into() };
+        assert_eq!((s.aws, s.inbox_queue), (Some(both), None));
+        assert_eq!(s.minutes_queue.unwrap().as_str(), queue);
+        for (alone, other) in [
+            (table, "BUNDLE_BUCKET"),
+            (bucket, "STATE_TABLE"),
+            (("INBOX_QUEUE_URL", queue), "STATE_TABLE"),
+            (("MINUTES_QUEUE_URL", queue), "BUNDLE_BUCKET"),
+        ] {
+            let error = read(&[alone]).unwrap_err();
+            assert_eq!(error.name, alone.0);
+            assert!(error.expected.contains(other), "{error}");
+        }
+        assert_eq!(read(&[("STATE_TABLE", "a/b"), bucket]).unwrap_err().name, "STATE_TABLE");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Pipeline,
     settings::Settings,
-    store::{Clock, SystemClock, local},
+    store::{self, Clock, SystemClock},
     telemetry::{self, Format},
 };
 use ingest::Ingest;
@@ -18,7 +18,7 @@ const MARGIN: Duration = Duration::from_secs(3);
 async fn main() -> Result<(), Error> {
     let settings = Settings::from_env()?;
     telemetry::init(&settings.log, Format::Json)?;
-    let store = local::open(&settings.state_dir)?;
+    let store = store::open(&settings).await?;
     let clock = Arc::new(SystemClock);
     let pipeline = Pipeline::from_settings(&settings, store.clone())?;
     pipeline.register(&settings.contact, clock.now(), None).await?;

@@ -17,7 +17,8 @@ use azul_vt::{
     },
     settings::{FEED_RETENTION_HOURS, Settings},
     store::{
-        Clock, Counts, GapKind, Grant, Lease, LedgerRow, MinuteState, Store, StoreError, local,
+        Clock, Counts, GapKind, Grant, Keeper, Lease, LedgerRow, MinuteState, Store, StoreError,
+        local,
     },
     virustotal::{VirusTotal, VirusTotalError},
 };
@@ -220,7 +221,9 @@ impl Load {
     pub async fn tick(&self, limits: &Limits) -> Result<Report, LoadError> {
         let mut report = Report::default();
         let Some(lease) = self.acquire(&mut report).await? else { return Ok(report) };
-        let outcome = self.catch_up(&lease, limits, &mut report).await;
+        let (limits, keeper) = self.keep(&lease, limits);
+        let outcome = self.catch_up(&lease, &limits, &mut report).await;
+        drop(keeper);
         self.store.leases.release(lease).await?;
         outcome.map(|()| report)
     }
@@ -243,7 +246,9 @@ impl Load {
         }
         let mut report = Report::default();
         let Some(lease) = self.acquire(&mut report).await? else { return Ok(report) };
-        let outcome = self.load_range(from, to, &lease, limits, &mut report).await;
+        let (limits, keeper) = self.keep(&lease, limits);
+        let outcome = self.load_range(from, to, &lease, &limits, &mut report).await;
+        drop(keeper);
         self.store.leases.release(lease).await?;
         outcome.map(|()| report)
     }
@@ -271,6 +276,13 @@ impl Load {
                 Ok(None)
             }
         }
+    }
+
+    /// Limits for the work under a lease, reached also where it is lost, and what keeps it meanwhile.
+    fn keep(&self, lease: &Lease, limits: &Limits) -> (Limits, Keeper) {
+        let limits = Limits { stop: limits.stop.child_token(), ..limits.clone() };
+        let keeper = Keeper::start(&self.store.leases, &self.clock, lease, &limits.stop);
+        (limits, keeper)
     }
 
     async fn catch_up(

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Limits,
     settings::Settings,
-    store::{Clock, SystemClock, local},
+    store::{self, Clock, SystemClock},
     telemetry::{self, Format},
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -20,7 +20,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 async fn main() -> Result<(), Error> {
     let settings = Settings::from_env()?;
     telemetry::init(&settings.log, Format::Json)?;
-    let store = local::open(&settings.state_dir)?;
+    let store = store::open(&settings).await?;
     let load = Arc::new(Load::from_settings(settings, store, Arc::new(SystemClock))?);
     load.pipeline.register(&load.settings.contact, SystemClock.now(), None).await?;
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {

@@ -8,7 +8,7 @@ use azul_vt::{
     pipeline::assemble,
     selection::RuleSet,
     settings::Settings,
-    store::local,
+    store,
     virustotal::{CurrentUser, VirusTotal, VirusTotalError},
 };
 use jiff::Timestamp;
@@ -211,16 +211,16 @@ fn clock(seen: &[(&str, Option<Timestamp>, Timestamp)]) -> Finding {
 }
 
 async fn writable(settings: &Settings) -> Finding {
-    let dir = settings.state_dir.display();
+    let place = settings.state_place();
     let key = format!("doctor/{}", std::process::id());
     let tried = async {
-        let store = local::open(&settings.state_dir)?;
+        let store = store::open(settings).await?;
         store.bundles.put(&key, b"written by vt doctor").await?;
         store.bundles.remove(&key).await?;
         store.cursors.read(load::NAME).await
     };
     match tried.await {
-        Ok(_) => Good(format!("{dir} can be written")),
+        Ok(_) => Good(format!("{place} can be written")),
         Err(error) => Bad(chain(&error)),
     }
 }

@@ -7,7 +7,7 @@ use axum::{Router, body::Body, extract::Request};
 use azul_vt::{
     pipeline::Pipeline,
     settings::Settings,
-    store::{Clock, SystemClock, local},
+    store::{self, Clock, SystemClock},
     telemetry::{self, Format},
 };
 use ingest::Ingest;
@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 async fn serve(settings: Settings) -> Result<(), Failure> {
-    let store = local::open(&settings.state_dir).map_err(Failure::job)?;
+    let store = store::open(&settings).await.map_err(Failure::job)?;
     let pipeline = Pipeline::from_settings(&settings, store.clone()).map_err(Failure::usage)?;
     let ingest = Arc::new(
         Ingest::new(&settings, store, Arc::new(SystemClock), pipeline)

@@ -6,7 +6,7 @@ use azul_vt::{
     minute::Minute,
     pipeline::{Limits, posted},
     settings::Settings,
-    store::{SystemClock, local},
+    store::{self, SystemClock},
     telemetry::{self, Format},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,7 +40,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 async fn load(args: &LoadArgs, settings: Settings) -> Result<(), Failure> {
-    let store = local::open(&settings.state_dir).map_err(Failure::job)?;
+    let store = store::open(&settings).await.map_err(Failure::job)?;
     let contact = settings.contact.clone();
     let clock = Arc::new(SystemClock);
     let mut load = Load::from_settings(settings, store, clock).map_err(Failure::usage)?;
@@ -69,7 +69,7 @@ async fn load(args: &LoadArgs, settings: Settings) -> Result<(), Failure> {
     }
     let limits = Limits::default();
     stop_on_signal(&limits);
-    let now = azul_vt::store::Clock::now(&SystemClock);
+    let now = store::Clock::now(&SystemClock);
     tokio::select! {
         registered = load.pipeline.register(&contact, now, None) => registered.map_err(Failure::job)?,
         () = limits.stop.cancelled() => return Ok(()),

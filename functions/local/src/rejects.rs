@@ -13,7 +13,7 @@ use azul_vt::{
     },
     settings::Settings,
     store::{
-        BundleInfo, Store, StoreError, local,
+        self, BundleInfo, Store, StoreError,
         rejects::{Reject, RejectStage, Rejects},
     },
     telemetry::{self, Format},
@@ -86,7 +86,7 @@ async fn show(store: Option<&Store>, key: &str) -> Result<(), Failure> {
 }
 
 async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
-    let store = local::open(&settings.state_dir).map_err(Failure::job)?;
+    let store = store::open(settings).await.map_err(Failure::job)?;
     let mut all = Vec::new();
     // All keys are looked at before anything is sent.
     for key in keys {

@@ -1,18 +1,18 @@
-//! The state under STATEDIR, opened for looking at it.
+//! The state, opened for looking at it.
 
 use azul_vt::{
     settings::Settings,
-    store::{Store, local},
+    store::{self, Store},
 };
 
 use crate::failure::Failure;
 
-/// Opens the state; `None` where nothing was kept yet, so that looking does not make it.
+/// Opens the state; `None` where nothing was kept in STATEDIR yet, so that looking does not make it.
 pub(crate) fn existing(settings: &Settings) -> Result<Option<Store>, Failure> {
-    if !settings.state_dir.join("state.sqlite").exists() {
+    if settings.aws.is_none() && !settings.state_dir.join("state.sqlite").exists() {
         return Ok(None);
     }
-    local::open(&settings.state_dir).map(Some).map_err(Failure::job)
+    block_on(async { store::open(settings).await.map(Some).map_err(Failure::job) })
 }
 
 /// Runs a future to its end on one thread: enough for a command that waits for one thing at a time.

@@ -1,6 +1,6 @@
 //! `vt status`: how far the feed was loaded, and what is in the way.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use azul_vt::{
     minute::Minute,
@@ -21,7 +21,7 @@ const GAPS_PRINTED: usize = 20;
 /// What is known of the state, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Status {
-    state_dir: PathBuf,
+    state: String,
     now: Timestamp,
     /// Everything before this minute is loaded, a listed gap, or given up; none before the first run.
     cursor: Option<Minute>,
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
 
 fn empty(settings: &Settings, now: Timestamp) -> Status {
     Status {
-        state_dir: settings.state_dir.clone(),
+        state: settings.state_place(),
         now,
         cursor: None,
         lag_minutes: None,
@@ -80,7 +80,7 @@ fn empty(settings: &Settings, now: Timestamp) -> Status {
 async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Status, Failure> {
     let cursor = store.cursors.read(load::NAME).await.map_err(Failure::job)?;
     let cursor = cursor.map(Minute::from_unix_seconds);
-    let holder = store.leases.holder(load::NAME).await.map_err(Failure::job)?;
+    let holder = store.leases.holder(load::NAME, now).await.map_err(Failure::job)?;
     let today = TimeZone::UTC.to_datetime(now).date();
     let rejects = Rejects::new(Arc::clone(&store.bundles)).list().await.map_err(Failure::job)?;
     let posted = store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
@@ -99,8 +99,8 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
 
 fn print(status: &Status, exists: bool, output: &mut Output) -> Result<(), Failure> {
     if !exists {
-        let dir = status.state_dir.display();
-        return output.line(&format!("{dir} holds no state yet: `vt load` begins it"));
+        let place = &status.state;
+        return output.line(&format!("{place} holds no state yet: `vt load` begins it"));
     }
     let totals = &status.totals;
     let counts = &totals.counts;
@@ -113,7 +113,7 @@ fn print(status: &Status, exists: bool, output: &mut Output) -> Result<(), Failu
         None => "free".into(),
     };
     let rows = [
-        ("state", status.state_dir.display().to_string()),
+        ("state", status.state.clone()),
         ("cursor", cursor),
         ("load lease", lease),
         (

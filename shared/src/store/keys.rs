@@ -1,5 +1,5 @@
-//! What may be a key in [`Bundles`](super::Bundles): the same in every implementation, so that what one
-//! keeps can be moved to another.
+//! What may be a key in [`Bundles`](super::Bundles) or the name of a lease: the same in every
+//! implementation, so that what one keeps can be moved to another.
 
 use super::StoreError;
 
@@ -33,6 +33,16 @@ pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
         "" if prefix.is_empty() => Ok(()),
         key => check_key(key),
     }
+}
+
+/// Refuses what cannot name a lease.
+pub(super) fn check_lease_name(name: &str) -> Result<(), StoreError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
+        let reason = "a lease is named by 1 to 100 letters, digits, `-`, `_` and `.`";
+        return Err(bad_name(name, reason));
+    }
+    Ok(())
 }
 
 /// The error about a name, which may come from outside: kept short and on one line.

@@ -1,4 +1,5 @@
-//! State: small capabilities, each with a local implementation (SQLite and a directory under STATEDIR).
+//! State: small capabilities, each kept by two families: [`local`] (SQLite and a directory under STATEDIR)
+//! and [`aws`] (`DynamoDB` and S3). [`open`] chooses by the settings.
 //!
 //! The traits promise no more than a conditional write on one row, so that a key-value table can keep
 //! them as well as SQLite does. One suite of tests (`tests/it/store_suite.rs`) runs on
@@ -14,12 +15,15 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp, civil::Date};
 use serde::{Deserialize, Serialize};
 
-use crate::minute::Minute;
+use crate::{http_client::HttpSetupError, minute::Minute, settings::Settings};
 
 pub mod aws;
+mod keeper;
 mod keys;
 pub mod local;
 pub mod rejects;
+
+pub use keeper::Keeper;
 
 /// What went wrong with the state.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,20 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// AWS refuses: an operator must act.
+    #[error("state: {action} was refused; {advice}")]
+    Refused {
+        /// What was attempted.
+        action: String,
+        /// What to look at.
+        advice: String,
+        /// What AWS said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A proxy or a certificate authority that AWS cannot be reached with.
+    #[error(transparent)]
+    Http(#[from] HttpSetupError),
     /// What was read makes no sense: an operator must look at it.
     #[error("state: {what} is damaged: {reason}")]
     Damaged {
@@ -165,8 +183,12 @@ pub trait Leases: Send + Sync {
     /// Gives it back.
     async fn release(&self, lease: Lease) -> Result<(), StoreError>;
 
-    /// Who holds it now, and since when; for display only.
-    async fn holder(&self, name: &str) -> Result<Option<(String, Timestamp)>, StoreError>;
+    /// Who holds it at `now`, and since when; for display only.
+    async fn holder(
+        &self,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Option<(String, Timestamp)>, StoreError>;
 }
 
 /// What is known of a feed minute.
@@ -481,4 +503,20 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
+}
+
+/// Opens the state that the settings describe: on AWS where `STATE_TABLE` and `BUNDLE_BUCKET` are set, else
+/// under STATEDIR.
+///
+/// # Errors
+/// As [`local::open`] and [`aws::open`].
+pub async fn open(settings: &Settings) -> Result<Store, StoreError> {
+    if let Some(places) = &settings.aws {
+        return aws::open(settings, places).await;
+    }
+    let state_dir = settings.state_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || local::open(&state_dir)).await;
+    opened.unwrap_or_else(|error| {
+        Err(StoreError::Unavailable { action: "opening it".into(), source: error.into() })
+    })
 }

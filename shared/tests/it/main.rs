@@ -20,6 +20,8 @@ mod publish;
 #[cfg(test)]
 mod selection;
 #[cfg(test)]
+mod store_aws;
+#[cfg(test)]
 mod store_local;
 #[cfg(test)]
 mod store_suite;

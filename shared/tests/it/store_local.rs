@@ -21,9 +21,9 @@ use tempfile::TempDir;
 
 use crate::store_suite::{acquire, at, step_a_cursor, store_suite};
 
-fn fresh() -> Ready<(Store, TempDir)> {
+fn fresh() -> Ready<Option<(Store, TempDir)>> {
     let dir = tempfile::tempdir().unwrap();
-    ready((open(&dir.path().join("state")).unwrap(), dir))
+    ready(Some((open(&dir.path().join("state")).unwrap(), dir)))
 }
 
 store_suite!(fresh);
@@ -149,7 +149,7 @@ impl Drop for Other {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_move_a_cursor_without_losing_a_step() {
-    let (store, dir) = fresh().await;
+    let (store, dir) = fresh().await.unwrap();
     let state = dir.path().join("state");
     let mut others = [Other::start("step", &state), Other::start("step", &state)];
     assert_eq!(step_a_cursor(store.clone(), 100).await, 100);
@@ -177,25 +177,25 @@ async fn processes_that_share_a_quota_never_exceed_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_free_at_once_when_its_owner_is_killed() {
-    let (store, dir) = fresh().await;
+    let (store, dir) = fresh().await.unwrap();
     let mut owner = Other::start("hold", &dir.path().join("state"));
     let fence: u64 = owner.hears().unwrap().strip_prefix("holds ").unwrap().parse().unwrap();
-    assert_eq!(store.leases.holder("load").await.unwrap(), Some(("test".to_owned(), at(0))));
+    assert_eq!(store.leases.holder("load", at(8)).await.unwrap(), Some(("test".to_owned(), at(0))));
     let grant = store.leases.acquire("load", "second", at(1)).await.unwrap();
     assert!(matches!(&grant, Grant::Held { owner, .. } if owner == "test"), "{grant:?}");
     owner.kill();
-    assert_eq!(store.leases.holder("load").await.unwrap(), None);
+    assert_eq!(store.leases.holder("load", at(8)).await.unwrap(), None);
     assert!(acquire(&store, "load").await.fence > fence);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_at_a_lease_never_keeps_anybody_from_it() {
-    let (store, _dir) = fresh().await;
+    let (store, _dir) = fresh().await.unwrap();
     drop(acquire(&store, "load").await);
     let looking = store.clone();
     let looks = tokio::spawn(async move {
         for _ in 0..200 {
-            looking.leases.holder("load").await.unwrap();
+            looking.leases.holder("load", at(8)).await.unwrap();
         }
     });
     while !looks.is_finished() {
@@ -250,7 +250,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test]
 async fn scratch_of_a_living_process_is_left_alone() {
-    let (first, dir) = fresh().await;
+    let (first, dir) = fresh().await.unwrap();
     let file = first.bundles.scratch().join("half");
     fs::write(&file, "x").unwrap();
     let second = open(&dir.path().join("state")).unwrap();
@@ -264,7 +264,7 @@ async fn scratch_of_a_living_process_is_left_alone() {
 
 #[tokio::test]
 async fn links_do_not_lead_out_of_the_directory() {
-    let (store, dir) = fresh().await;
+    let (store, dir) = fresh().await.unwrap();
     let bundles = dir.path().join("state/bundles");
     let outside = dir.path().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -299,7 +299,7 @@ async fn a_file_comes_in_from_another_file_system_too() {
         println!("skipped: there is no /dev/shm");
         return;
     };
-    let (store, _dir) = fresh().await;
+    let (store, _dir) = fresh().await.unwrap();
     for (content, new) in [("first", true), ("second", false)] {
         let from = elsewhere.path().join("from");
         fs::write(&from, content).unwrap();
@@ -319,7 +319,7 @@ async fn a_file_comes_in_from_another_file_system_too() {
 async fn a_second_opening_in_one_process_keeps_the_locks_of_the_first() {
     use std::os::unix::fs::MetadataExt;
 
-    let (first, dir) = fresh().await;
+    let (first, dir) = fresh().await.unwrap();
     let state = dir.path().join("state");
     let database = format!(":{} ", fs::metadata(state.join("state.sqlite")).unwrap().ino());
     let process = format!(" {} ", std::process::id());
@@ -340,7 +340,7 @@ async fn a_second_opening_in_one_process_keeps_the_locks_of_the_first() {
 
 #[tokio::test]
 async fn nobody_else_can_read_the_state() {
-    let (store, dir) = fresh().await;
+    let (store, dir) = fresh().await.unwrap();
     let state = dir.path().join("state");
     store.cursors.advance("load", None, 1).await.unwrap();
     let _lease = acquire(&store, "load").await;
@@ -384,7 +384,7 @@ fn a_directory_that_cannot_be_used_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn a_newer_schema_and_a_foreign_file_are_refused_and_left_alone() {
-    let (store, dir) = fresh().await;
+    let (store, dir) = fresh().await.unwrap();
     let state = dir.path().join("state");
     let database = state.join("state.sqlite");
     store.cursors.advance("load", None, 7).await.unwrap();

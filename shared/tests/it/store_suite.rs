@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp, civil::date};
 use tokio::task::JoinSet;
 
 /// Makes a test of each case. `$fresh` is a function that gives a future of a store and of something
-/// to keep alive while it is used.
+/// to keep alive while it is used; `None` where this machine has nothing to keep it in.
 macro_rules! store_suite {
     ($fresh:path) => {
         $crate::store_suite::store_suite!(@each $fresh,
@@ -48,7 +48,7 @@ macro_rules! store_suite {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $case() {
-                let (store, _alive) = $fresh().await;
+                let Some((store, _alive)) = $fresh().await else { return };
                 $crate::store_suite::$case(&store).await;
             }
         )+
@@ -120,12 +120,12 @@ pub(crate) async fn step_a_cursor(store: Store, times: u64) -> u64 {
 
 pub(crate) async fn a_lease_excludes_until_it_is_given_back_and_its_fence_grows(store: &Store) {
     let leases = &store.leases;
-    assert_eq!(leases.holder("load").await.unwrap(), None);
+    assert_eq!(leases.holder("load", at(8)).await.unwrap(), None);
     let Grant::Acquired(first) = leases.acquire("load", "first", at(0)).await.unwrap() else {
         panic!("it is free");
     };
     assert_eq!((first.name.as_str(), first.owner.as_str()), ("load", "first"));
-    assert_eq!(leases.holder("load").await.unwrap(), Some(("first".into(), at(0))));
+    assert_eq!(leases.holder("load", at(8)).await.unwrap(), Some(("first".into(), at(0))));
     match leases.acquire("load", "second", at(5)).await.unwrap() {
         Grant::Held { owner, since } => assert_eq!((owner.as_str(), since), ("first", at(0))),
         Grant::Acquired(lease) => panic!("{lease:?}"),
@@ -133,12 +133,12 @@ pub(crate) async fn a_lease_excludes_until_it_is_given_back_and_its_fence_grows(
     leases.renew(&first, at(6)).await.unwrap();
     let fence = first.fence;
     leases.release(first).await.unwrap();
-    assert_eq!(leases.holder("load").await.unwrap(), None);
+    assert_eq!(leases.holder("load", at(8)).await.unwrap(), None);
     let Grant::Acquired(second) = leases.acquire("load", "second", at(7)).await.unwrap() else {
         panic!("it was given back");
     };
     assert!(second.fence > fence);
-    assert_eq!(leases.holder("load").await.unwrap(), Some(("second".into(), at(7))));
+    assert_eq!(leases.holder("load", at(8)).await.unwrap(), Some(("second".into(), at(7))));
 }
 
 pub(crate) async fn of_many_who_ask_for_a_lease_one_gets_it(store: &Store) {

@@ -1,1 +1,96 @@
 //! The AWS family: one `DynamoDB` table for everything that is decided on, S3 for bundles.
+//!
+//! The table has the keys `pk` and `sk` (texts), the TTL attribute `expires_at` (seconds since 1970), and
+//! these items. Times are nanoseconds since 1970, `by` is a random mark of the call that wrote last.
+//!
+//! | `pk` | `sk` | attributes | kept |
+//! |---|---|---|---|
+//! | `cursor#<name>` | `-` | `position`, `by` | for good |
+//! | `lease#<name>` | `-` | `owner`, `since`, `renewed`, `until`, `fence`, `by` | 30 days after the last renewal |
+//! | `ledger#<YYYYMM>` | `<YYYYMMDDhhmm>` | `row` (JSON), `open` (is it unfinished?), `rev` | for good |
+//! | `ledger-open` | `<YYYYMMDDhhmm>` | the same `row`, `state`, `due` (next try): a copy of each unfinished row | while it is unfinished |
+//! | `ledger-totals` | `<YYYYMMDD>` | of the finished minutes of a day: `loaded`, `buried` and the sums of their counts | for good |
+//! | `memory#<kind>#<id>` | `-` | `until`, `by` | until then |
+//! | `quota#<YYYY-MM-DD>#<category>` | `<id>` | `stage` | 35 days after the day |
+//! | `quota-used#<YYYY-MM-DD>` | `<category>` | `used` | 35 days after the day |
+//!
+//! Every write is conditional, and every read consistent. A write that is sent twice, because its answer was
+//! lost, counts once: a transaction by its request token, any other by `by`.
+//! `DynamoDB` removes what expired some time later (days at times), so whoever reads compares times.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_dynamodb::Client;
+
+use super::{Store, StoreError};
+use crate::settings::{AwsState, Settings};
+
+mod cursors;
+mod error;
+mod http;
+pub mod init;
+mod leases;
+mod ledger;
+mod memory;
+mod quotas;
+mod table;
+
+/// Attempts of a call that failed on the way, was throttled or met a fault of AWS's, and the waits between
+/// them (full jitter).
+const ATTEMPTS: u32 = 8;
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+/// A call of `DynamoDB` takes milliseconds; one that takes this long is sent again.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Opens the state on AWS. The SDK takes region, endpoint and credentials from the usual variables and
+/// files; proxies and certificate authorities come from `settings`. Asks nobody but for credentials: a
+/// table or a bucket that is not there is the first use's error.
+///
+/// # Errors
+/// [`StoreError::Http`].
+pub async fn open(settings: &Settings, places: &AwsState) -> Result<Store, StoreError> {
+    let config = config(settings).await?;
+    store(settings, &config, places)
+}
+
+/// What all clients of AWS have in common.
+///
+/// # Errors
+/// [`StoreError::Http`].
+pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).retry_config(
+        RetryConfig::standard()
+            .with_max_attempts(ATTEMPTS)
+            .with_initial_backoff(FIRST_WAIT)
+            .with_max_backoff(LONGEST_WAIT),
+    );
+    if let Some(client) = http::client(settings)? {
+        loader = loader.http_client(client);
+    }
+    Ok(loader.load().await)
+}
+
+/// The state in `places`, spoken to as `config` says.
+///
+/// # Errors
+/// As [`local::open`](super::local::open).
+pub fn store(
+    settings: &Settings,
+    config: &SdkConfig,
+    places: &AwsState,
+) -> Result<Store, StoreError> {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(CALL).build();
+    let client = aws_sdk_dynamodb::config::Builder::from(config).timeout_config(timeouts).build();
+    let table = table::Table::new(Client::from_conf(client), &places.table);
+    let bundles = super::local::open(&settings.state_dir)?.bundles;
+    Ok(Store {
+        cursors: Arc::new(cursors::AwsCursors(table.clone())),
+        leases: Arc::new(leases::AwsLeases(table.clone())),
+        ledger: Arc::new(ledger::AwsLedger(table.clone())),
+        memory: Arc::new(memory::AwsMemory(table.clone())),
+        quotas: Arc::new(quotas::AwsQuotas(table)),
+        bundles,
+    })
+}

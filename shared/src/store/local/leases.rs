@@ -19,7 +19,7 @@ use super::{
     db::{Db, Fault, nanoseconds, signed, timestamp, unsigned},
     lock_file,
 };
-use crate::store::{Grant, Lease, Leases, StoreError, keys::bad_name};
+use crate::store::{Grant, Lease, Leases, StoreError, keys::check_lease_name};
 
 pub(super) struct LocalLeases {
     pub(super) db: Db,
@@ -35,11 +35,7 @@ struct Row {
 
 impl LocalLeases {
     fn path(&self, name: &str) -> Result<PathBuf, StoreError> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
-            let reason = "a lease is named by 1 to 100 letters, digits, `-`, `_` and `.`";
-            return Err(bad_name(name, reason));
-        }
+        check_lease_name(name)?;
         Ok(self.locks.join(format!("lease-{name}")))
     }
 }
@@ -97,7 +93,11 @@ impl Leases for LocalLeases {
         Ok(())
     }
 
-    async fn holder(&self, name: &str) -> Result<Option<(String, Timestamp)>, StoreError> {
+    async fn holder(
+        &self,
+        name: &str,
+        _now: Timestamp,
+    ) -> Result<Option<(String, Timestamp)>, StoreError> {
         let path = self.path(name)?;
         let name = name.to_owned();
         let action = format!("looking at the lease {name}");

@@ -1,0 +1,54 @@
+//! AWS's errors as the store's.
+
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+
+use crate::store::StoreError;
+
+/// Codes of answers that say who asks may not.
+const FORBIDDEN: [&str; 14] = [
+    "AccessDenied",
+    "AccessDeniedException",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "InvalidToken",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "OptInRequired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
+/// Codes of answers that say that what was asked for is not there.
+const ABSENT: [&str; 5] = [
+    "AWS.SimpleQueueService.NonExistentQueue",
+    "NoSuchBucket",
+    "QueueDoesNotExist",
+    "ResourceNotFoundException",
+    "TableNotFoundException",
+];
+
+/// Why `action` failed for good. `place` is the setting that names where it was tried.
+pub(super) fn failed<E, R>(action: &str, place: &str, error: SdkError<E, R>) -> StoreError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
+{
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
+    let advice = if FORBIDDEN.contains(&code) {
+        format!("look at the credentials (AWS_*) and what they may do with {place}")
+    } else if ABSENT.contains(&code) {
+        format!("{place} names nothing: correct it or AWS_REGION, or make it by `vt aws init`")
+    } else if code == "ValidationException" {
+        format!("{place} does not fit this program: make one by `vt aws init`")
+    } else if matches!(error, SdkError::ConstructionFailure(_)) {
+        "look at AWS_REGION, AWS_ENDPOINT_URL and the credentials (AWS_*)".to_owned()
+    } else {
+        let action = action.to_owned();
+        return StoreError::Unavailable { action, source: error.into() };
+    };
+    StoreError::Refused { action: action.to_owned(), advice, source: error.into() }
+}

@@ -1,0 +1,298 @@
+//! The ledger: an item for each feed minute, a copy of those that are unfinished, and sums of the others.
+//!
+//! A write is one transaction: the lease's fence, the row, its copy, and the sums of its day where it becomes
+//! finished (loaded or buried) or was so before. The sums change by the difference to the old row. Which row
+//! that is needs no reading in the usual case: it is taken for unfinished, on condition that it is; where it
+//! was not, the refusal brings it, and the next transaction insists on that one.
+//!
+//! What it costs: a put is 3 or 4 items of a transaction (6 or 8 write units). `unfinished` and `gaps` read
+//! unfinished rows only; `totals` reads those and an item for each day: a year is about 100 kB, 25 read units.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
+use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
+use serde_json::Value;
+
+use super::{
+    leases::fence,
+    table::{
+        Filter, Item, Key, TRANSACTION, Table, Transacted, damaged, item, mark, number, number_of,
+        text, text_of, time,
+    },
+};
+use crate::{
+    minute::Minute,
+    store::{Lease, Ledger, LedgerRow, LedgerTotals, MinuteState, StoreError},
+};
+
+const OPEN: &str = "ledger-open";
+const TOTALS: &str = "ledger-totals";
+/// Rows of one transaction: the lease and the day's sums are in it too, and each row has a copy.
+const ROWS: usize = (TRANSACTION - 2) / 2;
+/// How often a write looks again at rows that others changed meanwhile.
+const LOOKS: u32 = 20;
+
+pub(super) struct AwsLedger(pub(super) Table);
+
+/// What a write takes the old row for.
+#[derive(Clone)]
+enum Before {
+    /// Unfinished, or none: nothing of it is in the sums.
+    Open,
+    /// This one, left so by the write with this mark.
+    Known(Box<LedgerRow>, String),
+}
+
+fn date(minute: Minute) -> Date {
+    TimeZone::UTC.to_datetime(minute.start()).date()
+}
+
+/// Rows are kept by month: a range is few queries, and no partition grows for ever.
+fn partition(date: Date) -> String {
+    format!("ledger#{}", date.strftime("%Y-%m"))
+}
+
+fn key(minute: Minute) -> Key {
+    Key { pk: partition(date(minute)), sk: minute.to_string() }
+}
+
+fn open_key(minute: Minute) -> Key {
+    Key { pk: OPEN.to_owned(), sk: minute.to_string() }
+}
+
+#[async_trait]
+impl Ledger for AwsLedger {
+    async fn get(&self, minute: Minute) -> Result<Option<LedgerRow>, StoreError> {
+        let action = format!("reading the ledger of minute {minute}");
+        let found = self.0.get(&action, key(minute)).await?;
+        found.as_ref().map(row_of).transpose()
+    }
+
+    async fn put(&self, row: &LedgerRow, lease: &Lease) -> Result<(), StoreError> {
+        self.put_some(&[row], lease).await
+    }
+
+    /// Transactions of up to 49 rows of a day.
+    async fn put_all(&self, rows: &[LedgerRow], lease: &Lease) -> Result<(), StoreError> {
+        // Of several for one minute the last counts.
+        let rows: BTreeMap<Minute, &LedgerRow> = rows.iter().map(|row| (row.minute, row)).collect();
+        let rows: Vec<&LedgerRow> = rows.into_values().collect();
+        for day in rows.chunk_by(|a, b| date(a.minute) == date(b.minute)) {
+            for some in day.chunks(ROWS) {
+                self.put_some(some, lease).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn range(&self, from: Minute, to: Minute) -> Result<Vec<LedgerRow>, StoreError> {
+        let mut rows = Vec::new();
+        if to <= from {
+            return Ok(rows);
+        }
+        let last = to.plus(-1);
+        let action = format!("reading the ledger from {from} to {to}");
+        let mut month = date(from).first_of_month();
+        while month <= date(last) {
+            let between = Some((from.to_string(), last.to_string()));
+            let filter = Filter { between, ..Filter::default() };
+            for found in self.0.query(&action, &partition(month), filter).await? {
+                rows.push(row_of(&found)?);
+            }
+            month = month.saturating_add(1.month());
+        }
+        Ok(rows)
+    }
+
+    async fn unfinished(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
+        let filter = Filter {
+            condition: Some("#due <= :now"),
+            values: item([(":now", time(now))]),
+            limit: Some(limit),
+            ..Filter::default()
+        };
+        self.open("looking for unfinished minutes", filter).await
+    }
+
+    async fn gaps(&self, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
+        let filter = Filter {
+            condition: Some("#state = :gap"),
+            values: item([(":gap", text("gap"))]),
+            limit: Some(limit),
+            ..Filter::default()
+        };
+        self.open("looking for gaps", filter).await
+    }
+
+    async fn totals(&self) -> Result<LedgerTotals, StoreError> {
+        let action = "counting the ledger's rows";
+        let mut totals = LedgerTotals::default();
+        for row in self.open(action, Filter::default()).await? {
+            match row.state {
+                MinuteState::Planned => totals.planned += 1,
+                MinuteState::Loading { .. } => totals.loading += 1,
+                MinuteState::Gap { .. } => totals.gaps += 1,
+                MinuteState::Loaded | MinuteState::Buried { .. } => {}
+            }
+            totals.counts.add(row.counts);
+        }
+        for day in self.0.query(action, TOTALS, Filter::default()).await? {
+            let what = format!("the ledger's sums of {}", text_of(&day, "sk", "an item")?);
+            let mut counts = serde_json::Map::new();
+            for (name, value) in &day {
+                if let AttributeValue::N(_) = value {
+                    counts.insert(name.clone(), number_of::<u64>(&day, name, &what)?.into());
+                }
+            }
+            let sum = |name| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
+            totals.loaded += sum("loaded");
+            totals.buried += sum("buried");
+            let counts = serde_json::from_value(Value::Object(counts));
+            totals.counts.add(counts.map_err(|error| damaged(&what, error.to_string()))?);
+        }
+        Ok(totals)
+    }
+}
+
+impl AwsLedger {
+    async fn open(&self, action: &str, filter: Filter<'_>) -> Result<Vec<LedgerRow>, StoreError> {
+        self.0.query(action, OPEN, filter).await?.iter().map(row_of).collect()
+    }
+
+    /// Writes rows of one day in one transaction.
+    async fn put_some(&self, rows: &[&LedgerRow], lease: &Lease) -> Result<(), StoreError> {
+        let action = match rows {
+            [row] => format!("writing the ledger of minute {}", row.minute),
+            _ => format!("writing {} rows of the ledger", rows.len()),
+        };
+        let mut before = vec![Before::Open; rows.len()];
+        for _ in 0..LOOKS {
+            let writes = self.writes(rows, &before, lease)?;
+            let mut refused = match self.0.transact(&action, writes).await? {
+                Transacted::Done => return Ok(()),
+                Transacted::Refused(refused) => refused.into_iter(),
+            };
+            if refused.next().flatten().is_some() {
+                return Err(StoreError::LeaseLost { name: lease.name.clone() });
+            }
+            // Rows come next, in their order; their copies and the sums have no conditions.
+            for (before, refused) in before.iter_mut().zip(refused) {
+                if let Some(found) = refused {
+                    *before = before_of(&found)?;
+                }
+            }
+        }
+        let source = "others write the same rows".into();
+        Err(StoreError::Unavailable { action, source })
+    }
+
+    fn writes(
+        &self,
+        rows: &[&LedgerRow],
+        before: &[Before],
+        lease: &Lease,
+    ) -> Result<Vec<TransactWriteItem>, StoreError> {
+        let table = &self.0;
+        let rev = mark();
+        let mut writes = vec![fence(table, lease)?];
+        let mut copies = Vec::new();
+        let mut sums = BTreeMap::new();
+        for (row, before) in rows.iter().zip(before) {
+            let json = text(json(row)?);
+            let open = is_open(&row.state);
+            let attributes = item([
+                ("row", json.clone()),
+                ("open", AttributeValue::Bool(open)),
+                ("rev", text(rev.clone())),
+            ]);
+            let (condition, values) = match before {
+                Before::Open => (
+                    "attribute_not_exists(#pk) OR #open = :open",
+                    item([(":open", AttributeValue::Bool(true))]),
+                ),
+                Before::Known(old, rev) => {
+                    count(&mut sums, old, -1)?;
+                    ("#rev = :rev", item([(":rev", text(rev.clone()))]))
+                }
+            };
+            count(&mut sums, row, 1)?;
+            writes.push(table.put(key(row.minute), attributes, Some(condition), values)?);
+            copies.push(if open {
+                let (state, due) = state_of(&row.state);
+                let copy = item([("row", json), ("state", text(state)), ("due", due)]);
+                table.put(open_key(row.minute), copy, None, item([]))?
+            } else {
+                table.delete(open_key(row.minute), None)?
+            });
+        }
+        writes.append(&mut copies);
+        sums.retain(|_, sum| *sum != 0);
+        if let (Some(row), false) = (rows.first(), sums.is_empty()) {
+            let key = Key { pk: TOTALS.to_owned(), sk: date(row.minute).to_string() };
+            let adds: Vec<String> = sums.keys().map(|name| format!("#{name} :{name}")).collect();
+            let values = sums.iter().map(|(name, sum)| (format!(":{name}"), number(sum))).collect();
+            writes.push(table.change(key, &format!("ADD {}", adds.join(", ")), None, values)?);
+        }
+        Ok(writes)
+    }
+}
+
+/// Adds what a finished row has in the sums, so many times.
+fn count(
+    sums: &mut BTreeMap<String, i128>,
+    row: &LedgerRow,
+    times: i128,
+) -> Result<(), StoreError> {
+    if is_open(&row.state) {
+        return Ok(());
+    }
+    let (state, _) = state_of(&row.state);
+    *sums.entry(state.to_owned()).or_default() += times;
+    let what = || format!("the counts of minute {}", row.minute);
+    let counts = serde_json::to_value(row.counts).map_err(|e| damaged(&what(), e.to_string()))?;
+    for (name, value) in counts.as_object().into_iter().flatten() {
+        let value = value.as_u64().map(i128::from).unwrap_or_default();
+        *sums.entry(name.clone()).or_default() += times * value;
+    }
+    Ok(())
+}
+
+/// Whether something is still to be done for the minute.
+fn is_open(state: &MinuteState) -> bool {
+    !matches!(state, MinuteState::Loaded | MinuteState::Buried { .. })
+}
+
+/// What a state is called, and when it is due.
+fn state_of(state: &MinuteState) -> (&'static str, AttributeValue) {
+    let always = number(0);
+    match state {
+        MinuteState::Planned => ("planned", always),
+        MinuteState::Loading { .. } => ("loading", always),
+        MinuteState::Loaded => ("loaded", always),
+        MinuteState::Gap { next_try, .. } => ("gap", time(*next_try)),
+        MinuteState::Buried { .. } => ("buried", always),
+    }
+}
+
+fn json(row: &LedgerRow) -> Result<String, StoreError> {
+    let what = || format!("the ledger of minute {}", row.minute);
+    serde_json::to_string(row).map_err(|error| damaged(&what(), error.to_string()))
+}
+
+fn row_of(item: &Item) -> Result<LedgerRow, StoreError> {
+    let what = format!("the ledger of minute {}", text_of(item, "sk", "an item")?);
+    serde_json::from_str(text_of(item, "row", &what)?)
+        .map_err(|error| damaged(&what, error.to_string()))
+}
+
+/// What a refused write is to go by: the row that it found.
+fn before_of(found: &Item) -> Result<Before, StoreError> {
+    if found.is_empty() || found.get("open") == Some(&AttributeValue::Bool(true)) {
+        return Ok(Before::Open);
+    }
+    let row = row_of(found)?;
+    let rev = text_of(found, "rev", &format!("the ledger of minute {}", row.minute))?;
+    Ok(Before::Known(Box::new(row), rev.to_owned()))
+}
