@@ -41,6 +41,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Doctor(DoctorArgs),
     Rejects(RejectsArgs),
+    Aws(AwsArgs),
 }
 
 /// Load the minutes of VirusTotal's file feed that are due, then end (for cron); --watch goes on.
@@ -324,4 +325,33 @@ mod tests {
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
     }
+}
+
+/// Prepare an account of AWS, or an emulator, for the state.
+#[derive(Debug, Args)]
+pub(crate) struct AwsArgs {
+    #[command(subcommand)]
+    pub(crate) command: AwsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AwsCommand {
+    Init(AwsInitArgs),
+}
+
+/// Make the table, the bucket and the queues, and print the settings that name them.
+///
+/// What is there already stays. Region, endpoint and credentials are AWS's own variables and files.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  AWS_REGION=ap-southeast-2 vt aws init --bucket our-azul-vt-bundles
+  eval \"$(AWS_ENDPOINT_URL=http://127.0.0.1:4566 vt aws init)\"")]
+pub(crate) struct AwsInitArgs {
+    /// The table; the queues are called after it
+    #[arg(long, default_value = "azul-vt")]
+    pub(crate) name: String,
+    /// The bucket, whose name nobody else on AWS may have [default: the table's, and -bundles]
+    #[arg(long)]
+    pub(crate) bucket: Option<String>,
 }

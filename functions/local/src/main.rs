@@ -1,5 +1,6 @@
 //! Every function on one machine.
 
+mod aws;
 mod cli;
 mod doctor;
 mod failure;
@@ -37,5 +38,6 @@ fn run(command: cli::Command) -> Result<(), failure::Failure> {
         cli::Command::Status(args) => status::run(&args),
         cli::Command::Doctor(_) => doctor::run(),
         cli::Command::Rejects(args) => rejects::run(&args.command),
+        cli::Command::Aws(args) => aws::run(&args.command),
     }
 }

@@ -1,7 +1,7 @@
-//! Makes what the settings name: for an emulator or an account to try in. Whoever runs this program for
-//! good has its own means to.
+//! Makes what the settings name, for an emulator or an account to try in: whoever runs this program for
+//! good deploys its own. What is there already is left, or set as it would have been made.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
@@ -13,16 +13,71 @@ use aws_sdk_dynamodb::{
         TimeToLiveSpecification, TimeToLiveStatus,
     },
 };
+use aws_sdk_s3::types::{
+    AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint,
+    CreateBucketConfiguration, ExpirationStatus, LifecycleRule, LifecycleRuleFilter,
+    PublicAccessBlockConfiguration,
+};
+use aws_sdk_sqs::types::QueueAttributeName;
 
 use super::error::failed;
 use crate::store::StoreError;
 
-const PLACE: &str = "STATE_TABLE";
 /// Between two looks at a table that is being made, and how many.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 120;
+/// Deliveries of a message before it is put aside: so often may its worker die.
+const DELIVERIES: u32 = 5;
+/// Seconds that a worker has for a message: a Lambda's longest life.
+const VISIBILITY: u32 = 900;
+/// Seconds that a message is kept: the most that SQS does.
+const RETENTION: u32 = 14 * 24 * 3600;
 
-/// Makes the table where there is none: `pk` and `sk`, paid by use. Waits until it can be used.
+/// What was made, as the settings name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// `STATE_TABLE`.
+    pub table: String,
+    /// `BUNDLE_BUCKET`.
+    pub bucket: String,
+    /// `INBOX_QUEUE_URL`.
+    pub inbox_queue: String,
+    /// `MINUTES_QUEUE_URL`.
+    pub minutes_queue: String,
+}
+
+impl fmt::Display for Made {
+    /// Lines that a shell takes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "export STATE_TABLE={}", self.table)?;
+        writeln!(f, "export BUNDLE_BUCKET={}", self.bucket)?;
+        writeln!(f, "export INBOX_QUEUE_URL={}", self.inbox_queue)?;
+        write!(f, "export MINUTES_QUEUE_URL={}", self.minutes_queue)
+    }
+}
+
+/// Makes all of it: the table `name`, the bucket, the queues `<name>-inbox` and `<name>-minutes`, each with
+/// a queue `…-dead` for what was delivered five times in vain.
+///
+/// # Errors
+/// [`StoreError::Refused`] and [`StoreError::Unavailable`]; what was made until then stays.
+pub async fn everything(
+    config: &SdkConfig,
+    name: &str,
+    bucket_name: &str,
+) -> Result<Made, StoreError> {
+    table(config, name).await?;
+    keep_and_forget(config, name).await?;
+    bucket(config, bucket_name).await?;
+    Ok(Made {
+        table: name.to_owned(),
+        bucket: bucket_name.to_owned(),
+        inbox_queue: queue(config, &format!("{name}-inbox")).await?,
+        minutes_queue: queue(config, &format!("{name}-minutes")).await?,
+    })
+}
+
+/// Makes a table: `pk` and `sk`, paid by use. Waits until it can be used.
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
@@ -37,10 +92,9 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
             .attribute_type(ScalarAttributeType::S)
             .build();
         let schema = KeySchemaElement::builder().attribute_name(key).key_type(kind).build();
-        let wrong = |error| StoreError::Unavailable { action: action.clone(), source: error };
         create = create
-            .attribute_definitions(attribute.map_err(|error| wrong(error.into()))?)
-            .key_schema(schema.map_err(|error| wrong(error.into()))?);
+            .attribute_definitions(attribute.map_err(|error| incomplete(&action, error))?)
+            .key_schema(schema.map_err(|error| incomplete(&action, error))?);
     }
     match create.send().await {
         Ok(_) => {}
@@ -49,13 +103,12 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
                 error.as_service_error(),
                 Some(CreateTableError::ResourceInUseException(_))
             ) => {}
-        Err(error) => return Err(failed(&action, PLACE, error)),
+        Err(error) => return Err(failed(&action, "STATE_TABLE", error)),
     }
     for _ in 0..LOOKS {
         let seen = client.describe_table().table_name(name).send().await;
-        let seen = seen.map_err(|error| failed(&action, PLACE, error))?;
-        let status = seen.table.and_then(|table| table.table_status);
-        if status == Some(TableStatus::Active) {
+        let seen = seen.map_err(|error| failed(&action, "STATE_TABLE", error))?;
+        if seen.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
@@ -63,35 +116,130 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
     Err(StoreError::Unavailable { action, source: "it is not active after two minutes".into() })
 }
 
-/// Lets what expired in a table be removed, and its last 35 days be restored.
+/// Lets a table forget what expired in it, and keep what it held in the last 35 days for a restore.
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
 pub async fn keep_and_forget(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
     let client = Client::new(config);
-    let action = format!("setting the TTL of the table {name}");
+    let action = format!("setting what the table {name} forgets");
     let seen = client.describe_time_to_live().table_name(name).send().await;
-    let seen = seen.map_err(|error| failed(&action, PLACE, error))?;
+    let seen = seen.map_err(|error| failed(&action, "STATE_TABLE", error))?;
     let status = seen.time_to_live_description.and_then(|ttl| ttl.time_to_live_status);
-    // Asked for twice it is an error.
+    // To ask for it again is an error.
     if !matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
         let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("expires_at");
-        let ttl = ttl.build().map_err(|error| StoreError::Unavailable {
-            action: action.clone(),
-            source: error.into(),
-        })?;
+        let ttl = ttl.build().map_err(|error| incomplete(&action, error))?;
         let set = client.update_time_to_live().table_name(name).time_to_live_specification(ttl);
-        set.send().await.map_err(|error| failed(&action, PLACE, error))?;
+        set.send().await.map_err(|error| failed(&action, "STATE_TABLE", error))?;
     }
-    let action = format!("setting the recovery of the table {name}");
+    let action = format!("setting what the table {name} keeps for a restore");
     let recovery =
         PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build();
-    let recovery = recovery.map_err(|error| StoreError::Unavailable {
-        action: action.clone(),
-        source: error.into(),
-    })?;
+    let recovery = recovery.map_err(|error| incomplete(&action, error))?;
     let set = client.update_continuous_backups().table_name(name);
     let set = set.point_in_time_recovery_specification(recovery).send().await;
-    set.map_err(|error| failed(&action, PLACE, error))?;
+    set.map_err(|error| failed(&action, "STATE_TABLE", error))?;
     Ok(())
+}
+
+/// Makes a bucket that nobody outside of the account can read, and that forgets uploads that broke off.
+///
+/// # Errors
+/// [`StoreError::Refused`], [`StoreError::Unavailable`].
+pub async fn bucket(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
+    // The buckets of an emulator have no host names of their own.
+    let by_path = config.endpoint_url().is_some();
+    let client = aws_sdk_s3::config::Builder::from(config).force_path_style(by_path).build();
+    let client = aws_sdk_s3::Client::from_conf(client);
+    let action = format!("making the bucket {name}");
+    // The first region is the one that may not be named.
+    let region = config.region().map(ToString::to_string).filter(|region| region != "us-east-1");
+    let place = region.map(|region| {
+        let region = BucketLocationConstraint::from(region.as_str());
+        CreateBucketConfiguration::builder().location_constraint(region).build()
+    });
+    let made = client.create_bucket().bucket(name).set_create_bucket_configuration(place);
+    match made.send().await {
+        Ok(_) => {}
+        Err(error)
+            if error.as_service_error().is_some_and(
+                aws_sdk_s3::operation::create_bucket::CreateBucketError::is_bucket_already_owned_by_you,
+            ) => {}
+        Err(error) => return Err(failed(&action, "BUNDLE_BUCKET", error)),
+    }
+    let action = format!("closing the bucket {name} to others");
+    let block = PublicAccessBlockConfiguration::builder()
+        .block_public_acls(true)
+        .block_public_policy(true)
+        .ignore_public_acls(true)
+        .restrict_public_buckets(true)
+        .build();
+    let set = client.put_public_access_block().bucket(name);
+    let set = set.public_access_block_configuration(block).send().await;
+    set.map_err(|error| failed(&action, "BUNDLE_BUCKET", error))?;
+    let action = format!("setting what the bucket {name} forgets");
+    let abort = AbortIncompleteMultipartUpload::builder().days_after_initiation(1).build();
+    let rule = LifecycleRule::builder()
+        .id("uploads-that-broke-off")
+        .status(ExpirationStatus::Enabled)
+        .filter(LifecycleRuleFilter::builder().prefix("").build())
+        .abort_incomplete_multipart_upload(abort)
+        .build()
+        .and_then(|rule| BucketLifecycleConfiguration::builder().rules(rule).build());
+    let rules = rule.map_err(|error| incomplete(&action, error))?;
+    let set = client.put_bucket_lifecycle_configuration().bucket(name);
+    let set = set.lifecycle_configuration(rules).send().await;
+    set.map_err(|error| failed(&action, "BUNDLE_BUCKET", error))?;
+    Ok(())
+}
+
+/// Makes a queue and the one beside it for what cannot be worked; gives the first one's URL.
+///
+/// # Errors
+/// [`StoreError::Refused`], [`StoreError::Unavailable`].
+pub async fn queue(config: &SdkConfig, name: &str) -> Result<String, StoreError> {
+    let client = aws_sdk_sqs::Client::new(config);
+    let dead = one_queue(&client, &format!("{name}-dead"), None).await?;
+    let action = format!("looking at the queue {name}-dead");
+    let seen = client.get_queue_attributes().queue_url(&dead);
+    let seen = seen.attribute_names(QueueAttributeName::QueueArn).send().await;
+    let seen = seen.map_err(|error| failed(&action, "the queue", error))?;
+    let arn = seen.attributes.and_then(|mut all| all.remove(&QueueAttributeName::QueueArn));
+    let arn =
+        arn.ok_or_else(|| StoreError::Unavailable { action, source: "it has no ARN".into() })?;
+    let redrive = serde_json::json!({ "deadLetterTargetArn": arn, "maxReceiveCount": DELIVERIES });
+    one_queue(&client, name, Some(redrive.to_string())).await
+}
+
+async fn one_queue(
+    client: &aws_sdk_sqs::Client,
+    name: &str,
+    redrive: Option<String>,
+) -> Result<String, StoreError> {
+    // Without attributes: where the queue is there already, with others, they would be refused.
+    let action = format!("making the queue {name}");
+    let made = client.create_queue().queue_name(name).send().await;
+    let url = made.map_err(|error| failed(&action, "the queue", error))?.queue_url;
+    let url = url.ok_or_else(|| StoreError::Unavailable {
+        action: action.clone(),
+        source: "it has no URL".into(),
+    })?;
+    let set = client
+        .set_queue_attributes()
+        .queue_url(&url)
+        .attributes(QueueAttributeName::VisibilityTimeout, VISIBILITY.to_string())
+        .attributes(QueueAttributeName::MessageRetentionPeriod, RETENTION.to_string())
+        .attributes(QueueAttributeName::SqsManagedSseEnabled, "true");
+    let set = match redrive {
+        Some(redrive) => set.attributes(QueueAttributeName::RedrivePolicy, redrive),
+        None => set,
+    };
+    set.send().await.map_err(|error| failed(&action, "the queue", error))?;
+    Ok(url)
+}
+
+/// The SDK's builders refuse what lacks something; ours never do.
+fn incomplete(action: &str, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Unavailable { action: action.to_owned(), source: Box::new(error) }
 }

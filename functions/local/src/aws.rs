@@ -1,0 +1,29 @@
+//! `vt aws`: what the state on AWS needs to be there.
+
+use azul_vt::store::aws::{self, init};
+
+use crate::{
+    cli::{AwsCommand, AwsInitArgs},
+    failure::Failure,
+    output::Output,
+    settings, state,
+};
+
+/// Runs `vt aws`.
+pub(crate) fn run(command: &AwsCommand) -> Result<(), Failure> {
+    match command {
+        AwsCommand::Init(args) => init(args),
+    }
+}
+
+fn init(args: &AwsInitArgs) -> Result<(), Failure> {
+    let settings = settings::read()?;
+    let bucket = args.bucket.clone().unwrap_or_else(|| format!("{}-bundles", args.name));
+    let made = state::block_on(async {
+        let config = aws::config(&settings).await.map_err(Failure::usage)?;
+        init::everything(&config, &args.name, &bucket).await.map_err(Failure::job)
+    })?;
+    let mut output = Output::open();
+    output.line(&made.to_string())?;
+    output.finish()
+}
