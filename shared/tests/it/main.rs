@@ -27,3 +27,5 @@ mod store_local;
 mod store_suite;
 #[cfg(test)]
 mod virustotal;
+#[cfg(test)]
+mod wire;

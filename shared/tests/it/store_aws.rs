@@ -1,15 +1,19 @@
 //! The AWS family, on an emulator: the suite, and what only AWS can show.
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_dynamodb::config::Credentials;
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
+use aws_sdk_dynamodb::{config::Credentials, types::AttributeValue};
+use aws_sdk_sqs::types::QueueAttributeName;
 use azul_vt::{
     settings::{AwsState, Settings},
-    store::{Store, aws},
+    store::{Counts, Lease, LedgerRow, MinuteState, Store, StoreError, aws},
 };
 use sim::Shared;
 use tempfile::TempDir;
 
-use crate::store_suite::store_suite;
+use crate::{
+    store_suite::{at, race_for_a_quota, store_suite},
+    wire::Twice,
+};
 
 struct Place {
     settings: Settings,
@@ -26,10 +30,12 @@ async fn place() -> Option<Place> {
     let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
     aws::init::table(&config, &state.table).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
+    Some(Place { settings: settings_in(&dir), config, state, _dir: dir, _aws: emulator })
+}
+
+fn settings_in(dir: &TempDir) -> Settings {
     let state_dir = dir.path().join("state").to_str().unwrap().to_owned();
-    let lookup = |name: &str| (name == "STATEDIR").then(|| state_dir.clone());
-    let settings = Settings::read(&lookup).unwrap();
-    Some(Place { settings, config, state, _dir: dir, _aws: emulator })
+    Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap()
 }
 
 async fn config(endpoint: &str) -> SdkConfig {
@@ -48,3 +54,140 @@ async fn fresh() -> Option<(Store, Place)> {
 }
 
 store_suite!(fresh);
+
+/// Each call arrives twice, and its first answer is lost: what is said then is as true.
+mod twice {
+    use super::*;
+
+    async fn fresh() -> Option<(Store, Place)> {
+        let place = place().await?;
+        let config = place.config.to_builder().http_client(Twice::new()).build();
+        let store = aws::store(&place.settings, &config, &place.state).unwrap();
+        Some((store, place))
+    }
+
+    store_suite!(@table fresh);
+
+    #[tokio::test]
+    async fn a_quota_grants_its_limit_once_an_id() {
+        let Some((store, _place)) = fresh().await else { return };
+        race_for_a_quota(&store, 20, 100).await;
+    }
+}
+
+#[tokio::test]
+async fn two_who_open_the_same_table_share_a_state() {
+    let Some((first, place)) = fresh().await else { return };
+    let second = aws::store(&place.settings, &place.config, &place.state).unwrap();
+    assert!(first.cursors.advance("load", None, 60).await.unwrap());
+    assert_eq!(second.cursors.read("load").await.unwrap(), Some(60));
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_there_is_refused_with_what_to_do() {
+    let Some(place) = place().await else { return };
+    let state = AwsState { table: "not-there".into(), ..place.state.clone() };
+    let store = aws::store(&place.settings, &place.config, &state).unwrap();
+    let lease = Lease { name: "load".into(), owner: String::new(), fence: 1, guard: None };
+    let row = LedgerRow {
+        minute: "202611240857".parse().unwrap(),
+        state: MinuteState::Loaded,
+        counts: Counts::default(),
+        updated: at(0),
+    };
+    for answer in [
+        store.cursors.read("load").await.map(drop),
+        store.cursors.advance("load", None, 60).await.map(drop),
+        store.ledger.put(&row, &lease).await,
+        store.ledger.totals().await.map(drop),
+    ] {
+        let error = answer.unwrap_err();
+        assert!(matches!(&error, StoreError::Refused { .. }), "{error:?}");
+        assert!(!error.is_transient());
+        let text = error.to_string();
+        assert!(
+            text.contains("STATE_TABLE names nothing") && text.contains("vt aws init"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_is_a_passing_failure() {
+    let Some(place) = place().await else { return };
+    let config = config("http://127.0.0.1:9").await.to_builder();
+    let config = config.retry_config(RetryConfig::disabled()).build();
+    let store = aws::store(&place.settings, &config, &place.state).unwrap();
+    let error = store.cursors.read("load").await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_item_that_makes_no_sense_is_named() {
+    let Some((store, place)) = fresh().await else { return };
+    let client = aws_sdk_dynamodb::Client::new(&place.config);
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    for (pk, sk, attribute) in [
+        ("cursor#load", "-", "position"),
+        ("ledger#2026-11", "202611240857", "row"),
+        ("lease#load", "-", "until"),
+    ] {
+        let put = client.put_item().table_name(&place.state.table);
+        let put = put.item("pk", text(pk)).item("sk", text(sk)).item(attribute, text("nonsense"));
+        put.send().await.unwrap();
+    }
+    for (answer, name) in [
+        (store.cursors.read("load").await.map(drop), "the cursor load"),
+        (store.leases.holder("load", at(0)).await.map(drop), "the lease load"),
+        (
+            store.ledger.get("202611240857".parse().unwrap()).await.map(drop),
+            "the ledger of minute 202611240857",
+        ),
+    ] {
+        let error = answer.unwrap_err();
+        assert!(matches!(&error, StoreError::Damaged { what, .. } if what == name), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn everything_is_made_once_and_a_second_time_changes_nothing() {
+    let Some(emulator) = sim::Aws::shared().unwrap() else { return };
+    let config = config(&emulator.endpoint()).await;
+    let (name, bucket) = (emulator.name("made"), emulator.name("made-bucket"));
+    let made = aws::init::everything(&config, &name, &bucket).await.unwrap();
+    assert_eq!((&made.table, &made.bucket), (&name, &bucket));
+    let settings: Vec<_> = made.to_string().lines().map(str::to_owned).collect();
+    assert_eq!(
+        settings[..2],
+        [format!("export STATE_TABLE={name}"), format!("export BUNDLE_BUCKET={bucket}")]
+    );
+    assert!(settings[2].starts_with("export INBOX_QUEUE_URL=http://"), "{}", settings[2]);
+
+    let database = aws_sdk_dynamodb::Client::new(&config);
+    let cursor = || async {
+        let read = database.get_item().table_name(&name);
+        let read = read.key("pk", AttributeValue::S("cursor#load".into()));
+        read.key("sk", AttributeValue::S("-".into())).send().await.unwrap().item
+    };
+    let state = AwsState { table: name.clone(), bucket: bucket.clone() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = aws::store(&settings_in(&dir), &config, &state).unwrap();
+    assert!(store.cursors.advance("load", None, 60).await.unwrap());
+    let before = cursor().await;
+    assert!(before.is_some());
+    assert_eq!(aws::init::everything(&config, &name, &bucket).await.unwrap(), made);
+    assert_eq!(cursor().await, before);
+
+    let ttl = database.describe_time_to_live().table_name(&name).send().await.unwrap();
+    let ttl = ttl.time_to_live_description.unwrap();
+    assert_eq!(ttl.attribute_name.as_deref(), Some("expires_at"));
+    let queues = aws_sdk_sqs::Client::new(&config);
+    for url in [&made.inbox_queue, &made.minutes_queue] {
+        let seen = queues.get_queue_attributes().queue_url(url);
+        let seen = seen.attribute_names(QueueAttributeName::All).send().await.unwrap();
+        let all = seen.attributes.unwrap();
+        let redrive = &all[&QueueAttributeName::RedrivePolicy];
+        assert!(redrive.contains("-dead") && redrive.contains('5'), "{redrive}");
+        assert_eq!(all[&QueueAttributeName::VisibilityTimeout], "900");
+    }
+}

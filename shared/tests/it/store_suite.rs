@@ -1,7 +1,7 @@
 //! What every implementation of the state promises. Each case takes a fresh, empty store;
 //! [`store_suite!`] runs all of them on one implementation.
 
-use std::{collections::BTreeSet, future::Future, io::Read, sync::Arc};
+use std::{future::Future, io::Read, sync::Arc};
 
 use azul_vt::{
     minute::Minute,
@@ -18,22 +18,7 @@ use tokio::task::JoinSet;
 /// to keep alive while it is used; `None` where this machine has nothing to keep it in.
 macro_rules! store_suite {
     ($fresh:path) => {
-        $crate::store_suite::store_suite!(@each $fresh,
-            a_cursor_moves_only_from_where_it_is_expected_and_only_forward
-            eight_tasks_move_a_cursor_without_losing_a_step
-            a_lease_excludes_until_it_is_given_back_and_its_fence_grows
-            of_many_who_ask_for_a_lease_one_gets_it
-            leases_of_other_names_do_not_hinder
-            a_lease_that_was_taken_over_can_neither_write_nor_be_renewed
-            the_ledger_gives_back_every_state_as_it_was_put
-            the_ledger_lists_ranges_gaps_and_totals
-            memory_lasts_for_its_time_and_no_longer
-            memory_of_many_ids_answers_for_each
-            one_of_many_who_remember_the_same_is_first
-            a_quota_grants_its_limit_and_no_more_to_sixteen_tasks
-            a_quota_knows_its_ids_and_its_places_come_back
-            the_same_id_from_many_tasks_takes_one_place
-            stages_only_go_forward
+        $crate::store_suite::store_suite!($fresh:
             a_file_that_is_put_keeps_its_content_for_good
             of_many_who_put_a_file_one_wins
             small_content_replaces_what_was_there
@@ -42,9 +27,34 @@ macro_rules! store_suite {
             keys_that_lead_elsewhere_are_refused
             rejects_are_kept_by_batch_and_a_repeat_replaces_them
             rejects_reach_no_other_objects
+            a_quota_grants_its_limit_once_an_id_to_sixteen_clients_that_ask_twice
+        );
+        $crate::store_suite::store_suite!(@table $fresh);
+    };
+    // What a table keeps, without the longest case.
+    (@table $fresh:path) => {
+        $crate::store_suite::store_suite!($fresh:
+            a_cursor_moves_only_from_where_it_is_expected_and_only_forward
+            eight_tasks_move_a_cursor_without_losing_a_step
+            a_lease_excludes_until_it_is_given_back_and_its_fence_grows
+            of_many_who_ask_for_a_lease_one_gets_it
+            leases_of_other_names_do_not_hinder
+            a_lease_that_was_taken_over_can_neither_write_nor_be_renewed
+            a_lease_whose_owner_is_silent_for_a_minute_is_taken_and_the_owner_writes_no_more
+            the_ledger_gives_back_every_state_as_it_was_put
+            the_ledger_lists_ranges_gaps_and_totals
+            totals_follow_rows_that_are_written_again
+            workers_under_leases_of_their_own_write_one_ledger
+            many_rows_at_once_are_all_written
+            memory_lasts_for_its_time_and_no_longer
+            memory_of_many_ids_answers_for_each
+            one_of_many_who_remember_the_same_is_first
+            a_quota_knows_its_ids_and_its_places_come_back
+            the_same_id_from_many_tasks_takes_one_place
+            stages_only_go_forward
         );
     };
-    (@each $fresh:path, $($case:ident)+) => {
+    ($fresh:path: $($case:ident)+) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $case() {
@@ -201,6 +211,36 @@ pub(crate) async fn a_lease_that_was_taken_over_can_neither_write_nor_be_renewed
     assert_eq!(store.ledger.get(minute).await.unwrap(), Some(row));
 }
 
+pub(crate) async fn a_lease_whose_owner_is_silent_for_a_minute_is_taken_and_the_owner_writes_no_more(
+    store: &Store,
+) {
+    let mut silent = acquire(store, "load").await;
+    store.leases.renew(&silent, at(19)).await.unwrap();
+    let early = store.leases.acquire("load", "second", at(78)).await.unwrap();
+    assert!(matches!(early, Grant::Held { .. }), "{early:?}");
+    // Where the system tells of an owner's death no time need pass.
+    silent.guard = None;
+    let taken = store.leases.acquire("load", "second", at(79)).await.unwrap();
+    let Grant::Acquired(second) = taken else { panic!("{taken:?}") };
+    assert!(second.fence > silent.fence);
+    let minute: Minute = "202611240857".parse().unwrap();
+    let row = LedgerRow {
+        minute,
+        state: MinuteState::Loaded,
+        counts: Counts::default(),
+        updated: at(80),
+    };
+    let lost = store.ledger.put(&row, &silent).await;
+    assert!(matches!(&lost, Err(StoreError::LeaseLost { name }) if name == "load"), "{lost:?}");
+    let lost = store.ledger.put_all(std::slice::from_ref(&row), &silent).await;
+    assert!(matches!(lost, Err(StoreError::LeaseLost { .. })), "{lost:?}");
+    let lost = store.leases.renew(&silent, at(81)).await;
+    assert!(matches!(lost, Err(StoreError::LeaseLost { .. })), "{lost:?}");
+    assert_eq!(store.ledger.get(minute).await.unwrap(), None);
+    store.ledger.put(&row, &second).await.unwrap();
+    assert_eq!(store.leases.holder("load", at(82)).await.unwrap(), Some(("second".into(), at(79))));
+}
+
 fn states() -> Vec<MinuteState> {
     let gap = |kind, next: i64| MinuteState::Gap {
         kind,
@@ -306,6 +346,118 @@ pub(crate) async fn the_ledger_lists_ranges_gaps_and_totals(store: &Store) {
     assert_eq!(ledger.totals().await.unwrap(), expected);
 }
 
+pub(crate) async fn totals_follow_rows_that_are_written_again(store: &Store) {
+    let lease = acquire(store, "load").await;
+    let minute: Minute = "202611242359".parse().unwrap();
+    let buried = MinuteState::Buried { reason: "too old".into() };
+    for (n, state) in [
+        MinuteState::Planned,
+        MinuteState::Loaded,
+        MinuteState::Loaded,
+        MinuteState::Loading { bundle: "feed/a".into(), lines_done: 3 },
+        MinuteState::Loaded,
+        buried.clone(),
+        MinuteState::Loaded,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Another minute, on the next day, stays as it is.
+        let other = LedgerRow {
+            minute: minute.next(),
+            state: buried.clone(),
+            counts: Counts { filtered: 7, ..Counts::default() },
+            updated: at(0),
+        };
+        let records = [5, 100, 90, 40, 80, 0, 70].get(n).copied().unwrap();
+        let counts = Counts { records, delivered: records / 2, ..Counts::default() };
+        let row = LedgerRow { minute, state, counts, updated: at(1) };
+        store.ledger.put_all(&[row.clone(), other.clone()], &lease).await.unwrap();
+        let mut expected = LedgerTotals { buried: 1, ..LedgerTotals::default() };
+        match row.state {
+            MinuteState::Planned => expected.planned += 1,
+            MinuteState::Loading { .. } => expected.loading += 1,
+            MinuteState::Loaded => expected.loaded += 1,
+            MinuteState::Gap { .. } => expected.gaps += 1,
+            MinuteState::Buried { .. } => expected.buried += 1,
+        }
+        expected.counts = counts;
+        expected.counts.add(other.counts);
+        assert_eq!(store.ledger.totals().await.unwrap(), expected, "{n}");
+        let open = matches!(row.state, MinuteState::Planned | MinuteState::Loading { .. });
+        let unfinished = store.ledger.unfinished(at(1), 10).await.unwrap();
+        assert_eq!(unfinished, if open { vec![row.clone()] } else { vec![] });
+        assert_eq!(store.ledger.range(minute, minute.plus(2)).await.unwrap(), [row, other]);
+    }
+}
+
+pub(crate) async fn workers_under_leases_of_their_own_write_one_ledger(store: &Store) {
+    let first: Minute = "202611240800".parse().unwrap();
+    at_once(8, |worker| {
+        let store = store.clone();
+        async move {
+            let lease = acquire(&store, &format!("load-{worker}")).await;
+            for n in 0..5_u32 {
+                let minute = first.plus(i64::from(n) * 8 + i64::try_from(worker).unwrap());
+                let bundle = format!("feed/{minute}");
+                for state in [
+                    MinuteState::Planned,
+                    MinuteState::Loading { bundle: bundle.clone(), lines_done: 1 },
+                    MinuteState::Loading { bundle, lines_done: 2 },
+                    MinuteState::Loaded,
+                ] {
+                    let counts =
+                        Counts { records: 10, requests: u64::from(n), ..Counts::default() };
+                    let row = LedgerRow { minute, state, counts, updated: at(0) };
+                    store.ledger.put(&row, &lease).await.unwrap();
+                }
+            }
+            store.leases.release(lease).await.unwrap();
+        }
+    })
+    .await;
+    let counts = Counts { records: 400, requests: 80, ..Counts::default() };
+    let expected = LedgerTotals { loaded: 40, counts, ..LedgerTotals::default() };
+    assert_eq!(store.ledger.totals().await.unwrap(), expected);
+    let rows = store.ledger.range(first, first.plus(40)).await.unwrap();
+    assert_eq!(rows.len(), 40);
+    assert!(rows.iter().all(|row| row.state == MinuteState::Loaded));
+    assert!(store.ledger.unfinished(at(0), 10).await.unwrap().is_empty());
+}
+
+pub(crate) async fn many_rows_at_once_are_all_written(store: &Store) {
+    let lease = acquire(store, "load").await;
+    // Across the end of a month and of a year, and more than any transaction takes.
+    let first: Minute = "202612312300".parse().unwrap();
+    let row = |n: i64| LedgerRow {
+        minute: first.plus(n),
+        state: MinuteState::Gap {
+            kind: GapKind::Missing,
+            reason: "404".into(),
+            attempts: 1,
+            next_try: at(n),
+        },
+        counts: Counts::default(),
+        updated: at(0),
+    };
+    let rows: Vec<_> = (0..150).map(row).collect();
+    store.ledger.put_all(&rows, &lease).await.unwrap();
+    assert_eq!(store.ledger.range(first, first.plus(150)).await.unwrap(), rows);
+    assert_eq!(store.ledger.gaps(1000).await.unwrap(), rows);
+    assert_eq!(store.ledger.gaps(120).await.unwrap(), rows[..120]);
+    assert_eq!(store.ledger.unfinished(at(110), 1000).await.unwrap(), rows[..111]);
+    assert_eq!(store.ledger.unfinished(at(149), 2).await.unwrap(), rows[..2]);
+    let buried = |row: &LedgerRow| LedgerRow {
+        state: MinuteState::Buried { reason: "too old".into() },
+        ..row.clone()
+    };
+    let after: Vec<_> = rows.iter().map(buried).collect();
+    store.ledger.put_all(&after, &lease).await.unwrap();
+    assert!(store.ledger.gaps(1).await.unwrap().is_empty());
+    assert_eq!(store.ledger.totals().await.unwrap().buried, 150);
+    assert_eq!(store.ledger.range(first, first.plus(150)).await.unwrap(), after);
+}
+
 pub(crate) async fn memory_lasts_for_its_time_and_no_longer(store: &Store) {
     let memory = &store.memory;
     let hour = SignedDuration::from_hours(1);
@@ -339,6 +491,16 @@ pub(crate) async fn memory_of_many_ids_answers_for_each(store: &Store) {
     let new = memory.remember_all("request", &ids("c b d"), hour, at(1)).await.unwrap();
     assert_eq!(new, [true, false, true]);
     assert!(memory.remember_all("request", &[], hour, at(1)).await.unwrap().is_empty());
+    // More than one write takes, some of them known, one of them long.
+    let mut many: Vec<String> = (0..250).map(|n| format!("m{n}")).collect();
+    many[7] = "é".repeat(2000);
+    let known = [many[7].clone(), many[60].clone(), many[249].clone()];
+    memory.remember_all("request", &known, hour, at(1)).await.unwrap();
+    let new = memory.remember_all("request", &many, hour, at(2)).await.unwrap();
+    let known = |n: &usize| [7, 60, 249].contains(n);
+    assert_eq!(new, (0..250).map(|n| !known(&n)).collect::<Vec<_>>());
+    assert!(memory.knows("request", &many[7], at(2)).await.unwrap());
+    assert!(!memory.knows("request", &"é".repeat(2001), at(2)).await.unwrap());
 }
 
 pub(crate) async fn one_of_many_who_remember_the_same_is_first(store: &Store) {
@@ -354,37 +516,39 @@ pub(crate) async fn one_of_many_who_remember_the_same_is_first(store: &Store) {
 
 const CATEGORY: &str = "rules.yaml/first";
 
-pub(crate) async fn a_quota_grants_its_limit_and_no_more_to_sixteen_tasks(store: &Store) {
+pub(crate) async fn a_quota_grants_its_limit_once_an_id_to_sixteen_clients_that_ask_twice(
+    store: &Store,
+) {
+    race_for_a_quota(store, 200, 1000).await;
+}
+
+/// Sixteen clients ask twice for each of so many ids of their own.
+pub(crate) async fn race_for_a_quota(store: &Store, ids: usize, limit: u64) {
     let day = date(2026, 11, 24);
-    let reserve_all = |task: usize| {
+    let granted: Vec<u64> = at_once(16, |client: usize| {
         let quotas = Arc::clone(&store.quotas);
         async move {
-            let mut granted = BTreeSet::new();
-            let mut already = BTreeSet::new();
-            for n in 0..100 {
-                let id = format!("{task}/{n}");
-                match quotas.reserve(CATEGORY, day, 250, &id).await.unwrap() {
-                    Reservation::Granted => assert!(granted.insert(id)),
-                    Reservation::Already(stage) => {
-                        assert_eq!(stage, Stage::Reserved);
-                        assert!(already.insert(id));
+            let mut granted = 0;
+            for n in 0..ids {
+                let id = format!("{client}/{n}");
+                let first = quotas.reserve(CATEGORY, day, limit, &id).await.unwrap();
+                let second = quotas.reserve(CATEGORY, day, limit, &id).await.unwrap();
+                match first {
+                    Reservation::Granted => {
+                        granted += 1;
+                        assert_eq!(second, Reservation::Already(Stage::Reserved));
                     }
-                    Reservation::Full { used } => assert_eq!(used, 250),
+                    full @ Reservation::Full { used } => assert_eq!((used, second), (limit, full)),
+                    already @ Reservation::Already(_) => panic!("{already:?}"),
                 }
             }
-            (granted, already)
+            granted
         }
-    };
-    let first: Vec<_> = at_once(16, reserve_all).await;
-    let granted: BTreeSet<_> = first.iter().flat_map(|(granted, _)| granted).collect();
-    assert_eq!(granted.len(), 250);
-    assert!(first.iter().all(|(_, already)| already.is_empty()));
-    let second: Vec<_> = at_once(16, reserve_all).await;
-    assert!(second.iter().all(|(granted, _)| granted.is_empty()));
-    let already: BTreeSet<_> = second.iter().flat_map(|(_, already)| already).collect();
-    assert_eq!(already, granted);
+    })
+    .await;
+    assert_eq!(granted.iter().sum::<u64>(), limit);
     let usage = store.quotas.usage(day).await.unwrap();
-    assert_eq!((usage.len(), usage[0].used), (1, 250));
+    assert_eq!((usage.len(), usage[0].used), (1, limit));
 }
 
 pub(crate) async fn a_quota_knows_its_ids_and_its_places_come_back(store: &Store) {
@@ -411,6 +575,18 @@ pub(crate) async fn a_quota_knows_its_ids_and_its_places_come_back(store: &Store
         quotas.usage(day).await.unwrap().into_iter().map(|u| (u.category, u.used)).collect();
     assert_eq!(usage, [("other".to_owned(), 1), (CATEGORY.to_owned(), 2)]);
     assert!(quotas.usage(date(2026, 1, 1)).await.unwrap().is_empty());
+
+    // Names that differ far behind.
+    let long = |end: char| "é".repeat(1500) + &end.to_string();
+    for end in ['b', 'a'] {
+        for id in ["1", &long('1'), &long('2')] {
+            let reserved = quotas.reserve(&long(end), next, 2, id).await.unwrap();
+            let full = id == long('2');
+            assert_eq!(full, reserved == Reservation::Full { used: 2 }, "{reserved:?}");
+        }
+    }
+    let usage: Vec<_> = quotas.usage(next).await.unwrap().into_iter().map(|u| u.category).collect();
+    assert_eq!(usage, [CATEGORY.to_owned(), long('a'), long('b')]);
 }
 
 pub(crate) async fn the_same_id_from_many_tasks_takes_one_place(store: &Store) {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::table::{Key, Table, Updated, item, mark, number, number_of, part, text};
+use super::table::{Key, Table, Transacted, item, number, number_of, part};
 use crate::store::{Cursors, StoreError};
 
 pub(super) struct AwsCursors(pub(super) Table);
@@ -28,7 +28,7 @@ impl Cursors for AwsCursors {
         if expected.is_some_and(|expected| expected >= to) {
             return Ok(false);
         }
-        let mut values = item([(":to", number(to)), (":me", text(mark()))]);
+        let mut values = item([(":to", number(to))]);
         let condition = match expected {
             None => "attribute_not_exists(#pk)",
             Some(expected) => {
@@ -37,8 +37,9 @@ impl Cursors for AwsCursors {
             }
         };
         let action = format!("moving the cursor {name}");
-        let change = "SET #position = :to, #by = :me";
-        let updated = self.0.update(&action, key(name), change, condition, values).await?;
-        Ok(matches!(updated, Updated::Done(_)))
+        let change = self.0.change(key(name), "SET #position = :to", Some(condition), values)?;
+        // A transaction of one: only its token tells a second arrival from another one's step, when a third
+        // one has moved the cursor in between.
+        Ok(matches!(self.0.transact(&action, vec![change]).await?, Transacted::Done))
     }
 }

@@ -5,21 +5,23 @@
 //! that is needs no reading in the usual case: it is taken for unfinished, on condition that it is; where it
 //! was not, the refusal brings it, and the next transaction insists on that one.
 //!
+//! Finished rows, and the sums of their day, are forgotten after five weeks.
+//!
 //! What it costs: a put is 3 or 4 items of a transaction (6 or 8 write units). `unfinished` and `gaps` read
-//! unfinished rows only; `totals` reads those and an item for each day: a year is about 100 kB, 25 read units.
+//! unfinished rows only; `totals` reads those and an item for each day kept (about 10 kB, 3 read units).
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
-use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use serde_json::Value;
 
 use super::{
     leases::fence,
     table::{
-        Filter, Item, Key, TRANSACTION, Table, Transacted, damaged, item, mark, number, number_of,
-        text, text_of, time,
+        Filter, Item, Key, TRANSACTION, Table, Transacted, damaged, expiry, item, mark, number,
+        number_of, text, text_of, time,
     },
 };
 use crate::{
@@ -31,6 +33,8 @@ const OPEN: &str = "ledger-open";
 const TOTALS: &str = "ledger-totals";
 /// Rows of one transaction: the lease and the day's sums are in it too, and each row has a copy.
 const ROWS: usize = (TRANSACTION - 2) / 2;
+/// Days after its minute that a finished row is kept, and a day more the sums of its day.
+const KEPT_DAYS: i64 = 36;
 /// How often a write looks again at rows that others changed meanwhile.
 const LOOKS: u32 = 20;
 
@@ -202,11 +206,14 @@ impl AwsLedger {
         for (row, before) in rows.iter().zip(before) {
             let json = text(json(row)?);
             let open = is_open(&row.state);
-            let attributes = item([
+            let mut attributes = item([
                 ("row", json.clone()),
                 ("open", AttributeValue::Bool(open)),
                 ("rev", text(rev.clone())),
             ]);
+            if !open {
+                attributes.insert("expires_at".into(), expires(row.minute, KEPT_DAYS));
+            }
             let (condition, values) = match before {
                 Before::Open => (
                     "attribute_not_exists(#pk) OR #open = :open",
@@ -232,11 +239,19 @@ impl AwsLedger {
         if let (Some(row), false) = (rows.first(), sums.is_empty()) {
             let key = Key { pk: TOTALS.to_owned(), sk: date(row.minute).to_string() };
             let adds: Vec<String> = sums.keys().map(|name| format!("#{name} :{name}")).collect();
-            let values = sums.iter().map(|(name, sum)| (format!(":{name}"), number(sum))).collect();
-            writes.push(table.change(key, &format!("ADD {}", adds.join(", ")), None, values)?);
+            let change = format!("SET #expires_at = :expires ADD {}", adds.join(", "));
+            let mut values = item([(":expires", expires(row.minute, KEPT_DAYS + 1))]);
+            values.extend(sums.iter().map(|(name, sum)| (format!(":{name}"), number(sum))));
+            writes.push(table.change(key, &change, None, values)?);
         }
         Ok(writes)
     }
+}
+
+/// So many days after a minute.
+fn expires(minute: Minute, days: i64) -> AttributeValue {
+    let after = SignedDuration::from_hours(days * 24);
+    expiry(minute.start().saturating_add(after).unwrap_or(Timestamp::MAX))
 }
 
 /// Adds what a finished row has in the sums, so many times.

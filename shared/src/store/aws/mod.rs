@@ -5,14 +5,14 @@
 //!
 //! | `pk` | `sk` | attributes | kept |
 //! |---|---|---|---|
-//! | `cursor#<name>` | `-` | `position`, `by` | for good |
+//! | `cursor#<name>` | `-` | `position` | for good |
 //! | `lease#<name>` | `-` | `owner`, `since`, `renewed`, `until`, `fence`, `by` | 30 days after the last renewal |
-//! | `ledger#<YYYYMM>` | `<YYYYMMDDhhmm>` | `row` (JSON), `open` (is it unfinished?), `rev` | for good |
+//! | `ledger#<YYYY-MM>` | `<YYYYMMDDhhmm>` | `row` (JSON), `open` (is it unfinished?), `rev` | 36 days after the minute, once finished |
 //! | `ledger-open` | `<YYYYMMDDhhmm>` | the same `row`, `state`, `due` (next try): a copy of each unfinished row | while it is unfinished |
-//! | `ledger-totals` | `<YYYYMMDD>` | of the finished minutes of a day: `loaded`, `buried` and the sums of their counts | for good |
+//! | `ledger-totals` | `<YYYY-MM-DD>` | of the finished minutes of a day: `loaded`, `buried` and the sums of their counts | 37 days after the last write's minute |
 //! | `memory#<kind>#<id>` | `-` | `until`, `by` | until then |
-//! | `quota#<YYYY-MM-DD>#<category>` | `<id>` | `stage` | 35 days after the day |
-//! | `quota-used#<YYYY-MM-DD>` | `<category>` | `used` | 35 days after the day |
+//! | `quota#<YYYY-MM-DD>#<category>` | `#<id>` | `stage` | 35 days after the day |
+//! | `quota-used#<YYYY-MM-DD>` | `#<category>` | `category`, `used` | 35 days after the day |
 //!
 //! Every write is conditional, and every read consistent. A write that is sent twice, because its answer was
 //! lost, counts once: a transaction by its request token, any other by `by`.
