@@ -85,19 +85,23 @@ pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
             builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&settings.no_proxy)));
         }
     }
-    if let Some((_, certificates)) = ca_bundle(settings)? {
-        builder = builder.tls_certs_merge(certificates);
+    if let Some(bundle) = ca_bundle(settings)? {
+        builder = builder.tls_certs_merge(bundle.certificates);
     }
     Ok(builder)
 }
 
-/// What `CA_BUNDLE` holds, as written and read; `None` where it is not set.
+/// The certificates of `CA_BUNDLE`, as they are written and read.
+pub(crate) struct CaBundle {
+    pub(crate) pem: Vec<u8>,
+    certificates: Vec<Certificate>,
+}
+
+/// What `CA_BUNDLE` holds; `None` where it is not set.
 ///
 /// # Errors
 /// A file that cannot be read, or holds anything but certificates.
-pub(crate) fn ca_bundle(
-    settings: &Settings,
-) -> Result<Option<(Vec<u8>, Vec<Certificate>)>, HttpSetupError> {
+pub(crate) fn ca_bundle(settings: &Settings) -> Result<Option<CaBundle>, HttpSetupError> {
     let Some(path) = &settings.ca_bundle else { return Ok(None) };
     let pem = fs::read(path)
         .map_err(|source| HttpSetupError::CaBundleUnreadable { path: path.clone(), source })?;
@@ -112,7 +116,7 @@ pub(crate) fn ca_bundle(
         .tls_certs_only(certificates.clone())
         .build()
         .map_err(|error| invalid(Some(error)))?;
-    Ok(Some((pem, certificates)))
+    Ok(Some(CaBundle { pem, certificates }))
 }
 
 /// The client of [`builder`].

@@ -168,7 +168,7 @@ impl Settings {
             },
         )?;
         let state_dir = r.text(&["STATEDIR"], ".loadstate").into();
-        let (aws, inbox_queue, minutes_queue) = r.aws()?;
+        let OnAws { state: aws, inbox_queue, minutes_queue } = r.aws()?;
         let package_limit =
             r.parse(&["PACKAGE_LIMIT"], "-1", "a number of bundles, or -1 for no limit", limit)?;
         let rules_root = r.text(&["RULES_ROOT"], "./select_rules");
@@ -319,6 +319,13 @@ impl Settings {
     }
 }
 
+/// What is on AWS.
+struct OnAws {
+    state: Option<AwsState>,
+    inbox_queue: Option<Url>,
+    minutes_queue: Option<Url>,
+}
+
 struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     shown: Vec<Shown>,
@@ -393,7 +400,7 @@ impl Reader<'_> {
     }
 
     /// Where the state is on AWS: all of it or nothing.
-    fn aws(&mut self) -> Result<(Option<AwsState>, Option<Url>, Option<Url>), SettingError> {
+    fn aws(&mut self) -> Result<OnAws, SettingError> {
         const TABLE: &str = "STATE_TABLE";
         const BUCKET: &str = "BUNDLE_BUCKET";
         let name = |least: usize, most: usize| {
@@ -406,25 +413,27 @@ impl Reader<'_> {
         let table = self.parse(&[TABLE], "", "the name of a DynamoDB table", name(3, 255))?;
         let bucket = self.parse(&[BUCKET], "", "the name of an S3 bucket", name(3, 63))?;
         let queue = "the URL of an SQS queue";
-        let inbox = self.parse(&["INBOX_QUEUE_URL"], "", queue, optional_url)?;
-        let minutes = self.parse(&["MINUTES_QUEUE_URL"], "", queue, optional_url)?;
+        let inbox_queue = self.parse(&["INBOX_QUEUE_URL"], "", queue, optional_url)?;
+        let minutes_queue = self.parse(&["MINUTES_QUEUE_URL"], "", queue, optional_url)?;
         let alone = |name, shown: &str, other: &str| SettingError {
             name,
             shown: shown.to_owned(),
             expected: format!("the state is on AWS as a whole: set {other} too, or unset {name}"),
         };
-        let aws = match (table, bucket) {
+        let state = match (table, bucket) {
             (Some(table), Some(bucket)) => Some(AwsState { table, bucket }),
             (Some(table), None) => return Err(alone(TABLE, &table, BUCKET)),
             (None, Some(bucket)) => return Err(alone(BUCKET, &bucket, TABLE)),
             (None, None) => None,
         };
-        for (name, url) in [("INBOX_QUEUE_URL", &inbox), ("MINUTES_QUEUE_URL", &minutes)] {
-            if let (None, Some(url)) = (&aws, url) {
+        for (name, url) in
+            [("INBOX_QUEUE_URL", &inbox_queue), ("MINUTES_QUEUE_URL", &minutes_queue)]
+        {
+            if let (None, Some(url)) = (&state, url) {
                 return Err(alone(name, url.as_str(), "STATE_TABLE and BUNDLE_BUCKET"));
             }
         }
-        Ok((aws, inbox, minutes))
+        Ok(OnAws { state, inbox_queue, minutes_queue })
     }
 
     /// A URL that may hold a password: shown without it.

@@ -1,7 +1,10 @@
 //! The AWS family, on an emulator: the suite, and what only AWS can show.
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
-use aws_sdk_dynamodb::{config::Credentials, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    config::{Credentials, SharedCredentialsProvider},
+    types::AttributeValue,
+};
 use aws_sdk_sqs::types::QueueAttributeName;
 use azul_vt::{
     settings::{AwsState, Settings},
@@ -33,6 +36,11 @@ async fn place() -> Option<Place> {
     Some(Place { settings: settings_in(&dir), config, state, _dir: dir, _aws: emulator })
 }
 
+fn credentials() -> SharedCredentialsProvider {
+    let credentials = Credentials::new("test", "test", None, None, "these tests");
+    SharedCredentialsProvider::new(credentials)
+}
+
 fn settings_in(dir: &TempDir) -> Settings {
     let state_dir = dir.path().join("state").to_str().unwrap().to_owned();
     Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap()
@@ -42,7 +50,7 @@ async fn config(endpoint: &str) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "these tests"))
+        .credentials_provider(credentials())
         .load()
         .await
 }
@@ -190,4 +198,52 @@ async fn everything_is_made_once_and_a_second_time_changes_nothing() {
         assert!(redrive.contains("-dead") && redrive.contains('5'), "{redrive}");
         assert_eq!(all[&QueueAttributeName::VisibilityTimeout], "900");
     }
+}
+
+#[tokio::test]
+async fn without_a_region_the_error_names_the_variables() {
+    let config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .credentials_provider(credentials())
+        .build();
+    let dir = tempfile::tempdir().unwrap();
+    let state = AwsState { table: "table".into(), bucket: "bucket".into() };
+    let store = aws::store(&settings_in(&dir), &config, &state).unwrap();
+    let error = store.cursors.read("load").await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("AWS_REGION"), "{error}");
+}
+
+#[tokio::test]
+async fn aws_is_reached_through_the_proxy_of_the_settings() {
+    let proxy = sim::Proxy::start().await.unwrap();
+    let url = proxy.url();
+    let lookup = |name: &str| (name == "HTTPS_PROXY").then(|| url.clone());
+    let settings = Settings::read(&lookup).unwrap();
+    let config = aws::config(&settings).await.unwrap().into_builder();
+    let config = config
+        .endpoint_url("https://127.0.0.1:9")
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(credentials())
+        .retry_config(RetryConfig::disabled())
+        .build();
+    let client = aws_sdk_dynamodb::Client::new(&config);
+    // There is nobody behind it; that it was asked is enough.
+    client.list_tables().send().await.unwrap_err();
+    let through = proxy.through();
+    assert_eq!((through[0].method.as_str(), through[0].host.as_str()), ("CONNECT", "127.0.0.1:9"));
+}
+
+#[tokio::test]
+async fn a_bad_ca_bundle_keeps_the_state_on_aws_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let pem = dir.path().join("ca.pem");
+    std::fs::write(&pem, "not a certificate").unwrap();
+    let settings = Settings::read(&|name| match name {
+        "CA_BUNDLE" => Some(pem.to_str().unwrap().to_owned()),
+        "STATE_TABLE" | "BUNDLE_BUCKET" => Some("azul-vt".to_owned()),
+        _ => None,
+    });
+    let error = azul_vt::store::open(&settings.unwrap()).await.unwrap_err();
+    assert!(error.to_string().starts_with("CA_BUNDLE="), "{error}");
 }

@@ -37,6 +37,13 @@ where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,
 {
+    // What is neither a connection's failure nor known to pass came before any connection: there is no
+    // region, or there are no credentials.
+    let unasked = match &error {
+        SdkError::ConstructionFailure(_) => true,
+        SdkError::DispatchFailure(failure) => failure.is_other() && failure.as_other().is_none(),
+        _ => false,
+    };
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
     let advice = if FORBIDDEN.contains(&code) {
         format!("look at the credentials (AWS_*) and what they may do with {place}")
@@ -44,7 +51,7 @@ where
         format!("{place} names nothing: correct it or AWS_REGION, or make it by `vt aws init`")
     } else if code == "ValidationException" {
         format!("{place} does not fit this program: make one by `vt aws init`")
-    } else if matches!(error, SdkError::ConstructionFailure(_)) {
+    } else if unasked {
         "look at AWS_REGION, AWS_ENDPOINT_URL and the credentials (AWS_*)".to_owned()
     } else {
         let action = action.to_owned();

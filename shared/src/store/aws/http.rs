@@ -22,8 +22,8 @@ pub(super) fn client(settings: &Settings) -> Result<Option<SharedHttpClient>, Ht
         return Ok(None);
     }
     let mut trusted = TrustStore::default();
-    if let Some((pem, _)) = authorities {
-        trusted.add_pem_certificate(pem);
+    if let Some(authorities) = authorities {
+        trusted.add_pem_certificate(authorities.pem);
     }
     let proxy = match &settings.https_proxy {
         // The error is left out: it may show the URL and with it a password.
