@@ -1,6 +1,8 @@
 //! The built `vt`, run as its users run it.
 
 #[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod dry;
