@@ -43,6 +43,18 @@ impl Aws {
     /// # Errors
     /// It is not installed although `CI` is `true`, or it does not come up.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with("false")
+    }
+
+    /// As [`Aws::start`]; asks each caller for a signature, and users ([`Aws::user`]) for their permissions.
+    ///
+    /// # Errors
+    /// As [`Aws::start`].
+    pub fn start_guarded() -> Result<Option<Self>> {
+        Self::start_with("true")
+    }
+
+    fn start_with(guarded: &str) -> Result<Option<Self>> {
         let Some(python) = installed() else {
             let reason = "the emulator of AWS is not installed: run `make aws`";
             if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
@@ -55,7 +67,7 @@ impl Aws {
         let mut tries = 3;
         loop {
             tries -= 1;
-            match Self::try_start(&python) {
+            match Self::try_start(&python, guarded) {
                 Err(_) if tries > 0 => {}
                 other => return other.map(Some),
             }
@@ -81,12 +93,34 @@ impl Aws {
         format!("http://{}", self.address)
     }
 
-    /// The variables by which AWS's clients find it.
+    /// The variables by which AWS's clients find it, as its owner, who may do anything.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
+        self.environment_of("test", "test")
+    }
+
+    /// Makes a user who may do what `policy` says, a policy document of IAM; the variables by which clients
+    /// are that user. Blocks.
+    ///
+    /// # Errors
+    /// It does not take the policy.
+    pub fn user(&self, policy: &str) -> Result<Vec<(&'static str, String)>> {
+        let python = installed().context("it was uninstalled")?;
+        let made = Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws/user.py"))
+            .args([&self.endpoint(), policy])
+            .output()?;
+        let said = String::from_utf8(made.stdout)?;
+        let Some((id, secret)) = said.trim().split_once(' ') else {
+            bail!("no user was made: {}", String::from_utf8_lossy(&made.stderr));
+        };
+        Ok(self.environment_of(id, secret))
+    }
+
+    fn environment_of(&self, id: &str, secret: &str) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint()),
-            ("AWS_ACCESS_KEY_ID", "test".into()),
-            ("AWS_SECRET_ACCESS_KEY", "test".into()),
+            ("AWS_ACCESS_KEY_ID", id.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
             ("AWS_REGION", "us-east-1".into()),
         ]
     }
@@ -97,7 +131,7 @@ impl Aws {
         format!("{what}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn try_start(python: &Path) -> Result<Self> {
+    fn try_start(python: &Path, guarded: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -109,6 +143,7 @@ impl Aws {
             .arg(&home)
             .env("BIND_HOST", "127.0.0.1")
             .env("GATEWAY_PORT", port.to_string())
+            .env("AUTH", guarded)
             .env("TMPDIR", &home)
             .env("STATE_DIR", home.join("state"))
             .env("S3_DATA_DIR", home.join("s3"))

@@ -10,11 +10,11 @@ use sim::{Shared, Unknown, feed::Style};
 use crate::commands::vt;
 
 /// Runs a command off the threads that serve its questions.
-async fn output(mut command: Command) -> Output {
+pub(crate) async fn output(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap()
 }
 
@@ -25,7 +25,7 @@ fn on_aws(args: &[&str], emulator: &Shared) -> Command {
 }
 
 /// What `vt aws init` says, as variables.
-fn exported(init: &Output) -> Vec<(String, String)> {
+pub(crate) fn exported(init: &Output) -> Vec<(String, String)> {
     assert!(init.status.success(), "{}", text(&init.stderr));
     text(&init.stdout)
         .lines()

@@ -9,4 +9,6 @@ mod dry;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod permissions;
+#[cfg(test)]
 mod served;

@@ -1,0 +1,173 @@
+//! Functions with the permissions that infra/permissions.json gives them, and no others, on an emulator
+//! that asks for them.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use azul_vt::minute::Minute;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sim::{Aws, Model, Unknown, feed::Style};
+
+use crate::{
+    aws::{exported, output, text},
+    commands::vt,
+};
+
+/// By function, then by what they are for: permissions.
+type Permissions = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+
+fn permissions() -> Permissions {
+    serde_json::from_str(include_str!("../../../../infra/permissions.json")).unwrap()
+}
+
+/// The policy of a function.
+fn policy(function: &str, table: &str, bucket: &str) -> String {
+    let all = permissions();
+    let statements: Vec<Value> = all[function]
+        .iter()
+        .map(|(what, actions)| {
+            let resource = match what.as_str() {
+                "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
+                "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
+                "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
+                other => panic!("{other} is nothing"),
+            };
+            json!({ "Effect": "Allow", "Action": actions, "Resource": resource })
+        })
+        .collect();
+    json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
+}
+
+struct Stage {
+    aws: Aws,
+    virustotal: sim::VirusTotal,
+    dispatcher: sim::Dispatcher,
+    settings: Vec<(String, String)>,
+    _dir: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new() -> Option<Self> {
+        let aws = Aws::start_guarded().unwrap()?;
+        let mut init = vt(&["aws", "init"]);
+        init.envs(aws.environment());
+        let mut settings = exported(&output(init).await);
+        let (virustotal, dispatcher) =
+            (sim::VirusTotal::start().await.unwrap(), sim::Dispatcher::start().await.unwrap());
+        virustotal.set_unknown(Unknown::Missing);
+        let dir = tempfile::tempdir().unwrap();
+        let rule =
+            "- any: {syntax: gjson, rule: attributes.size, reference: all, daily_quota: 9}\n";
+        std::fs::write(dir.path().join("rules.yaml"), rule).unwrap();
+        for (name, value) in [
+            ("VIRUSTOTAL", virustotal.url()),
+            ("VIRUSTOTAL_APIKEY", virustotal.key()),
+            ("PLUGIN_EVENTS_URL", dispatcher.url()),
+            ("FEED_BACKLOG_HOURS", "1".into()),
+            ("FEED_LAG_MINUTES", "54".into()),
+            ("RULES_ROOT", dir.path().display().to_string()),
+            ("STATEDIR", dir.path().join("state").display().to_string()),
+            ("INGEST_LISTEN", "127.0.0.1:0".into()),
+        ] {
+            settings.push((name.to_owned(), value));
+        }
+        Some(Self { aws, virustotal, dispatcher, settings, _dir: dir })
+    }
+
+    /// `vt` as a user who may do what a function may.
+    fn vt(&self, function: &str, args: &[&str]) -> Command {
+        let policy = policy(function, "azul-vt", "azul-vt-bundles");
+        let mut command = vt(args);
+        command.envs(self.aws.user(&policy).unwrap()).envs(self.settings.clone());
+        command
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_needs_no_permission_that_is_not_in_its_list() {
+    let Some(stage) = Stage::new().await else { return };
+    let now = Minute::of(Timestamp::now());
+    let served: Vec<_> = [-57, -56].map(|n| now.plus(n).to_string()).to_vec();
+    for minute in &served {
+        let bundle = sim::feed::bundle(5, minute, 70, Style::Small);
+        stage.virustotal.serve(minute, bundle);
+    }
+    // A record that is none, and a bundle that is none.
+    let bad = now.plus(-55).to_string();
+    stage.virustotal.serve(&bad, b"BZh9 is how they begin".to_vec());
+    let loaded = output(stage.vt("load", &["load"])).await;
+    assert!(loaded.status.success(), "{}", text(&loaded.stderr));
+    assert!(text(&loaded.stderr).contains("loaded 2 minutes"), "{}", text(&loaded.stderr));
+    assert!(text(&loaded.stderr).contains("1 minutes failed"), "{}", text(&loaded.stderr));
+    let requested = || stage.dispatcher.arrived().of(Model::Download).count();
+    let first = requested();
+    assert!(first > 0);
+    let replayed =
+        output(stage.vt("load", &["load", "--from", &served[0], "--to", &served[1]])).await;
+    assert!(replayed.status.success(), "{}", text(&replayed.stderr));
+    let shown = output(stage.vt("load", &["status", "--json"])).await;
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["totals"]["counts"]["delivered"], 140);
+    assert_eq!(stage.dispatcher.arrived().repeats, 140);
+    assert_eq!(requested(), first, "the replay knew what was asked for already");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingest_needs_no_permission_that_is_not_in_its_list() {
+    let Some(stage) = Stage::new().await else { return };
+    let mut serving = stage.vt("ingest", &["ingest"]);
+    let mut serving = Serving(serving.stderr(Stdio::piped()).spawn().unwrap());
+    let mut said = BufReader::new(serving.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let url = said.find_map(|line| {
+        let (_, url) = line.split_once("listening on ")?;
+        url.split(' ').next().map(str::to_owned)
+    });
+    let url = url.expect("it says where it listens");
+    let now = Minute::of(Timestamp::now()).to_string();
+    let mut body = sim::feed::lines(5, &now, 70, Style::Small);
+    body.extend(b"{}\n");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let requested = || stage.dispatcher.arrived().of(Model::Download).count();
+    for (body, status) in [(body.clone(), 200), (body, 200), (b"BZh9 it is not".to_vec(), 400)] {
+        let before = requested();
+        let post = client.post(&url).header("content-type", "application/json").body(body);
+        let answer = post.send().await.unwrap();
+        let (code, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(code, status, "{text}");
+        assert!(before == 0 || requested() == before, "asked for twice");
+    }
+    assert_eq!(stage.dispatcher.arrived().of(Model::Binary).count(), 2 * 70);
+    assert!(requested() > 0);
+}
+
+/// Ended with its test.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_one_of_them_load_is_refused_and_says_why() {
+    let Some(stage) = Stage::new().await else { return };
+    let minute = Minute::of(Timestamp::now()).plus(-57).to_string();
+    stage.virustotal.serve(&minute, sim::feed::bundle(5, &minute, 7, Style::Small));
+    let all = policy("load", "azul-vt", "azul-vt-bundles");
+    for action in &permissions()["load"]["STATE_TABLE"] {
+        let mut command = vt(&["load"]);
+        let less = all.replace(action, "dynamodb:ListTables");
+        command.envs(stage.aws.user(&less).unwrap()).envs(stage.settings.clone());
+        let refused = output(command).await;
+        assert_eq!(refused.status.code(), Some(1), "{action}");
+        let said = text(&refused.stderr);
+        assert!(said.contains("what they may do with STATE_TABLE"), "{action}: {said}");
+        assert!(said.contains(action), "{action}: {said}");
+    }
+}
