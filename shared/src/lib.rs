@@ -14,3 +14,4 @@ pub mod store;
 pub mod telemetry;
 pub mod virustotal;
 pub mod webhook;
+pub mod worker;

@@ -12,6 +12,10 @@ use url::Url;
 
 use crate::azul::event::ModelVersion;
 
+mod lookup;
+
+pub use lookup::LookupSettings;
+
 /// 1 MB, everywhere in this project.
 pub const MB: u64 = 1_048_576;
 
@@ -123,6 +127,8 @@ pub struct Settings {
     pub no_proxy: String,
     /// `CA_BUNDLE`: a PEM file of further certificate authorities.
     pub ca_bundle: Option<PathBuf>,
+    /// Look-ups and webhooks.
+    pub lookup: LookupSettings,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
 }
@@ -265,6 +271,7 @@ impl Settings {
         let no_proxy = r.text(&["NO_PROXY", "no_proxy"], "");
         let ca_bundle =
             Some(r.text(&["CA_BUNDLE"], "")).filter(|t| !t.is_empty()).map(PathBuf::from);
+        let lookup = LookupSettings::read(&mut r)?;
         Ok(Self {
             virustotal,
             virustotal_apikey,
@@ -301,6 +308,7 @@ impl Settings {
             http_proxy: plain_proxy,
             no_proxy,
             ca_bundle,
+            lookup,
             shown: r.shown,
         })
     }

@@ -10,6 +10,13 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
+pub mod receive;
+
+/// Among a request's extensions it says that its caller was let in before: by AWS, or because only this
+/// machine can reach the server. Without secrets only such callers may post.
+#[derive(Clone, Copy, Debug)]
+pub struct LetIn;
+
 /// How far a timestamp may be from our clock.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// Longest id that is read.
@@ -59,7 +66,11 @@ impl Verifier {
     /// # Errors
     /// One of them is missing, malformed, or more than five minutes away from `now`.
     pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Pending, Unauthorized> {
-        let header = |name: &str| headers.get(name)?.to_str().ok();
+        // Two of a kind: one of them could be what was signed, and the other what is read.
+        let header = |name: &str| {
+            let mut all = headers.get_all(name).iter();
+            all.next().filter(|_| all.next().is_none())?.to_str().ok()
+        };
         let id = header("webhook-id")
             .filter(|id| !id.is_empty() && id.len() <= LONGEST_ID)
             .ok_or(Unauthorized)?;
@@ -84,6 +95,18 @@ impl Verifier {
         }
         Ok(Pending { id: id.to_owned(), keys, signatures })
     }
+}
+
+/// The header `webhook-signature` for a body: what a sender writes.
+///
+/// # Errors
+/// The secret is not of the form `whsec_<base64>`.
+pub fn sign(secret: &str, id: &str, time: Timestamp, body: &[u8]) -> Result<String, BadSecret> {
+    let verifier = Verifier::new(&[SecretString::from(secret)])?;
+    let mut key = verifier.keys.into_iter().next().ok_or(BadSecret { number: 1 })?;
+    key.update(format!("{id}.{}.", time.as_second()).as_bytes());
+    key.update(body);
+    Ok(format!("v1,{}", BASE64_STANDARD.encode(key.finalize().into_bytes())))
 }
 
 /// A signature that waits for the body.

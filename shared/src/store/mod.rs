@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::{http_client::HttpSetupError, minute::Minute, settings::Settings};
 
 pub mod aws;
+pub mod budget;
+pub mod inbox;
 mod keeper;
 mod keys;
 pub mod local;
@@ -359,6 +361,9 @@ pub trait Memory: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
+    /// Forgets it; no error where it was not remembered.
+    async fn forget(&self, kind: &str, id: &str) -> Result<(), StoreError>;
+
     /// [`remember`](Memory::remember) for several ids of one kind: an answer each, in their order. An
     /// implementation may do it in fewer writes; an error may leave some of them remembered.
     async fn remember_all(
@@ -497,6 +502,10 @@ pub struct Store {
     pub quotas: Arc<dyn Quotas>,
     /// Objects.
     pub bundles: Arc<dyn Bundles>,
+    /// Waiting work.
+    pub inbox: Arc<dyn inbox::Inbox>,
+    /// Requests of VirusTotal.
+    pub budget: Arc<dyn budget::Budget>,
 }
 
 impl fmt::Debug for Store {

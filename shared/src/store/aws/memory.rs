@@ -40,6 +40,12 @@ impl Memory for AwsMemory {
         Ok(matches!(updated, Updated::Done(_)))
     }
 
+    async fn forget(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        let gone = self.0.delete(key(kind, id), None)?;
+        self.0.transact(&format!("forgetting a {kind}"), vec![gone]).await?;
+        Ok(())
+    }
+
     /// A transaction for up to 100 ids; where some are known already a second one for the others.
     async fn remember_all(
         &self,

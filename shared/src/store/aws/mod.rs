@@ -84,13 +84,15 @@ pub fn store(
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(CALL).build();
     let client = aws_sdk_dynamodb::config::Builder::from(config).timeout_config(timeouts).build();
     let table = table::Table::new(Client::from_conf(client), &places.table);
-    let bundles = super::local::open(&settings.state_dir)?.bundles;
+    let local = super::local::open(&settings.state_dir)?;
     Ok(Store {
         cursors: Arc::new(cursors::AwsCursors(table.clone())),
         leases: Arc::new(leases::AwsLeases(table.clone())),
         ledger: Arc::new(ledger::AwsLedger(table.clone())),
         memory: Arc::new(memory::AwsMemory(table.clone())),
         quotas: Arc::new(quotas::AwsQuotas(table)),
-        bundles,
+        bundles: local.bundles,
+        inbox: local.inbox,
+        budget: local.budget,
     })
 }

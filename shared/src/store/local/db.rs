@@ -27,7 +27,8 @@ const BUSY: Duration = Duration::from_secs(30);
 ///
 /// Times are whole numbers: nanoseconds since 1970, but `cursors.position` and `ledger.minute` seconds
 /// since 1970, and days the number YYYYMMDD.
-const SCHEMA: &[&str] = &["
+const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE cursors (
         name     TEXT PRIMARY KEY,
         position INTEGER NOT NULL
@@ -86,7 +87,32 @@ const SCHEMA: &[&str] = &["
         used     INTEGER NOT NULL,
         PRIMARY KEY (day, category)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE inbox (
+        queue    TEXT NOT NULL,
+        id       TEXT NOT NULL,
+        body     TEXT NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        since    INTEGER NOT NULL,
+        -- Nobody gets it before; while it is taken, the end of its taker's time.
+        due      INTEGER NOT NULL,
+        taken    INTEGER NOT NULL DEFAULT 0,
+        -- Counts the takers: what an earlier one says does not count.
+        receipt  INTEGER NOT NULL DEFAULT 0,
+        buried   TEXT,
+        PRIMARY KEY (queue, id)
+    ) STRICT;
+    CREATE INDEX inbox_due ON inbox (queue, due, since, id) WHERE buried IS NULL;
+
+    CREATE TABLE budget (
+        number  INTEGER PRIMARY KEY,
+        name    TEXT NOT NULL,
+        granted INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX budget_granted ON budget (name, granted, number);
+",
+];
 
 /// What can go wrong inside of a call, before it is known what was attempted.
 pub(super) enum Fault {

@@ -50,6 +50,16 @@ impl Memory for LocalMemory {
         Ok(new.first().copied().unwrap_or(false))
     }
 
+    async fn forget(&self, kind: &str, id: &str) -> Result<(), StoreError> {
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        self.db
+            .write(format!("forgetting a {kind}"), move |db| {
+                db.execute("DELETE FROM memory WHERE kind = ?1 AND id = ?2", [kind, id])?;
+                Ok(())
+            })
+            .await
+    }
+
     async fn remember_all(
         &self,
         kind: &str,

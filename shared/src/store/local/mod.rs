@@ -2,7 +2,7 @@
 //! processes on one host.
 //!
 //! ```text
-//! STATEDIR/state.sqlite      cursors, leases, ledger, memory, quotas
+//! STATEDIR/state.sqlite      cursors, leases, ledger, memory, quotas, inbox, budget
 //! STATEDIR/locks/            an empty file for each lease, locked by its owner
 //! STATEDIR/bundles/          objects, by key
 //! STATEDIR/bundles/.scratch/ files that are not finished yet
@@ -19,9 +19,11 @@ use std::{
 use super::{Store, StoreError};
 use crate::minute::Minute;
 
+mod budget;
 mod bundles;
 mod cursors;
 mod db;
+mod inbox;
 mod leases;
 mod ledger;
 mod memory;
@@ -59,7 +61,9 @@ pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
         leases: Arc::new(leases::LocalLeases { db: db.clone(), locks }),
         ledger: Arc::new(ledger::LocalLedger { db: db.clone() }),
         memory: Arc::new(memory::LocalMemory::new(db.clone())),
-        quotas: Arc::new(quotas::LocalQuotas::new(db)),
+        quotas: Arc::new(quotas::LocalQuotas::new(db.clone())),
+        inbox: Arc::new(inbox::LocalInbox { db: db.clone() }),
+        budget: Arc::new(budget::LocalBudget { db }),
         bundles: Arc::new(bundles),
     })
 }

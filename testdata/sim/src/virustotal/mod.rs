@@ -6,6 +6,7 @@ mod routes;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use anyhow::Result;
@@ -173,6 +174,8 @@ pub struct Request {
     pub user_agent: String,
     /// `X-Request-Id`, where the client sends one; else "".
     pub request_id: String,
+    /// When it came in.
+    pub at: Instant,
 }
 
 impl VirusTotal {
@@ -255,6 +258,11 @@ impl VirusTotal {
         if times > 0 {
             lock(&self.inner.state).any_file.push_back((behaviour.clone(), times));
         }
+    }
+
+    /// Requests for files are normal again.
+    pub fn clear_for_files(&self) {
+        lock(&self.inner.state).any_file.clear();
     }
 
     /// Files whose reports were asked for so far, in order, repeats too.

@@ -1,6 +1,6 @@
 //! What VirusTotal answers, at its own origin and at the second one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use axum::{
     Extension, Router,
@@ -55,6 +55,7 @@ impl Inner {
             subject: subject.to_owned(),
             user_agent: text("user-agent"),
             request_id: text("x-request-id"),
+            at: Instant::now(),
         });
         drop(state);
         self.changed.send_modify(|n| *n += 1);

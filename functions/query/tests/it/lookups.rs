@@ -1,0 +1,212 @@
+//! What goes back for what was looked up, and what happens when somebody fails.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use azul_vt::{
+    pipeline::Limits,
+    store::{SystemClock, inbox::Queue},
+};
+use jiff::SignedDuration;
+use query::QueryError;
+use serde_json::json;
+use sim::{Behaviour, Fault};
+
+use crate::world::{Moved, World, event, no_limits, put, sha256};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_files_are_completed_and_unknown_ones_opt_out() {
+    let world = World::new().await;
+    world.knows(1);
+    let query = world.query();
+    put(&query, [event(1), event(2)]).await;
+    let drained = query.drain(false, &no_limits()).await.unwrap();
+    assert_eq!(drained.done, 2);
+    let expected = [(sha256(1), "completed".to_owned(), 1), (sha256(2), "opt-out".to_owned(), 0)];
+    assert_eq!(world.statuses(), expected);
+    assert_eq!(world.dispatcher.problems(), Vec::<String>::new());
+    assert_eq!(world.virustotal.key_leaked(), Vec::<String>::new());
+    // The result continues the input's path.
+    let arrived = world.dispatcher.arrived();
+    let mapped = arrived.of(sim::Model::Binary).find(|e| e.action == "mapped").unwrap();
+    let path = mapped.event["source"]["path"].as_array().unwrap();
+    let steps: Vec<_> =
+        path.iter().map(|n| (n["author"]["name"].as_str(), n["action"].as_str())).collect();
+    let ours = (Some("VirustotalFileLookup"), Some("mapped"));
+    assert_eq!(steps, [(Some("someone"), Some("sourced")), ours]);
+    assert_eq!(mapped.source, "incidents");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_hash_from_ten_sources_costs_one_request() {
+    let world = World::new().await;
+    world.knows(1);
+    let query = world.query();
+    let same = (0..10).map(|n| {
+        let mut event = event(1);
+        event["kafka_key"] = json!(format!("key-{n}"));
+        event["source"]["references"] = json!({"incident": n.to_string()});
+        event
+    });
+    put(&query, same.chain([event(2), event(2)])).await;
+    let clock = &*query.clock;
+    while world.waiting(clock).await.waiting > 0 {
+        query.drain(false, &no_limits()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let asked = world.virustotal.reports_asked();
+    let distinct: BTreeSet<_> = asked.iter().collect();
+    assert_eq!((asked.len(), distinct.len()), (2, 2), "{asked:?}");
+    assert_eq!(world.statuses().len(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_is_asked_for_again_when_its_time_is_over() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let more = [("REPORT_CACHE_HOURS", "2"), ("UNKNOWN_CACHE_HOURS", "1")];
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &more);
+    world.knows(1);
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        put(&query, [event(1), event(2)]).await;
+        query.drain(false, &no_limits()).await.unwrap();
+        asked.push(world.virustotal.reports_asked().len());
+        clock.on(SignedDuration::from_mins(50));
+    }
+    // After 0, 50, 100 and 150 minutes: both; none; the unknown; the known.
+    assert_eq!(asked, [2, 2, 3, 4]);
+    assert_eq!(world.statuses().len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_quota_holds_everything_and_burns_nothing_until_it_is_over() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[("WORKERS", "2")]);
+    for n in 0..20 {
+        world.knows(n);
+    }
+    put(&query, (0..20).map(event)).await;
+    world.virustotal.behave_for_files(&Behaviour::TooManyRequests(Some(600)), usize::MAX);
+    for _ in 0..60 {
+        query.drain(false, &no_limits()).await.unwrap();
+        let counts = world.waiting(&*clock).await;
+        assert_eq!((counts.waiting, counts.in_work, counts.buried), (20, 0, 0));
+        clock.on(SignedDuration::from_mins(1));
+    }
+    assert_eq!(world.statuses(), []);
+    // Six waits of ten minutes, and at most two workers found each one out.
+    let asked = world.virustotal.reports_asked().len();
+    assert!((6..=14).contains(&asked), "{asked}");
+    world.virustotal.clear_for_files();
+    clock.on(SignedDuration::from_mins(11));
+    while world.waiting(&*clock).await.waiting > 0 {
+        query.drain(false, &no_limits()).await.unwrap();
+        clock.on(SignedDuration::from_secs(1));
+    }
+    assert_eq!(world.statuses().len(), 20);
+    assert!(world.statuses().iter().all(|(_, status, _)| status == "completed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_virustotal_is_asked_again_and_in_the_end_reported() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[("VT_MAX_ATTEMPTS", "3")]);
+    world.knows(1);
+    world.knows(2);
+    world.virustotal.behave(&sha256(1), &Behaviour::Transient(None), 2);
+    world.virustotal.behave(&sha256(2), &Behaviour::Api(Fault::Reset), 3);
+    put(&query, [event(1), event(2)]).await;
+    let mut rounds = 0;
+    while world.waiting(&*clock).await.waiting > 0 {
+        query.drain(false, &no_limits()).await.unwrap();
+        clock.on(SignedDuration::from_mins(1));
+        rounds += 1;
+        assert!(rounds < 10);
+    }
+    let expected =
+        [(sha256(1), "completed".to_owned(), 1), (sha256(2), "error-network".to_owned(), 0)];
+    assert_eq!(world.statuses(), expected);
+    assert_eq!(world.waiting(&*clock).await.buried, 1);
+    assert_eq!(world.virustotal.reports_asked().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_key_stops_everything_and_loses_nothing() {
+    for behaviour in [Behaviour::Unauthorized, Behaviour::Forbidden] {
+        let world = World::new().await;
+        let query = world.query();
+        put(&query, (0..5).map(event)).await;
+        world.virustotal.behave_for_files(&behaviour, 4);
+        let error = query.drain(false, &no_limits()).await.unwrap_err();
+        assert!(
+            matches!(&error, QueryError::Stopped(why) if why.contains("VirusTotal")),
+            "{error}"
+        );
+        assert_eq!(world.waiting(&SystemClock).await.waiting, 5);
+        world.virustotal.clear_for_files();
+        query.drain(false, &no_limits()).await.unwrap();
+        assert_eq!(world.statuses().len(), 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_waits_for_a_dispatcher_that_is_down() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
+    world.knows(1);
+    put(&query, [event(1)]).await;
+    world.dispatcher.down().await;
+    let deadline = Some(tokio::time::Instant::now() + Duration::from_millis(300));
+    query.drain(false, &Limits { deadline, ..Limits::default() }).await.unwrap();
+    assert_eq!(world.waiting(&*clock).await.waiting, 1);
+    world.dispatcher.up().await;
+    clock.on(SignedDuration::from_mins(1));
+    query.drain(false, &no_limits()).await.unwrap();
+    assert_eq!(world.statuses().len(), 1);
+    assert_eq!(world.virustotal.reports_asked().len(), 1, "the report was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_polled_is_answered_after_a_crash() {
+    let world = World::new().await;
+    world.knows(1);
+    let query = world.query();
+    // The group begins where it is first polled.
+    assert!(query.poll(Duration::from_secs(1)).await.unwrap().is_some());
+    let client = azul_vt::pipeline::assemble::dispatcher(&query.settings).unwrap();
+    let events = json!([event(1), event(2)]).to_string().into();
+    let format = azul_vt::azul::dispatcher::BodyFormat::Json;
+    client.post(azul_vt::azul::dispatcher::Model::Binary, events, format).await.unwrap();
+    let polled = query.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
+    // Here the process dies, in the middle of one.
+    let hold = SignedDuration::from_mins(5);
+    let taken = query.store.inbox.take(Queue::Query, 1, hold, query.clock.now()).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    drop(query);
+    let query = world.query();
+    query.store.inbox.reclaim(Queue::Query, query.clock.now()).await.unwrap();
+    query.drain(false, &no_limits()).await.unwrap();
+    let statuses: Vec<_> = world.statuses().into_iter().map(|(_, status, _)| status).collect();
+    assert_eq!(statuses, ["completed", "opt-out"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_no_task_gets_its_result_and_no_status() {
+    let world = World::new().await;
+    world.knows(1);
+    let query = world.query();
+    let by_hand = |n| {
+        let mut event = event(n);
+        event.as_object_mut().unwrap().remove("dequeued");
+        event
+    };
+    put(&query, [by_hand(1), by_hand(2)]).await;
+    assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 2);
+    let arrived = world.dispatcher.arrived();
+    assert_eq!(arrived.of(sim::Model::Status).count(), 0);
+    assert_eq!(arrived.count(sim::Model::Binary, "mapped"), 1);
+}

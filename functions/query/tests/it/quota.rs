@@ -1,0 +1,76 @@
+//! Never more requests than the quota allows, however many work, and whoever dies.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use azul_vt::{
+    pipeline::Limits,
+    store::{SystemClock, budget::Window, inbox::Queue},
+};
+use jiff::SignedDuration;
+
+use crate::world::{World, event, put};
+
+const LIMIT: u32 = 4;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// 500 with `QUOTA_HASHES=500` take two and a half minutes.
+fn hashes() -> usize {
+    std::env::var("QUOTA_HASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_workers_that_are_killed_and_restarted_keep_to_four_requests_a_window() {
+    let world = Arc::new(World::new().await);
+    let hashes = hashes();
+    for n in 0..hashes {
+        world.knows(n);
+    }
+    let window =
+        Window { name: "second", length: SignedDuration::try_from(WINDOW).unwrap(), limit: LIMIT };
+    let query = |world: &World| {
+        let mut query = world.query_at(Arc::new(SystemClock), &[]);
+        query.settings.lookup.windows = vec![window];
+        Arc::new(query)
+    };
+    put(&query(&world), (0..hashes).map(event)).await;
+    let mut life = 0;
+    loop {
+        // A life of the process; the first ones end in the middle of their work.
+        life += 1;
+        let query = query(&world);
+        query.store.inbox.reclaim(Queue::Query, query.clock.now()).await.unwrap();
+        let limits = Limits::default();
+        let working = {
+            let (query, limits) = (Arc::clone(&query), limits.clone());
+            tokio::spawn(async move { query.drain(true, &limits).await })
+        };
+        if life <= 5 {
+            tokio::time::sleep(Duration::from_millis(700 + 130 * life)).await;
+            working.abort();
+            assert!(working.await.is_err_and(|error| error.is_cancelled()));
+        } else {
+            let all = |arrived: &sim::Arrived, _: &[sim::Posted]| {
+                arrived.of(sim::Model::Status).count() >= hashes
+            };
+            world.dispatcher.wait_until(all).await;
+            limits.stop.cancel();
+            working.await.unwrap().unwrap();
+            break;
+        }
+    }
+    let mut answered: Vec<_> = world.statuses().into_iter().map(|(hash, ..)| hash).collect();
+    answered.dedup();
+    assert_eq!(answered.len(), hashes);
+    let mut times: Vec<Instant> =
+        world.virustotal.requests().into_iter().map(|request| request.at).collect();
+    times.sort();
+    let limit = usize::try_from(LIMIT).unwrap();
+    for (first, next) in times.iter().zip(times.iter().skip(limit)) {
+        let apart = next.duration_since(*first);
+        assert!(apart >= WINDOW, "{} requests within {apart:?}", limit + 1);
+    }
+    assert!(times.len() >= hashes);
+}

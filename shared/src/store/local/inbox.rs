@@ -1,0 +1,188 @@
+//! Waiting work: a row an item.
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{OptionalExtension, params};
+
+use super::db::{Db, nanoseconds, timestamp, unsigned};
+use crate::store::{
+    StoreError,
+    inbox::{Again, Inbox, InboxCounts, Item, NewItem, Queue},
+};
+
+pub(super) struct LocalInbox {
+    pub(super) db: Db,
+}
+
+fn later(now: Timestamp, by: SignedDuration) -> i64 {
+    nanoseconds(now.saturating_add(by).unwrap_or(Timestamp::MAX))
+}
+
+impl LocalInbox {
+    /// Runs a statement on the row that `item` was taken from, if it is still the taker's.
+    async fn change(
+        &self,
+        action: &str,
+        queue: Queue,
+        item: &Item,
+        sql: &'static str,
+        more: Vec<rusqlite::types::Value>,
+    ) -> Result<bool, StoreError> {
+        let Item { id, receipt, .. } = item.clone();
+        // A receipt that is no number is none of ours.
+        let Ok(receipt) = receipt.parse::<i64>() else { return Ok(false) };
+        let mut values: Vec<rusqlite::types::Value> =
+            vec![queue.name().to_owned().into(), id.into(), receipt.into()];
+        values.extend(more);
+        self.db
+            .write(format!("{action} an item of the inbox of {}", queue.name()), move |db| {
+                let mut statement = db.prepare_cached(sql)?;
+                Ok(statement.execute(rusqlite::params_from_iter(values))? == 1)
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Inbox for LocalInbox {
+    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), StoreError> {
+        let items = items.to_vec();
+        let now = nanoseconds(now);
+        self.db
+            .write(format!("putting work into the inbox of {}", queue.name()), move |db| {
+                let mut statement = db.prepare_cached(
+                    "INSERT INTO inbox (queue, id, body, since, due) VALUES (?1, ?2, ?3, ?4, ?4)
+                     ON CONFLICT (queue, id) DO NOTHING",
+                )?;
+                for NewItem { id, body } in items {
+                    statement.execute(params![queue.name(), id, body, now])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn take(
+        &self,
+        queue: Queue,
+        most: usize,
+        hold: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<Item>, StoreError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let (now, until) = (nanoseconds(now), later(now, hold));
+        self.db
+            .write(format!("taking work from the inbox of {}", queue.name()), move |db| {
+                let mut statement = db.prepare_cached(
+                    "UPDATE inbox SET due = ?3, taken = 1, receipt = receipt + 1
+                     WHERE queue = ?1 AND id IN
+                         (SELECT id FROM inbox WHERE queue = ?1 AND buried IS NULL AND due <= ?2
+                          ORDER BY due, since, id LIMIT ?4)
+                     RETURNING id, body, attempts, since, receipt",
+                )?;
+                let mut rows = statement.query(params![queue.name(), now, until, most])?;
+                let mut items = Vec::new();
+                while let Some(row) = rows.next()? {
+                    let receipt: i64 = row.get(4)?;
+                    items.push(Item {
+                        id: row.get(0)?,
+                        body: row.get(1)?,
+                        attempts: row.get(2)?,
+                        since: timestamp(row.get(3)?),
+                        receipt: receipt.to_string(),
+                    });
+                }
+                // RETURNING keeps no order.
+                items.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
+                Ok(items)
+            })
+            .await
+    }
+
+    async fn hold(
+        &self,
+        queue: Queue,
+        item: &Item,
+        hold: SignedDuration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE inbox SET due = ?4
+                   WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
+        self.change("keeping", queue, item, sql, vec![later(now, hold).into()]).await
+    }
+
+    async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM inbox
+                   WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
+        self.change("ending", queue, item, sql, Vec::new()).await
+    }
+
+    async fn again(
+        &self,
+        queue: Queue,
+        item: &Item,
+        again: Again,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE inbox SET due = ?4, taken = 0, attempts = attempts + ?5, body = ?6
+                   WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
+        let more = vec![
+            later(now, again.after).into(),
+            i64::from(again.is_attempt).into(),
+            item.body.clone().into(),
+        ];
+        self.change("putting back", queue, item, sql, more).await
+    }
+
+    async fn bury(
+        &self,
+        queue: Queue,
+        item: &Item,
+        reason: &str,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE inbox SET buried = ?4, taken = 0
+                   WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
+        self.change("burying", queue, item, sql, vec![reason.to_owned().into()]).await
+    }
+
+    async fn reclaim(&self, queue: Queue, now: Timestamp) -> Result<u64, StoreError> {
+        let now = nanoseconds(now);
+        self.db
+            .write(format!("reclaiming work of {}", queue.name()), move |db| {
+                // The receipt counts on, so that a taker that lives after all ends nothing.
+                let rows = db.execute(
+                    "UPDATE inbox SET due = min(due, ?2), taken = 0, receipt = receipt + 1
+                     WHERE queue = ?1 AND taken AND buried IS NULL",
+                    params![queue.name(), now],
+                )?;
+                Ok(rows as u64)
+            })
+            .await
+    }
+
+    async fn counts(&self, queue: Queue, now: Timestamp) -> Result<InboxCounts, StoreError> {
+        let now = nanoseconds(now);
+        self.db
+            .read(format!("counting the inbox of {}", queue.name()), move |db| {
+                let sums = db
+                    .query_row(
+                        "SELECT count(*) FILTER (WHERE buried IS NULL AND NOT (taken AND due > ?2)),
+                                count(*) FILTER (WHERE buried IS NULL AND taken AND due > ?2),
+                                count(*) FILTER (WHERE buried IS NOT NULL)
+                         FROM inbox WHERE queue = ?1",
+                        params![queue.name(), now],
+                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                    )
+                    .optional()?;
+                let (waiting, in_work, buried) = sums.unwrap_or_default();
+                let count = |n| unsigned(n, "the inbox");
+                Ok(InboxCounts {
+                    waiting: count(waiting)?,
+                    in_work: count(in_work)?,
+                    buried: count(buried)?,
+                })
+            })
+            .await
+    }
+}

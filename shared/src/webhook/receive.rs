@@ -1,0 +1,313 @@
+//! A webhook's request, from its headers to durable work.
+//!
+//! Order: size → caller → type → body and signature → events → inbox → its id is remembered → 202. A crash
+//! before the end costs nothing: the sender sees no 202, sends again, and the same items are put again.
+
+use std::{pin::pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use jiff::SignedDuration;
+use secrecy::SecretString;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::{BadSecret, LetIn, Pending, Verifier};
+use crate::{
+    azul::incoming::{self, Incoming, Read},
+    errors::chain,
+    store::{
+        Clock, Store,
+        inbox::{NewItem, Queue},
+    },
+};
+
+/// What a function URL of Lambda takes, and so what is taken everywhere.
+pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
+/// For how long a webhook's id is known: longer than senders repeat themselves.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(8 * 24);
+/// What [`crate::store::Memory`] calls ids of webhooks.
+const KIND: &str = "webhook";
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It waits in the inbox.
+    Accepted,
+    /// It is none of our work.
+    Ignored {
+        /// Why.
+        reason: String,
+    },
+    /// It is no event that can be read.
+    Rejected {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What became of a body's or a poll's events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Accepted {
+    /// How many events wait in the inbox.
+    pub accepted: usize,
+    /// How many are none of our work.
+    pub ignored: usize,
+    /// How many cannot be read.
+    pub rejected: usize,
+    /// Each event's outcome, in their order.
+    pub events: Vec<Outcome>,
+}
+
+/// Decides about an event: the work that it is, as JSON text, or why it is none of ours.
+pub type Decide<E> = dyn Fn(E) -> Result<String, String> + Send + Sync;
+
+/// Puts what is wanted of `events` into the inbox, as items `<name>/<place>`.
+///
+/// # Errors
+/// The inbox cannot be written: nothing is lost if the sender sends again.
+pub async fn accept<E: Incoming>(
+    store: &Store,
+    queue: Queue,
+    name: &str,
+    events: Vec<Read<E>>,
+    decide: &Decide<E>,
+    now: jiff::Timestamp,
+) -> Result<Accepted, crate::store::StoreError> {
+    let mut accepted = Accepted::default();
+    let mut items = Vec::new();
+    for (place, event) in events.into_iter().enumerate() {
+        let outcome = match event.map(decide) {
+            Ok(Ok(body)) => {
+                items.push(NewItem { id: format!("{name}/{place}"), body });
+                accepted.accepted += 1;
+                Outcome::Accepted
+            }
+            Ok(Err(reason)) => {
+                accepted.ignored += 1;
+                Outcome::Ignored { reason }
+            }
+            Err(reason) => {
+                accepted.rejected += 1;
+                Outcome::Rejected { reason }
+            }
+        };
+        accepted.events.push(outcome);
+    }
+    store.inbox.put(queue, &items, now).await?;
+    Ok(accepted)
+}
+
+/// Why a request is not taken.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    /// One body for whatever is wrong with a signature: a stranger learns nothing.
+    #[error("no valid signature: sign the body as Standard Webhooks describes")]
+    Unauthorized,
+    #[error("the body is larger than {MAX_BODY_BYTES} bytes: send fewer events at once")]
+    TooLarge,
+    #[error("Content-Type must be application/json or application/avro")]
+    ContentType,
+    #[error("the body must not be encoded: send it without Content-Encoding")]
+    ContentEncoding,
+    #[error("{0}")]
+    NotEvents(String),
+    #[error("the body broke off: send it again")]
+    BrokenBody,
+    #[error("only POST / (and GET /, GET /health)")]
+    Method,
+    #[error("there is nothing here: POST to /")]
+    Path,
+    #[error("the events could not be kept: send them again later")]
+    State,
+}
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotEvents(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Path => StatusCode::NOT_FOUND,
+            Self::State => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Receives a function's webhooks.
+pub struct Receiver {
+    verifier: Option<Verifier>,
+    queue: Queue,
+    store: Store,
+    clock: Arc<dyn Clock>,
+}
+
+impl Receiver {
+    /// A receiver for `queue`. Without `secrets` only requests marked with [`LetIn`] are taken.
+    ///
+    /// # Errors
+    /// A secret that is none.
+    pub fn new(
+        secrets: &[SecretString],
+        queue: Queue,
+        store: Store,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BadSecret> {
+        let verifier = if secrets.is_empty() { None } else { Some(Verifier::new(secrets)?) };
+        Ok(Self { verifier, queue, store, clock })
+    }
+
+    /// Answers one request. Never fails: whatever goes wrong is an answer.
+    pub async fn handle<E, B>(&self, request: Request<B>, decide: &Decide<E>) -> Response<Bytes>
+    where
+        E: Incoming,
+        B: http_body::Body<Data = Bytes>,
+    {
+        match self.route(request, decide).await {
+            Ok(response) => response,
+            Err(problem) => {
+                let body = serde_json::json!({ "error": problem.to_string() });
+                answer(problem.status(), &body)
+            }
+        }
+    }
+
+    async fn route<E, B>(
+        &self,
+        request: Request<B>,
+        decide: &Decide<E>,
+    ) -> Result<Response<Bytes>, Problem>
+    where
+        E: Incoming,
+        B: http_body::Body<Data = Bytes>,
+    {
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/" if request.method() == Method::POST => self.post(request, decide).await,
+            "/" if get => {
+                let name = self.queue.name();
+                let greeting = format!("azul-vt {name}: POST events of the dispatcher here");
+                Ok(answer(StatusCode::OK, &serde_json::json!({ "greeting": greeting })))
+            }
+            "/health" if get => Ok(answer(StatusCode::OK, &serde_json::json!({ "ok": true }))),
+            "/" | "/health" => Err(Problem::Method),
+            _ => Err(Problem::Path),
+        }
+    }
+
+    async fn post<E, B>(
+        &self,
+        request: Request<B>,
+        decide: &Decide<E>,
+    ) -> Result<Response<Bytes>, Problem>
+    where
+        E: Incoming,
+        B: http_body::Body<Data = Bytes>,
+    {
+        let headers = request.headers();
+        let length = header_text(headers, header::CONTENT_LENGTH.as_str());
+        if length.and_then(|text| text.parse().ok()).is_some_and(|n: usize| n > MAX_BODY_BYTES) {
+            return Err(Problem::TooLarge);
+        }
+        let pending = self.pending(headers, request.extensions().get())?;
+        if header_text(headers, header::CONTENT_ENCODING.as_str()).unwrap_or("identity")
+            != "identity"
+        {
+            return Err(Problem::ContentEncoding);
+        }
+        let is_avro = match media_type(headers) {
+            Some("application/json") => false,
+            Some("application/avro") => true,
+            _ => return Err(Problem::ContentType),
+        };
+        let body = whole(request.into_body()).await?;
+        // Without a signature the same body is the same request.
+        let name = match pending {
+            None => format!("sha256-{}", hex::encode(Sha256::digest(&body))),
+            Some(mut pending) => {
+                pending.update(&body);
+                pending.finish().map_err(|_| Problem::Unauthorized)?
+            }
+        };
+        self.keep(&name, &body, is_avro, decide).await
+    }
+
+    /// What of the caller can be checked before the body is read. `None`: it need not sign.
+    fn pending(
+        &self,
+        headers: &HeaderMap,
+        let_in: Option<&LetIn>,
+    ) -> Result<Option<Pending>, Problem> {
+        match (&self.verifier, let_in) {
+            (Some(verifier), _) => {
+                let pending = verifier.begin(headers, self.clock.now());
+                Ok(Some(pending.map_err(|_| Problem::Unauthorized)?))
+            }
+            (None, Some(LetIn)) => Ok(None),
+            (None, None) => Err(Problem::Unauthorized),
+        }
+    }
+
+    async fn keep<E: Incoming>(
+        &self,
+        name: &str,
+        body: &[u8],
+        is_avro: bool,
+        decide: &Decide<E>,
+    ) -> Result<Response<Bytes>, Problem> {
+        let state = |error| {
+            tracing::error!(error = chain(&error), "a webhook's events could not be kept");
+            Problem::State
+        };
+        let now = self.clock.now();
+        let id = format!("{}/{name}", self.queue.name());
+        if self.store.memory.knows(KIND, &id, now).await.map_err(state)? {
+            let body = serde_json::json!({ "duplicate": true });
+            return Ok(answer(StatusCode::ACCEPTED, &body));
+        }
+        let events = if is_avro { incoming::from_avro(body) } else { incoming::from_json(body) };
+        let events = events.map_err(|error| Problem::NotEvents(chain(&error)))?;
+        let accepted = accept(&self.store, self.queue, name, events, decide, now).await;
+        let accepted = accepted.map_err(state)?;
+        self.store.memory.remember(KIND, &id, REMEMBERED, now).await.map_err(state)?;
+        let Accepted { accepted: taken, ignored, rejected, .. } = accepted;
+        tracing::info!(queue = self.queue.name(), taken, ignored, rejected, "webhook");
+        Ok(answer(StatusCode::ACCEPTED, &serde_json::json!(accepted)))
+    }
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The media type without its parameters.
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let text = header_text(headers, header::CONTENT_TYPE.as_str())?;
+    Some(text.split(';').next().unwrap_or_default().trim())
+}
+
+async fn whole<B: http_body::Body<Data = Bytes>>(body: B) -> Result<Vec<u8>, Problem> {
+    let mut body = pin!(body);
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::BrokenBody)?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        if whole.len().saturating_add(data.len()) > MAX_BODY_BYTES {
+            return Err(Problem::TooLarge);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
+}
+
+fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(format!("{body}\n")));
+    *response.status_mut() = status;
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}

@@ -1,0 +1,190 @@
+//! Workers: items of an inbox, one after the other, each to its end.
+//!
+//! An item ends as *done*, *again* or *buried*, and only then leaves its taker. Whoever dies at one loses
+//! nothing: it comes back when its time is up, so work must bear being done twice.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use jiff::SignedDuration;
+use tokio::time::Instant;
+
+use crate::{
+    errors::chain,
+    pipeline::Limits,
+    store::{
+        Clock, Store, StoreError,
+        inbox::{Again, Item, Queue},
+    },
+};
+
+/// How long an item is taken for …
+pub const HOLD: SignedDuration = SignedDuration::from_mins(5);
+/// … and how often that is renewed while it is worked.
+const RENEW: Duration = Duration::from_secs(100);
+/// How often an empty inbox is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What is to become of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It is done.
+    Done,
+    /// It comes back.
+    Again(Again),
+    /// It never works; why.
+    Bury(String),
+    /// It comes back, and nothing else of the queue can work either until an operator has done
+    /// something; what.
+    Stop(String),
+}
+
+/// What a worker does.
+#[async_trait]
+pub trait Work: Send + Sync {
+    /// Works one item. Whatever goes wrong is an [`After`].
+    async fn work(&self, item: &Item, limits: &Limits) -> After;
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Drained {
+    /// Items done.
+    pub done: u64,
+    /// Items put back.
+    pub again: u64,
+    /// Items buried.
+    pub buried: u64,
+    /// Why nothing can work until an operator has done something.
+    pub stopped: Option<String>,
+}
+
+/// Who works.
+pub struct Workers<'a> {
+    /// Where the items are.
+    pub store: &'a Store,
+    /// Whose.
+    pub queue: Queue,
+    /// Time.
+    pub clock: &'a dyn Clock,
+    /// How many items are worked at once.
+    pub at_once: usize,
+}
+
+impl Workers<'_> {
+    /// Works items until `limits` are reached, or, unless `waits`, until none is due. What is begun is
+    /// finished.
+    ///
+    /// # Errors
+    /// The inbox cannot be read or written.
+    pub async fn drain(
+        &self,
+        work: &dyn Work,
+        waits: bool,
+        limits: &Limits,
+    ) -> Result<Drained, StoreError> {
+        let mut drained = Drained::default();
+        let mut working = FuturesUnordered::new();
+        // Taking and working go on side by side: whoever waits for the state's lock must be polled, or
+        // nobody gets it.
+        let mut taking: Option<BoxFuture<'_, _>> = None;
+        let (mut asked, mut look_at) = (0, Some(Instant::now()));
+        loop {
+            let goes_on = drained.stopped.is_none() && !limits.reached();
+            let free = self.at_once.saturating_sub(working.len());
+            if taking.is_none()
+                && goes_on
+                && free > 0
+                && look_at.is_some_and(|at| Instant::now() >= at)
+            {
+                let now = self.clock.now();
+                asked = free;
+                taking = Some(self.store.inbox.take(self.queue, asked, HOLD, now));
+            }
+            if taking.is_none() && working.is_empty() && (!goes_on || look_at.is_none()) {
+                return Ok(drained);
+            }
+            let next_look = look_at.unwrap_or_else(Instant::now);
+            tokio::select! {
+                ended = working.next(), if !working.is_empty() => settle(&mut drained, ended)?,
+                items = OptionFuture::from(taking.as_mut()), if taking.is_some() => {
+                    taking = None;
+                    let items = items.transpose()?.unwrap_or_default();
+                    if items.len() < asked {
+                        look_at = waits.then(|| Instant::now() + LOOK);
+                    }
+                    working.extend(items.into_iter().map(|item| self.one(work, item, limits)));
+                }
+                _ = limits.sleep(next_look.saturating_duration_since(Instant::now())),
+                    if taking.is_none() && goes_on && free > 0 && look_at.is_some() => {}
+            }
+        }
+    }
+
+    /// Works one item that was taken, and ends it.
+    ///
+    /// # Errors
+    /// The inbox cannot be written: the item comes back when its time is up.
+    pub async fn one(
+        &self,
+        work: &dyn Work,
+        item: Item,
+        limits: &Limits,
+    ) -> Result<After, StoreError> {
+        let mut working = work.work(&item, limits);
+        let after = loop {
+            tokio::select! {
+                after = &mut working => break after,
+                () = tokio::time::sleep(RENEW) => {}
+            }
+            let now = self.clock.now();
+            if !self.store.inbox.hold(self.queue, &item, HOLD, now).await? {
+                tracing::warn!(queue = self.queue.name(), id = item.id, "the item was lost");
+                break After::Again(Again { after: SignedDuration::ZERO, is_attempt: false });
+            }
+        };
+        drop(working);
+        let now = self.clock.now();
+        let inbox = &self.store.inbox;
+        let ours = match &after {
+            After::Done => inbox.done(self.queue, &item).await?,
+            After::Again(again) => inbox.again(self.queue, &item, again.clone(), now).await?,
+            After::Bury(reason) => {
+                tracing::error!(queue = self.queue.name(), id = item.id, reason, "given up");
+                inbox.bury(self.queue, &item, reason, now).await?
+            }
+            After::Stop(_) => {
+                let again = Again { after: SignedDuration::ZERO, is_attempt: false };
+                inbox.again(self.queue, &item, again, now).await?
+            }
+        };
+        if !ours {
+            tracing::debug!(queue = self.queue.name(), id = item.id, "somebody else has the item");
+        }
+        Ok(after)
+    }
+}
+
+fn settle(
+    drained: &mut Drained,
+    ended: Option<Result<After, StoreError>>,
+) -> Result<(), StoreError> {
+    match ended.transpose().inspect_err(|error| {
+        tracing::error!(error = chain(error), "an item could not be ended");
+    })? {
+        None => {}
+        Some(After::Done) => drained.done += 1,
+        Some(After::Again(_)) => drained.again += 1,
+        Some(After::Bury(_)) => drained.buried += 1,
+        Some(After::Stop(why)) => {
+            drained.again += 1;
+            drained.stopped = Some(why);
+        }
+    }
+    Ok(())
+}
