@@ -1,6 +1,8 @@
 //! Feed minutes from a stand-in of VirusTotal to a stand-in of the dispatcher, over HTTP.
 
 #[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod model;

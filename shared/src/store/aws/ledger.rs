@@ -147,7 +147,9 @@ impl Ledger for AwsLedger {
             let mut counts = serde_json::Map::new();
             for (name, value) in &day {
                 if let AttributeValue::N(_) = value {
-                    counts.insert(name.clone(), number_of::<u64>(&day, name, &what)?.into());
+                    let sum: i64 = number_of(&day, name, &what)?;
+                    // Below zero where the sums expired before a row that was then written again.
+                    counts.insert(name.clone(), u64::try_from(sum).unwrap_or(0).into());
                 }
             }
             let sum = |name| counts.get(name).and_then(Value::as_u64).unwrap_or(0);

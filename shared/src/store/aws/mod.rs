@@ -45,8 +45,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3);
 const CALL: Duration = Duration::from_secs(10);
 
 /// Opens the state on AWS. The SDK takes region, endpoint and credentials from the usual variables and
-/// files; proxies and certificate authorities come from `settings`. Asks nobody but for credentials: a
-/// table or a bucket that is not there is the first use's error.
+/// files; proxies and certificate authorities come from `settings`. Nothing is looked at: a table or a
+/// bucket that is not there is the first use's error.
 ///
 /// # Errors
 /// [`StoreError::Http`].

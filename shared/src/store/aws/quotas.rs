@@ -79,8 +79,8 @@ impl Quotas for AwsQuotas {
             return Ok(Reservation::Already(stage));
         }
         let count = refused.next().flatten().filter(|count| !count.is_empty());
-        let used = count.map(|count| number_of(&count, "used", &what)).transpose()?;
-        Ok(Reservation::Full { used: used.unwrap_or(0) })
+        let used: Option<i64> = count.map(|count| number_of(&count, "used", &what)).transpose()?;
+        Ok(Reservation::Full { used: used.and_then(|used| used.try_into().ok()).unwrap_or(0) })
     }
 
     async fn set_stage(
@@ -128,8 +128,9 @@ impl Quotas for AwsQuotas {
         let mut usage = Vec::with_capacity(found.len());
         for count in found {
             let category = text_of(&count, "category", &action)?.to_owned();
-            let used = number_of(&count, "used", &format!("the quota of {category}"))?;
-            if used > 0 {
+            let used: i64 = number_of(&count, "used", &format!("the quota of {category}"))?;
+            // Below zero where the number expired before a place that was then given back.
+            if let Ok(used @ 1..) = u64::try_from(used) {
                 usage.push(QuotaUsage { category, used });
             }
         }
