@@ -8,6 +8,7 @@ pub mod http_client;
 pub mod mapping;
 pub mod minute;
 pub mod pipeline;
+pub mod secrets;
 pub mod selection;
 pub mod settings;
 pub mod store;

@@ -4,13 +4,13 @@
 //! An empty variable counts as unset. An error names the variable, what it holds (never a secret) and
 //! what it takes.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use jiff::SignedDuration;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::Url;
 
-use crate::azul::event::ModelVersion;
+use crate::{azul::event::ModelVersion, secrets::SecretSource};
 
 mod lookup;
 
@@ -55,12 +55,12 @@ pub struct AwsState {
 }
 
 /// All settings, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// VIRUSTOTAL: VirusTotal's origin, without a path.
     pub virustotal: Url,
-    /// `VIRUSTOTAL_APIKEY`.
-    pub virustotal_apikey: Option<SecretString>,
+    /// `VIRUSTOTAL_APIKEY`, or the entry that `VIRUSTOTAL_APIKEY_SECRET` names.
+    pub virustotal_apikey: Option<SecretSource>,
     /// `PLUGIN_DATA_URL`: the dispatcher's base for streams.
     pub data_url: Url,
     /// `PLUGIN_EVENTS_URL`: the dispatcher's base for events.
@@ -105,10 +105,10 @@ pub struct Settings {
     pub request_memory: SignedDuration,
     /// `INGEST_LISTEN`.
     pub ingest_listen: SocketAddr,
-    /// `INGEST_SECRETS`: Standard Webhooks secrets, `whsec_<base64>`.
-    pub ingest_secrets: Vec<SecretString>,
-    /// `INGEST_TOKENS`: bearer tokens.
-    pub ingest_tokens: Vec<SecretString>,
+    /// `INGEST_SECRETS` or `INGEST_SECRETS_SECRET`: Standard Webhooks secrets, `whsec_<base64>`.
+    pub ingest_secrets: Option<SecretSource>,
+    /// `INGEST_TOKENS` or `INGEST_TOKENS_SECRET`: bearer tokens.
+    pub ingest_tokens: Option<SecretSource>,
     /// `LOAD_SOURCE`: the Azul source of mapped events.
     pub load_source: String,
     /// CONTACT: whom the plugin's registration names.
@@ -131,6 +131,13 @@ pub struct Settings {
     pub lookup: LookupSettings,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
+}
+
+impl fmt::Debug for Settings {
+    /// As they are shown: without secrets, and proxies without their passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.shown).finish()
+    }
 }
 
 impl Settings {
@@ -158,7 +165,7 @@ impl Settings {
             "an http or https URL without a path, such as https://www.virustotal.com",
             origin,
         )?;
-        let virustotal_apikey = r.secret("VIRUSTOTAL_APIKEY");
+        let virustotal_apikey = r.secret_source("VIRUSTOTAL_APIKEY", "VIRUSTOTAL_APIKEY_SECRET")?;
         let base = "an http or https URL, such as http://dispatcher:8111";
         let data_url = r.parse(&["PLUGIN_DATA_URL"], "http://localhost:8111", base, base_url)?;
         let events_url =
@@ -237,9 +244,9 @@ impl Settings {
             r.parse(&["REQUEST_MEMORY_HOURS"], "168", "a number of hours", |t| {
                 within::<i64>(t, 0, 87_600).and_then(hours)
             })?;
-        let ingest_secrets = r.secrets("INGEST_SECRETS");
-        let ingest_tokens = r.secrets("INGEST_TOKENS");
-        let open = !ingest_secrets.is_empty() || !ingest_tokens.is_empty();
+        let ingest_secrets = r.secret_source("INGEST_SECRETS", "INGEST_SECRETS_SECRET")?;
+        let ingest_tokens = r.secret_source("INGEST_TOKENS", "INGEST_TOKENS_SECRET")?;
+        let open = ingest_secrets.is_some() || ingest_tokens.is_some();
         let ingest_listen: SocketAddr = r.parse(
             &["INGEST_LISTEN"],
             if open { "0.0.0.0:8854" } else { "127.0.0.1:8854" },
@@ -323,7 +330,7 @@ impl Settings {
 
     /// Whether `vt ingest` asks its callers for a signature or a token.
     pub fn ingest_is_authenticated(&self) -> bool {
-        !self.ingest_secrets.is_empty() || !self.ingest_tokens.is_empty()
+        self.ingest_secrets.is_some() || self.ingest_tokens.is_some()
     }
 }
 
@@ -387,24 +394,26 @@ impl Reader<'_> {
         text
     }
 
-    fn secret(&mut self, name: &'static str) -> Option<SecretString> {
-        let found = self.find(&[name]);
-        let shown = if found.is_some() { "***" } else { "" };
-        self.show(&[name], found.as_ref().map(|(name, _)| *name), shown.into());
-        found.map(|(_, text)| text.into())
-    }
-
-    fn secrets(&mut self, name: &'static str) -> Vec<SecretString> {
-        self.secret(name)
-            .map(|all| {
-                all.expose_secret()
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|s| !s.is_empty())
-                    .map(SecretString::from)
-                    .collect()
-            })
-            .unwrap_or_default()
+    /// A secret in the variable `name`, or the name of its entry in the variable `entry`.
+    fn secret_source(
+        &mut self,
+        name: &'static str,
+        entry: &'static str,
+    ) -> Result<Option<SecretSource>, SettingError> {
+        let value = self.find(&[name]).map(|(_, text)| SecretString::from(text));
+        let shown = if value.is_some() { "***" } else { "" };
+        self.show(&[name], value.is_some().then_some(name), shown.into());
+        let entry_name = self.text(&[entry], "");
+        match (value, entry_name.is_empty()) {
+            (Some(_), false) => Err(SettingError {
+                name: entry,
+                shown: entry_name,
+                expected: format!("unset it or {name}: the secret is in one place"),
+            }),
+            (Some(value), true) => Ok(Some(SecretSource::Value(value))),
+            (None, false) => Ok(Some(SecretSource::Entry(entry_name))),
+            (None, true) => Ok(None),
+        }
     }
 
     /// Where the state is on AWS: all of it or nothing.
@@ -615,10 +624,24 @@ mod tests {
         ])
         .unwrap();
         assert!(!format!("{:?}", s.shown).contains("canary"));
-        assert_eq!(s.ingest_tokens.len(), 2);
+        assert!(!format!("{s:?}").contains("canary"));
+        assert!(matches!(s.ingest_tokens, Some(SecretSource::Value(_))));
         assert_eq!(s.ingest_listen.to_string(), "0.0.0.0:8854");
         let error = read(&[("HTTPS_PROXY", "canary5")]).unwrap_err();
         assert!(!error.to_string().contains("canary"));
+    }
+
+    #[test]
+    fn a_secret_is_in_its_variable_or_in_an_entry_that_another_names() {
+        let s = read(&[("VIRUSTOTAL_APIKEY_SECRET", "azul-vt/key")]).unwrap();
+        assert!(matches!(&s.virustotal_apikey, Some(SecretSource::Entry(e)) if e == "azul-vt/key"));
+        let s = read(&[("INGEST_TOKENS_SECRET", "azul-vt/tokens")]).unwrap();
+        assert!(s.ingest_is_authenticated());
+        assert_eq!(s.ingest_listen.to_string(), "0.0.0.0:8854");
+        let both = [("INGEST_SECRETS", "canary"), ("INGEST_SECRETS_SECRET", "azul-vt/secrets")];
+        let error = read(&both).unwrap_err();
+        assert_eq!(error.name, "INGEST_SECRETS_SECRET");
+        assert!(!error.to_string().contains("canary"), "{error}");
     }
 
     #[test]

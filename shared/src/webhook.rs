@@ -10,6 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
+use crate::secrets::{self, Secret, SecretError};
+
 pub mod receive;
 
 /// Among a request's extensions it says that its caller was let in before: by AWS, or because only this
@@ -35,6 +37,42 @@ pub struct Unauthorized;
 pub struct BadSecret {
     /// Which of them, from 1. The secret itself is never shown.
     pub number: usize,
+}
+
+/// The secrets that senders sign with cannot be used at the moment.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSecrets {
+    /// They cannot be had.
+    #[error(transparent)]
+    Unreadable(#[from] SecretError),
+    /// One of them is none.
+    #[error(transparent)]
+    Bad(#[from] BadSecret),
+}
+
+/// The secrets that senders sign with, separated by commas, as they are at the moment.
+#[derive(Clone, Debug)]
+pub struct Secrets(Secret);
+
+impl Secrets {
+    /// Secrets that a variable holds are checked here, those of an entry when they are read.
+    ///
+    /// # Errors
+    /// The first secret that is none.
+    pub fn new(secret: Secret) -> Result<Self, BadSecret> {
+        if let Some(fixed) = secret.fixed() {
+            Verifier::new(&secrets::split(fixed))?;
+        }
+        Ok(Self(secret))
+    }
+
+    /// What checks signatures now. Where there are no secrets after all, it lets nobody in.
+    ///
+    /// # Errors
+    /// See [`NoSecrets`].
+    pub async fn verifier(&self) -> Result<Verifier, NoSecrets> {
+        Ok(Verifier::new(&self.0.list().await?)?)
+    }
 }
 
 /// Checks signatures against one or more secrets: several while they are rotated.

@@ -1,17 +1,22 @@
 //! Who may post: a Standard Webhooks signature, or a bearer token; either suffices.
 
-use azul_vt::webhook::{BadSecret, Pending, Unauthorized, Verifier};
+use azul_vt::{
+    secrets::Secret,
+    settings::Settings,
+    webhook::{BadSecret, Pending, Secrets},
+};
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::reply::Problem;
+
 /// What the server asks of its callers.
 pub(crate) struct Auth {
-    verifier: Option<Verifier>,
-    /// Hashes of tokens: of one length, so that comparing them tells nothing of the tokens' lengths.
-    tokens: Vec<[u8; 32]>,
+    secrets: Option<Secrets>,
+    tokens: Option<Secret>,
 }
 
 /// A caller that may post, as far as its headers say.
@@ -23,40 +28,48 @@ pub(crate) enum Caller {
 }
 
 impl Auth {
-    pub(crate) fn new(
-        secrets: &[SecretString],
-        tokens: &[SecretString],
-    ) -> Result<Self, BadSecret> {
-        let verifier = if secrets.is_empty() { None } else { Some(Verifier::new(secrets)?) };
-        let tokens =
-            tokens.iter().map(|t| Sha256::digest(t.expose_secret().as_bytes()).into()).collect();
-        Ok(Self { verifier, tokens })
+    /// What the settings say.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, BadSecret> {
+        let secrets = Secret::of("INGEST_SECRETS", settings.ingest_secrets.as_ref(), settings);
+        let tokens = Secret::of("INGEST_TOKENS", settings.ingest_tokens.as_ref(), settings);
+        Ok(Self { secrets: secrets.map(Secrets::new).transpose()?, tokens })
     }
 
-    /// Checks what can be checked before the body is read.
-    pub(crate) fn check(
+    /// Checks what can be checked before the body is read. Where something is asked of callers, secrets
+    /// and tokens that are empty let nobody in.
+    pub(crate) async fn check(
         &self,
         headers: &HeaderMap,
         now: Timestamp,
-    ) -> Result<Caller, Unauthorized> {
-        if self.verifier.is_none() && self.tokens.is_empty() {
+    ) -> Result<Caller, Problem> {
+        if self.secrets.is_none() && self.tokens.is_none() {
             return Ok(Caller::Trusted); // settings.rs lets such a server listen on loopback only
         }
-        if self.bears_token(headers) {
+        if let (Some(tokens), Some(token)) = (&self.tokens, bearer_token(headers))
+            && is_one_of(token, &tokens.list().await.map_err(|e| Problem::Secrets(e.into()))?)
+        {
             return Ok(Caller::Trusted);
         }
-        let verifier = self.verifier.as_ref().ok_or(Unauthorized)?;
-        Ok(Caller::Signed(Box::new(verifier.begin(headers, now)?)))
+        let secrets = self.secrets.as_ref().ok_or(Problem::Unauthorized)?;
+        let verifier = secrets.verifier().await.map_err(Problem::Secrets)?;
+        let pending = verifier.begin(headers, now).map_err(|_| Problem::Unauthorized)?;
+        Ok(Caller::Signed(Box::new(pending)))
     }
+}
 
-    fn bears_token(&self, headers: &HeaderMap) -> bool {
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let Some((scheme, token)) = authorization.and_then(|text| text.split_once(' ')) else {
-            return false;
-        };
-        let hash: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
-        // All are compared, whichever fits.
-        let any = self.tokens.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&hash));
-        scheme.eq_ignore_ascii_case("bearer") && bool::from(any)
-    }
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Compares hashes: of one length, so that comparing them tells nothing of the tokens' lengths. All are
+/// compared, whichever fits.
+fn is_one_of(token: &str, tokens: &[SecretString]) -> bool {
+    let hash = |text: &str| -> [u8; 32] { Sha256::digest(text.as_bytes()).into() };
+    let given = hash(token);
+    let any = tokens
+        .iter()
+        .fold(Choice::from(0), |any, known| any | hash(known.expose_secret()).ct_eq(&given));
+    bool::from(any)
 }

@@ -52,6 +52,36 @@ where
     }
 }
 
+/// Reads a body of which nothing but its signature counts.
+pub(crate) async fn check<B>(body: B, mut caller: Caller, max_bytes: u64) -> Result<(), Problem>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = pin!(body);
+    let mut size = 0_u64;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        size = size.saturating_add(data.len() as u64);
+        if size > max_bytes {
+            return Err(Problem::TooLarge(max_bytes));
+        }
+        if let Caller::Signed(pending) = &mut caller {
+            pending.update(&data);
+        }
+    }
+    finish(caller)
+}
+
+/// After the whole body.
+fn finish(caller: Caller) -> Result<(), Problem> {
+    match caller {
+        Caller::Trusted => Ok(()),
+        Caller::Signed(pending) => pending.finish().map(drop).map_err(|_| Problem::Unauthorized),
+    }
+}
+
 async fn write<B>(
     path: &Path,
     body: B,
@@ -81,9 +111,7 @@ where
         }
         file.write_all(&data).await.map_err(Problem::Disk)?;
     }
-    if let Caller::Signed(pending) = caller {
-        pending.finish().map_err(|_| Problem::Unauthorized)?;
-    }
+    finish(caller)?;
     if let Some(encoding) = encoding
         && size > 0
         && Compression::of(&start) != encoding

@@ -12,6 +12,7 @@ use std::{
 
 use azul_vt::{
     errors::chain,
+    http_client,
     pipeline::{DeliverError, Limits, Pipeline, posted},
     settings::Settings,
     store::{Clock, Store},
@@ -19,6 +20,7 @@ use azul_vt::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use jiff::SignedDuration;
 use tokio::sync::Semaphore;
 
 mod auth;
@@ -32,6 +34,10 @@ use reply::{Account, Problem, Reply};
 
 /// How long a caller waits for the delivery before it is told that its body is staged.
 pub const WAIT: Duration = Duration::from_secs(25);
+/// How long a prepared upload may wait for its beginning.
+const UPLOAD: SignedDuration = SignedDuration::from_mins(15);
+/// Bytes that a request for an upload may have; nothing is read in them.
+const MAX_UPLOAD_REQUEST: u64 = 64 * 1024;
 /// Bodies delivered at once; further ones wait, staged.
 const AT_ONCE: usize = 4;
 
@@ -76,7 +82,7 @@ impl Ingest {
             }
         }
         Ok(Self {
-            auth: Auth::new(&settings.ingest_secrets, &settings.ingest_tokens)?,
+            auth: Auth::new(settings)?,
             store,
             clock,
             pipeline,
@@ -121,9 +127,9 @@ impl Ingest {
             "/metrics" if get => Ok(Reply::metrics(self.metrics.render())),
             "/" | "/virustotal" if request.method() == Method::POST => self.post(request).await,
             "/" => Err(Problem::Method("GET, HEAD, POST")),
-            "/virustotal" => Err(Problem::Method("POST")),
+            "/uploads" if request.method() == Method::POST => self.upload(request).await,
+            "/virustotal" | "/uploads" => Err(Problem::Method("POST")),
             "/health" | "/metrics" => Err(Problem::Method("GET, HEAD")),
-            "/uploads" => Err(Problem::NoUploads),
             _ => Err(Problem::NoSuchPath),
         }
     }
@@ -139,12 +145,30 @@ impl Ingest {
         if length.is_some_and(|length| length > self.max_body_bytes) {
             return Err(Problem::TooLarge(self.max_body_bytes));
         }
-        let caller =
-            self.auth.check(headers, self.clock.now()).map_err(|_| Problem::Unauthorized)?;
+        let caller = self.auth.check(headers, self.clock.now()).await?;
         reply::check_content_type(headers)?;
         let encoding = reply::content_encoding(headers)?;
         let key = self.stage(caller, encoding, request.into_body()).await?;
         Ok(self.deliver_or_leave(key).await)
+    }
+
+    /// Prepares the upload of a body that is too large for a function URL: the caller puts it into the
+    /// bucket by itself, and the bucket's event has `load` deliver it.
+    async fn upload<B>(&self, request: Request<B>) -> Result<Reply, Problem>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let now = self.clock.now();
+        let caller = self.auth.check(request.headers(), now).await?;
+        body::check(request.into_body(), caller, MAX_UPLOAD_REQUEST).await?;
+        let day = now.strftime("%Y/%m/%d");
+        let key =
+            format!("incoming/{day}/{}{}", http_client::request_id(), http_client::request_id());
+        let upload = self.store.bundles.presign_put(&key, UPLOAD, now).await;
+        let upload = upload.map_err(Problem::Presign)?.ok_or(Problem::NoUploads)?;
+        tracing::info!(key, "an upload was prepared");
+        Ok(Reply::upload(upload))
     }
 
     async fn stage<B>(

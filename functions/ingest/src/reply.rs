@@ -1,6 +1,13 @@
 //! Answers: what a caller reads, and what it should do.
 
-use azul_vt::{bundle::Compression, pipeline::posted::Posted, store::StoreError};
+use std::collections::BTreeMap;
+
+use azul_vt::{
+    bundle::Compression,
+    pipeline::posted::Posted,
+    store::{StoreError, Upload},
+    webhook::NoSecrets,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
@@ -13,7 +20,7 @@ pub(crate) enum Problem {
     #[error("this path takes {0}")]
     Method(&'static str),
     #[error(
-        "nothing is at this path: POST records to / or /virustotal, GET /, /health or /metrics"
+        "nothing is at this path: POST records to / or /virustotal, POST to /uploads, GET /, /health or /metrics"
     )]
     NoSuchPath,
     #[error(
@@ -45,6 +52,10 @@ pub(crate) enum Problem {
     Disk(#[source] std::io::Error),
     #[error("the body could not be kept; post it again later")]
     State(#[source] StoreError),
+    #[error("no upload can be prepared; ask again later")]
+    Presign(#[source] StoreError),
+    #[error("this server cannot read what its callers are known by; try again later")]
+    Secrets(#[source] NoSecrets),
 }
 
 impl Problem {
@@ -58,7 +69,9 @@ impl Problem {
             Self::NotEncoded(_) | Self::BodyBroken(_) | Self::Undecodable(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Disk(_) | Self::State(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Disk(_) | Self::State(_) | Self::Presign(_) | Self::Secrets(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }
@@ -108,6 +121,7 @@ enum Content {
     Metrics(String),
     Delivered(Account),
     Staged(String),
+    Upload(Box<Upload>),
     Problem(String),
 }
 
@@ -139,6 +153,10 @@ impl Reply {
         Self::new(STAGED, Content::Staged(why.into()))
     }
 
+    pub(crate) fn upload(upload: Upload) -> Self {
+        Self::new(StatusCode::OK, Content::Upload(Box::new(upload)))
+    }
+
     pub(crate) fn into_response(self, json: bool) -> Response<Bytes> {
         const TEXT: &str = "text/plain; charset=utf-8";
         const JSON: &str = "application/json";
@@ -154,6 +172,7 @@ impl Reply {
             Content::Staged(why) => {
                 (TEXT, format!("staged: it is safe here and will be delivered ({why})\n"))
             }
+            Content::Upload(upload) => (JSON, object(upload_json(&upload))),
             Content::Problem(what) if json => {
                 (JSON, object(serde_json::json!({"status": "error", "error": what})))
             }
@@ -171,6 +190,17 @@ impl Reply {
         }
         response
     }
+}
+
+/// What the sender of an upload does: PUT its file to `url` with `headers`, before `expires`.
+fn upload_json(upload: &Upload) -> serde_json::Value {
+    let headers: BTreeMap<_, _> = upload.headers.iter().map(|(n, v)| (n, v)).collect();
+    serde_json::json!({
+        "method": "PUT",
+        "url": upload.url.as_str(),
+        "headers": headers,
+        "expires": upload.expires.to_string(),
+    })
 }
 
 impl From<Problem> for Reply {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
     pipeline::Limits,
+    secrets::Secret,
     settings::Settings,
     store::{self, Clock, SystemClock, inbox::Queue},
     telemetry::{self, Format},
@@ -24,7 +25,8 @@ async fn main() -> Result<(), Error> {
     telemetry::init(&settings.log, Format::Json)?;
     let store = store::open(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let secrets = &settings.lookup.webhook_secrets;
+    let secrets = settings.lookup.webhook_secrets.as_ref();
+    let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &settings);
     let receiver = Receiver::new(secrets, Queue::Query, store.clone(), Arc::clone(&clock))?;
     let query = Arc::new(Query::from_settings(settings, store, clock)?);
     let receiver = Arc::new(receiver);

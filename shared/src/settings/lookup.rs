@@ -3,10 +3,9 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use jiff::SignedDuration;
-use secrecy::SecretString;
 
 use super::{Reader, SettingError, hours, megabytes, within};
-use crate::store::budget::Window;
+use crate::{secrets::SecretSource, store::budget::Window};
 
 /// Settings of `query`, and of what it shares with `download`.
 #[derive(Clone, Debug)]
@@ -25,8 +24,8 @@ pub struct LookupSettings {
     pub report_cache: SignedDuration,
     /// `UNKNOWN_CACHE_HOURS`.
     pub unknown_cache: SignedDuration,
-    /// `WEBHOOK_SECRETS`: Standard Webhooks secrets.
-    pub webhook_secrets: Vec<SecretString>,
+    /// `WEBHOOK_SECRETS` or `WEBHOOK_SECRETS_SECRET`: Standard Webhooks secrets.
+    pub webhook_secrets: Option<SecretSource>,
     /// `WEBHOOK_LISTEN`.
     pub webhook_listen: SocketAddr,
     /// `WORKERS`: items worked at once.
@@ -68,14 +67,14 @@ impl LookupSettings {
         let cache = |t: &str| within::<i64>(t, 0, 8760).and_then(hours);
         let report_cache = r.parse(&["REPORT_CACHE_HOURS"], "24", "a number of hours", cache)?;
         let unknown_cache = r.parse(&["UNKNOWN_CACHE_HOURS"], "24", "a number of hours", cache)?;
-        let webhook_secrets = r.secrets("WEBHOOK_SECRETS");
+        let webhook_secrets = r.secret_source("WEBHOOK_SECRETS", "WEBHOOK_SECRETS_SECRET")?;
         let webhook_listen: SocketAddr = r.parse(
             &["WEBHOOK_LISTEN"],
             "127.0.0.1:8855",
             "an address and a port, such as 127.0.0.1:8855",
             |t| t.parse().ok(),
         )?;
-        if webhook_secrets.is_empty() && !webhook_listen.ip().is_loopback() {
+        if webhook_secrets.is_none() && !webhook_listen.ip().is_loopback() {
             return Err(SettingError {
                 name: "WEBHOOK_LISTEN",
                 shown: webhook_listen.to_string(),

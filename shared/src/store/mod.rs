@@ -14,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp, civil::Date};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::{http_client::HttpSetupError, minute::Minute, settings::Settings};
 
@@ -459,6 +460,23 @@ pub struct BundleInfo {
     pub modified: Timestamp,
 }
 
+/// How to put an object by an HTTP PUT of one's own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// Where to. It carries the right to put, so it is a secret until it expires.
+    pub url: Url,
+    /// Headers to send as they are: they are signed.
+    pub headers: Vec<(String, String)>,
+    /// Until when it may begin.
+    pub expires: Timestamp,
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
 /// An open bundle. Reading blocks, so do it off the async threads.
 pub type BundleReader = Box<dyn std::io::Read + Send>;
 
@@ -481,6 +499,18 @@ pub trait Bundles: Send + Sync {
 
     /// Removes; no error where it is not there.
     async fn remove(&self, key: &str) -> Result<(), StoreError>;
+
+    /// A request by which somebody else puts a new object under `key` by themselves, once, until `now` +
+    /// `valid`. `None` where objects are kept on this machine: then there is nobody to send it to.
+    async fn presign_put(
+        &self,
+        key: &str,
+        valid: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Upload>, StoreError> {
+        let _ = (valid, now);
+        keys::check_key(key).map(|()| None)
+    }
 
     /// A directory on this machine for files that are to be put. What is left in it by a process that
     /// ended is removed when the next one starts.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     http_client::{self, HttpSetupError},
+    secrets::Secret,
     settings::Settings,
 };
 
@@ -62,7 +63,7 @@ impl Options {
 pub struct VirusTotal {
     client: reqwest::Client,
     origin: Url,
-    key: Option<SecretString>,
+    key: Option<Secret>,
     options: Options,
 }
 
@@ -79,6 +80,8 @@ impl std::fmt::Debug for VirusTotal {
 pub(super) struct Asked {
     what: String,
     request_id: String,
+    /// The key it was asked with, to be kept out of what is told of the answer.
+    key: SecretString,
 }
 
 /// An answer that is neither an error nor, unless it was asked for, a redirect.
@@ -100,9 +103,15 @@ impl VirusTotal {
         Self {
             client,
             origin: settings.virustotal.clone(),
-            key: settings.virustotal_apikey.clone(),
+            key: Secret::of("VIRUSTOTAL_APIKEY", settings.virustotal_apikey.as_ref(), settings),
             options,
         }
+    }
+
+    /// As this one, asked with another key.
+    pub fn with_key(mut self, key: Secret) -> Self {
+        self.key = Some(key);
+        self
     }
 
     /// VirusTotal through a client of its own, which also refuses names of non-public addresses
@@ -125,11 +134,12 @@ impl VirusTotal {
         path: &str,
         follow: bool,
     ) -> Result<Reply, VirusTotalError> {
-        let mut asked = Asked { what: what.to_owned(), request_id: http_client::request_id() };
-        let mut key =
-            HeaderValue::from_str(self.key.as_ref().ok_or(VirusTotalError::NoKey)?.expose_secret())
-                .map_err(|_| VirusTotalError::KeyUnusable)?;
+        let secret = self.key.as_ref().ok_or(VirusTotalError::NoKey)?.get().await?;
+        let mut key = HeaderValue::from_str(secret.expose_secret())
+            .map_err(|_| VirusTotalError::KeyUnusable)?;
         key.set_sensitive(true);
+        let request_id = http_client::request_id();
+        let mut asked = Asked { what: what.to_owned(), request_id, key: secret };
         let mut url = self.origin.clone();
         url.set_path(path);
         // Once an answer came from elsewhere, no way leads back to the key.
@@ -256,7 +266,8 @@ impl VirusTotal {
         let retry_after =
             http_client::retry_after(headers, date(headers).unwrap_or_else(Timestamp::now));
         let body = self.small_body(&mut reply.response, MAX_ERROR_BYTES).await.unwrap_or_default();
-        let (code, message) = if reply.own { self.read_error(&body) } else { <_>::default() };
+        let (code, message) =
+            if reply.own { reply.asked.read_error(&body) } else { <_>::default() };
         let not_yet = code.as_deref() == Some("NotAvailableYet");
         let code =
             code.unwrap_or_else(|| status.canonical_reason().unwrap_or("?").replace(' ', ""));
@@ -279,6 +290,19 @@ impl VirusTotal {
             408 => VirusTotalError::Transient { answer, retry_after, source: None },
             _ => VirusTotalError::Unexpected(answer),
         }
+    }
+}
+
+impl Asked {
+    #[expect(clippy::unnecessary_box_returns, reason = "every error holds it in a box")]
+    pub(super) fn answer(&self, status: Option<u16>, code: &str, message: String) -> Box<Answer> {
+        Box::new(Answer {
+            asked: self.what.clone(),
+            status,
+            code: code.to_owned(),
+            message,
+            request_id: self.request_id.clone(),
+        })
     }
 
     /// Code and message of `{"error":{"code","message"}}`; of any other body its start as the message.
@@ -303,26 +327,13 @@ impl VirusTotal {
 
     /// One printable line of at most `most` characters in which the key, if it is quoted, is `***`.
     fn clean(&self, text: &str, most: usize) -> String {
-        let text = match self.key.as_ref().map(SecretString::expose_secret) {
-            Some(key) if !key.is_empty() => text.replace(key, "***"),
-            _ => text.to_owned(),
+        let text = match self.key.expose_secret() {
+            "" => text.to_owned(),
+            key => text.replace(key, "***"),
         };
         let line: String =
             text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
         line.trim().to_owned()
-    }
-}
-
-impl Asked {
-    #[expect(clippy::unnecessary_box_returns, reason = "every error holds it in a box")]
-    pub(super) fn answer(&self, status: Option<u16>, code: &str, message: String) -> Box<Answer> {
-        Box::new(Answer {
-            asked: self.what.clone(),
-            status,
-            code: code.to_owned(),
-            message,
-            request_id: self.request_id.clone(),
-        })
     }
 
     pub(super) fn id(&self) -> &str {

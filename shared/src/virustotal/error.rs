@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::trust::Untrusted;
+use crate::secrets::SecretError;
 
 /// An answer, or its absence, as errors tell it. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +38,11 @@ impl fmt::Display for Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum VirusTotalError {
     /// There is no key.
-    #[error("there is no VirusTotal key: set VIRUSTOTAL_APIKEY")]
+    #[error("there is no VirusTotal key: set VIRUSTOTAL_APIKEY or VIRUSTOTAL_APIKEY_SECRET")]
     NoKey,
+    /// The key cannot be read at the moment.
+    #[error("VirusTotal was not asked, for want of the key")]
+    KeyUnreadable(#[from] SecretError),
     /// The key has bytes that no header can carry.
     #[error("VIRUSTOTAL_APIKEY holds characters that no key has, such as a line break")]
     KeyUnusable,
@@ -107,7 +111,7 @@ pub enum VirusTotalError {
 impl VirusTotalError {
     /// Whether the same request may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Transient { .. } | Self::NotAvailableYet(_))
+        matches!(self, Self::Transient { .. } | Self::NotAvailableYet(_) | Self::KeyUnreadable(_))
     }
 
     /// Whether nothing can be asked for until somebody changes the key or its privileges.
@@ -135,7 +139,7 @@ impl VirusTotalError {
             | Self::Transient { answer, .. }
             | Self::Redirect { answer, .. }
             | Self::TooLarge { answer, .. } => Some(answer),
-            Self::NoKey | Self::KeyUnusable | Self::Write { .. } => None,
+            Self::NoKey | Self::KeyUnreadable(_) | Self::KeyUnusable | Self::Write { .. } => None,
         }
     }
 

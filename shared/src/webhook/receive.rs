@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
-use secrecy::SecretString;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{BadSecret, LetIn, Pending, Verifier};
+use super::{BadSecret, LetIn, Pending, Secrets};
 use crate::{
     azul::incoming::{self, Incoming, Read},
     errors::chain,
+    secrets::Secret,
     store::{
         Clock, Store,
         inbox::{NewItem, Queue},
@@ -122,6 +122,8 @@ enum Problem {
     Path,
     #[error("the events could not be kept: send them again later")]
     State,
+    #[error("signatures cannot be checked at the moment: send the events again later")]
+    Secrets,
 }
 
 impl Problem {
@@ -133,14 +135,14 @@ impl Problem {
             Self::NotEvents(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path => StatusCode::NOT_FOUND,
-            Self::State => StatusCode::SERVICE_UNAVAILABLE,
+            Self::State | Self::Secrets => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
 
 /// Receives a function's webhooks.
 pub struct Receiver {
-    verifier: Option<Verifier>,
+    secrets: Option<Secrets>,
     queue: Queue,
     store: Store,
     clock: Arc<dyn Clock>,
@@ -152,13 +154,13 @@ impl Receiver {
     /// # Errors
     /// A secret that is none.
     pub fn new(
-        secrets: &[SecretString],
+        secrets: Option<Secret>,
         queue: Queue,
         store: Store,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BadSecret> {
-        let verifier = if secrets.is_empty() { None } else { Some(Verifier::new(secrets)?) };
-        Ok(Self { verifier, queue, store, clock })
+        let secrets = secrets.map(Secrets::new).transpose()?;
+        Ok(Self { secrets, queue, store, clock })
     }
 
     /// Answers one request. Never fails: whatever goes wrong is an answer.
@@ -213,7 +215,7 @@ impl Receiver {
         if length.and_then(|text| text.parse().ok()).is_some_and(|n: usize| n > MAX_BODY_BYTES) {
             return Err(Problem::TooLarge);
         }
-        let pending = self.pending(headers, request.extensions().get())?;
+        let pending = self.pending(headers, request.extensions().get()).await?;
         if header_text(headers, header::CONTENT_ENCODING.as_str()).unwrap_or("identity")
             != "identity"
         {
@@ -237,13 +239,17 @@ impl Receiver {
     }
 
     /// What of the caller can be checked before the body is read. `None`: it need not sign.
-    fn pending(
+    async fn pending(
         &self,
         headers: &HeaderMap,
         let_in: Option<&LetIn>,
     ) -> Result<Option<Pending>, Problem> {
-        match (&self.verifier, let_in) {
-            (Some(verifier), _) => {
+        match (&self.secrets, let_in) {
+            (Some(secrets), _) => {
+                let verifier = secrets.verifier().await.map_err(|error| {
+                    tracing::error!(error = chain(&error), "webhooks cannot be checked");
+                    Problem::Secrets
+                })?;
                 let pending = verifier.begin(headers, self.clock.now());
                 Ok(Some(pending.map_err(|_| Problem::Unauthorized)?))
             }

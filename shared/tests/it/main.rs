@@ -18,6 +18,10 @@ mod poll;
 #[cfg(test)]
 mod publish;
 #[cfg(test)]
+mod s3;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod selection;
 #[cfg(test)]
 mod store_aws;

@@ -32,6 +32,7 @@ async fn place() -> Option<Place> {
     let config = config(&emulator.endpoint()).await;
     let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
     aws::init::table(&config, &state.table).await.unwrap();
+    aws::init::bucket(&config, &state.bucket).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     Some(Place { settings: settings_in(&dir), config, state, _dir: dir, _aws: emulator })
 }
@@ -46,7 +47,7 @@ fn settings_in(dir: &TempDir) -> Settings {
     Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap()
 }
 
-async fn config(endpoint: &str) -> SdkConfig {
+pub(crate) async fn config(endpoint: &str) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))

@@ -23,6 +23,7 @@ macro_rules! store_suite {
         $crate::store_suite::store_suite!($fresh:
             a_file_that_is_put_keeps_its_content_for_good
             of_many_who_put_a_file_one_wins
+            a_large_file_comes_back_whole_and_is_never_overwritten
             small_content_replaces_what_was_there
             listing_is_by_prefix_and_in_order
             removing_leaves_nothing_and_hinders_nobody
@@ -636,9 +637,12 @@ pub(crate) async fn stages_only_go_forward(store: &Store) {
 
 async fn content(store: &Store, key: &str) -> Option<Vec<u8>> {
     let mut reader = store.bundles.open(key).await.unwrap()?;
-    let mut content = Vec::new();
-    reader.read_to_end(&mut content).unwrap();
-    Some(content)
+    // Reading blocks.
+    let read = move || {
+        let mut content = Vec::new();
+        reader.read_to_end(&mut content).map(|_| content)
+    };
+    Some(tokio::task::spawn_blocking(read).await.unwrap().unwrap())
 }
 
 async fn keys(store: &Store, prefix: &str) -> Vec<String> {
@@ -681,6 +685,33 @@ pub(crate) async fn of_many_who_put_a_file_one_wins(store: &Store) {
     let winners: Vec<_> = answers.iter().filter(|(won, _)| *won).map(|(_, n)| n).collect();
     assert_eq!(winners.len(), 1);
     assert_eq!(content(store, "posted/abc").await.unwrap(), winners[0].to_string().as_bytes());
+}
+
+/// As large as a minute of the feed is; no two stretches of it are alike.
+pub(crate) fn large() -> Vec<u8> {
+    (0..30 * 1024 * 1024 / 8).flat_map(|n: u64| (n * n).to_le_bytes()).collect()
+}
+
+pub(crate) async fn a_large_file_comes_back_whole_and_is_never_overwritten(store: &Store) {
+    let (bundles, large) = (&store.bundles, large());
+    let from = bundles.scratch().join("large");
+    std::fs::write(&from, &large).unwrap();
+    assert!(bundles.put_file("staged/large", &from).await.unwrap());
+    assert!(!from.exists());
+    std::fs::write(&from, &large[1..]).unwrap();
+    assert!(!bundles.put_file("staged/large", &from).await.unwrap());
+    assert!(!from.exists());
+    assert!(content(store, "staged/large").await.unwrap() == large, "another content");
+    assert_eq!(bundles.list("staged/").await.unwrap()[0].size, large.len() as u64);
+    // Whoever reads only the start of it leaves nothing behind that hinders.
+    let mut reader = bundles.open("staged/large").await.unwrap().unwrap();
+    let start = tokio::task::spawn_blocking(move || {
+        let mut start = [0; 64];
+        reader.read_exact(&mut start).map(|()| start)
+    });
+    assert_eq!(start.await.unwrap().unwrap(), large[..64]);
+    bundles.remove("staged/large").await.unwrap();
+    assert!(content(store, "staged/large").await.is_none());
 }
 
 pub(crate) async fn small_content_replaces_what_was_there(store: &Store) {

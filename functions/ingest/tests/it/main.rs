@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod posts;
+#[cfg(test)]
+mod uploads;

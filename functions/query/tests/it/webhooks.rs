@@ -7,6 +7,7 @@ use azul_vt::{
         avro,
         event::{BinaryEvent, ModelVersion},
     },
+    secrets::Secret,
     store::{Clock, inbox::Queue},
     webhook::{LetIn, receive::Receiver},
 };
@@ -34,7 +35,8 @@ impl Door {
         let world = World::new().await;
         let clock = Moved::new();
         let query = world.query_at(Arc::<Moved>::clone(&clock), &[("WEBHOOK_SECRETS", secrets)]);
-        let secrets = &query.settings.lookup.webhook_secrets;
+        let secrets = query.settings.lookup.webhook_secrets.as_ref();
+        let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &query.settings);
         let now: Arc<dyn Clock> = Arc::<Moved>::clone(&clock);
         let receiver = Receiver::new(secrets, Queue::Query, query.store.clone(), now).unwrap();
         Self { world, query, receiver, clock }

@@ -26,6 +26,7 @@ use aws_sdk_dynamodb::Client;
 use super::{Store, StoreError};
 use crate::settings::{AwsState, Settings};
 
+mod bundles;
 mod cursors;
 mod error;
 mod http;
@@ -35,6 +36,8 @@ mod ledger;
 mod memory;
 mod quotas;
 mod table;
+
+pub use bundles::S3Bundles;
 
 /// Attempts of a call that failed on the way, was throttled or met a fault of AWS's, and the waits between
 /// them (full jitter).
@@ -85,13 +88,14 @@ pub fn store(
     let client = aws_sdk_dynamodb::config::Builder::from(config).timeout_config(timeouts).build();
     let table = table::Table::new(Client::from_conf(client), &places.table);
     let local = super::local::open(&settings.state_dir)?;
+    let bundles = S3Bundles::new(config, &places.bucket, &settings.state_dir)?;
     Ok(Store {
         cursors: Arc::new(cursors::AwsCursors(table.clone())),
         leases: Arc::new(leases::AwsLeases(table.clone())),
         ledger: Arc::new(ledger::AwsLedger(table.clone())),
         memory: Arc::new(memory::AwsMemory(table.clone())),
         quotas: Arc::new(quotas::AwsQuotas(table)),
-        bundles: local.bundles,
+        bundles: Arc::new(bundles),
         inbox: local.inbox,
         budget: local.budget,
     })

@@ -4,9 +4,9 @@
 //! so a name always stands for a whole file, also after a loss of power.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,14 +17,11 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Locked, lock_file, unusable};
+use super::scratch::{SCRATCH, Scratch, new_file};
 use crate::store::{
     BundleInfo, BundleReader, Bundles, StoreError,
     keys::{check_key, check_prefix},
 };
-
-/// Unfinished files live on the same file system, out of reach for keys, which have no dot first.
-const SCRATCH: &str = ".scratch";
 
 /// A folder that becomes empty is removed, so one may vanish between being made and being used. More
 /// tries than this would take as many removals at just the wrong moments.
@@ -37,9 +34,7 @@ pub(super) struct LocalBundles {
 
 struct Inner {
     root: PathBuf,
-    scratch: PathBuf,
-    /// Locked while this process uses `scratch`.
-    _scratch_lock: Locked,
+    scratch: Scratch,
     /// Names the next file in `scratch`.
     next: AtomicU64,
 }
@@ -48,12 +43,8 @@ impl LocalBundles {
     /// Uses the directory `root`, and removes what dead processes left unfinished in it. To be called
     /// by one process at a time.
     pub(super) fn open(root: PathBuf) -> Result<Self, StoreError> {
-        let all = root.join(SCRATCH);
-        super::make_dir(&all, true)?;
-        remove_abandoned(&all).map_err(|e| unusable(&all, e))?;
-        let (scratch, lock) = own_scratch(&all).map_err(|e| unusable(&all, e))?;
-        let inner = Inner { root, scratch, _scratch_lock: lock, next: AtomicU64::new(0) };
-        Ok(Self { inner: Arc::new(inner) })
+        let scratch = Scratch::open(&root.join(SCRATCH))?;
+        Ok(Self { inner: Arc::new(Inner { root, scratch, next: AtomicU64::new(0) }) })
     }
 
     /// Runs blocking `work` away from the async threads.
@@ -126,7 +117,7 @@ impl Bundles for LocalBundles {
     }
 
     fn scratch(&self) -> &Path {
-        &self.inner.scratch
+        &self.inner.scratch.path
     }
 }
 
@@ -291,47 +282,8 @@ impl Inner {
     fn temporary(&self) -> PathBuf {
         // Far from any name a caller would choose for its own files here.
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        self.scratch.join(format!(".put-{n}"))
+        self.scratch.path.join(format!(".put-{n}"))
     }
-}
-
-/// Removes the scratch of processes that ended: their locks are free.
-fn remove_abandoned(all: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(all)? {
-        let lock = entry?.path();
-        if lock.extension().is_none_or(|e| e != "lock") {
-            continue;
-        }
-        if lock_file(&lock)?.try_lock().is_ok() {
-            match fs::remove_dir_all(lock.with_extension("")) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => fs::remove_file(&lock)?,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Makes and locks scratch that no other process uses.
-fn own_scratch(all: &Path) -> io::Result<(PathBuf, Locked)> {
-    let mut n = 0_u64;
-    loop {
-        let lock = all.join(format!("{n}.lock"));
-        match new_file(&lock) {
-            Ok(file) => {
-                file.lock()?;
-                let scratch = lock.with_extension("");
-                DirBuilder::new().mode(0o700).recursive(true).create(&scratch)?;
-                return Ok((scratch, Locked(file)));
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
-            Err(e) => return Err(e),
-        }
-    }
-}
-
-fn new_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {

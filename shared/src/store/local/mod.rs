@@ -28,9 +28,14 @@ mod leases;
 mod ledger;
 mod memory;
 mod quotas;
+mod scratch;
+
+pub(super) use scratch::Scratch;
 
 /// Name of the database in STATEDIR.
 const DATABASE: &str = "state.sqlite";
+const LOCKS: &str = "locks";
+const BUNDLES: &str = "bundles";
 
 /// Opens the state under `state_dir`, and makes it where there is none. Blocks: on the disk, and for
 /// as long as another process opens the same state.
@@ -39,22 +44,11 @@ const DATABASE: &str = "state.sqlite";
 /// [`StoreError::StateDir`] where the directory cannot be made or written, [`StoreError::Newer`] where
 /// a newer program wrote it, [`StoreError::Damaged`] where the database is not one of ours.
 pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
-    let locks = state_dir.join("locks");
-    let bundles = state_dir.join("bundles");
-    make_dir(state_dir, false)?;
-    make_dir(&locks, true)?;
-    make_dir(&bundles, true)?;
-
-    // Opening is done by one process at a time: SQLite's busy timeout does not cover the switch to
-    // WAL, and left-over scratch must not be taken from a process that is about to lock it.
-    let opening = locks.join("opening");
-    let gate = lock_file(&opening).map_err(|e| unusable(&opening, e))?;
-    gate.lock().map_err(|e| unusable(&opening, e))?;
-    let gate = Locked(gate);
-
+    let gate = begin(state_dir)?;
     let db = db::Db::open(&state_dir.join(DATABASE))?;
-    let bundles = bundles::LocalBundles::open(bundles)?;
+    let bundles = bundles::LocalBundles::open(state_dir.join(BUNDLES))?;
     drop(gate);
+    let locks = state_dir.join(LOCKS);
 
     Ok(Store {
         cursors: Arc::new(cursors::LocalCursors { db: db.clone() }),
@@ -66,6 +60,26 @@ pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
         budget: Arc::new(budget::LocalBudget { db }),
         bundles: Arc::new(bundles),
     })
+}
+
+/// Scratch for a family that keeps its objects elsewhere.
+pub(super) fn scratch(state_dir: &Path) -> Result<Scratch, StoreError> {
+    let _gate = begin(state_dir)?;
+    Scratch::open(&state_dir.join(BUNDLES).join(scratch::SCRATCH))
+}
+
+/// Makes the directories. Opening is done by one process at a time, as long as what this gives is held:
+/// SQLite's busy timeout does not cover the switch to WAL, and left-over scratch must not be taken from a
+/// process that is about to lock it.
+fn begin(state_dir: &Path) -> Result<Locked, StoreError> {
+    let locks = state_dir.join(LOCKS);
+    make_dir(state_dir, false)?;
+    make_dir(&locks, true)?;
+    make_dir(&state_dir.join(BUNDLES), true)?;
+    let opening = locks.join("opening");
+    let gate = lock_file(&opening).map_err(|e| unusable(&opening, e))?;
+    gate.lock().map_err(|e| unusable(&opening, e))?;
+    Ok(Locked(gate))
 }
 
 /// The last minute that the Go plugin loaded: its STATEDIR holds `v3_files`, the start of that minute

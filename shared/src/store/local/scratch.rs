@@ -1,0 +1,73 @@
+//! Directories for files that are not finished yet: one a process, removed when it has ended.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{Locked, lock_file, make_dir, unusable};
+use crate::store::StoreError;
+
+/// Unfinished files live on the file system of the finished ones, out of reach for keys, which have no
+/// dot first.
+pub(super) const SCRATCH: &str = ".scratch";
+
+/// A directory that no other process uses.
+pub(in crate::store) struct Scratch {
+    /// Where it is.
+    pub(in crate::store) path: PathBuf,
+    /// Locked while this process uses it.
+    _lock: Locked,
+}
+
+impl Scratch {
+    /// Makes one in the folder `all`, and removes what dead processes left there. To be called by one
+    /// process at a time.
+    pub(super) fn open(all: &Path) -> Result<Self, StoreError> {
+        make_dir(all, true)?;
+        remove_abandoned(all).map_err(|e| unusable(all, e))?;
+        let (path, lock) = own_scratch(all).map_err(|e| unusable(all, e))?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+/// Removes the scratch of processes that ended: their locks are free.
+fn remove_abandoned(all: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(all)? {
+        let lock = entry?.path();
+        if lock.extension().is_none_or(|e| e != "lock") {
+            continue;
+        }
+        if lock_file(&lock)?.try_lock().is_ok() {
+            match fs::remove_dir_all(lock.with_extension("")) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => fs::remove_file(&lock)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes and locks scratch that no other process uses.
+fn own_scratch(all: &Path) -> io::Result<(PathBuf, Locked)> {
+    let mut n = 0_u64;
+    loop {
+        let lock = all.join(format!("{n}.lock"));
+        match new_file(&lock) {
+            Ok(file) => {
+                file.lock()?;
+                let scratch = lock.with_extension("");
+                DirBuilder::new().mode(0o700).recursive(true).create(&scratch)?;
+                return Ok((scratch, Locked(file)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+pub(super) fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
