@@ -25,7 +25,8 @@ pub(crate) fn run(command: RulesCommand) -> Result<(), Failure> {
     }
 }
 
-/// Loads the rules below `dir` and says what is wrong with bad ones; these must not be, unless `lenient`.
+/// Loads the rules below `dir` and says what is wrong with bad ones (these must not be, unless `lenient`) and what
+/// can hardly be meant in good ones.
 pub(crate) fn load(dir: &Path, lenient: bool) -> Result<RuleSet, Failure> {
     let loaded = RuleSet::load(dir, lenient).map_err(refused)?;
     for error in &loaded.errors {
@@ -33,6 +34,9 @@ pub(crate) fn load(dir: &Path, lenient: bool) -> Result<RuleSet, Failure> {
     }
     if loaded.missing_directory {
         return Err(Failure::Usage(anyhow!("{}: there is no such folder of rules", dir.display())));
+    }
+    for warning in loaded.rules.warnings() {
+        say(&format!("vt: warning: {warning}"));
     }
     Ok(loaded.rules)
 }
@@ -73,7 +77,7 @@ fn matches(args: &MatchArgs) -> Result<(), Failure> {
         .with_context(|| format!("the rule `{}` is refused", args.rule))
         .map_err(Failure::Usage)?;
     for warning in filter.warnings() {
-        say(&format!("vt: the rule `{}`: {warning}", args.rule));
+        say(&format!("vt: warning: {warning}"));
     }
     let source = lines::Source::open(&args.file, None, &settings::read()?)?;
     source.print(|line, bytes| {

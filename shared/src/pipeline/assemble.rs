@@ -112,6 +112,9 @@ impl RuleFollower {
     }
 
     fn selector(&self) -> Selector {
+        for warning in self.rules.current().warnings() {
+            tracing::warn!("{warning}");
+        }
         Selector::new(self.rules.current().clone(), self.options.clone())
     }
 }

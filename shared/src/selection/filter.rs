@@ -20,18 +20,6 @@ pub enum FilterError {
     /// Nothing but blanks and `;`.
     #[error("the rule is empty: it would match every record")]
     Empty,
-    /// There is no such modifier, so that the part could never match.
-    #[error(
-        "`{part}`: there is no modifier `@{name}`; a key that begins with @ is written `\\@{name}`. \
-         Known are eq ne in lt gt re contains icontains any iany, and this valid reverse ugly pretty \
-         keys values flatten join tostr fromstr group dig"
-    )]
-    UnknownModifier {
-        /// The part of the rule, between `;`.
-        part: String,
-        /// The name after the `@`.
-        name: String,
-    },
     /// The argument of `@re` is not a regular expression.
     #[error("`{part}`: `{pattern}` is not a regular expression")]
     BadRegex {
@@ -52,33 +40,19 @@ pub enum FilterError {
 }
 
 impl Filter {
-    /// Compiles `rule`: parts between `;`, each a GJSON path, empty ones dropped.
+    /// Compiles `rule`: parts between `;`, each a GJSON path, empty ones dropped. As in GJSON, a modifier
+    /// that does not exist is a key, which no record has: that is a warning.
     ///
     /// # Errors
-    /// The rule is empty or a part is too long, names a modifier that does not exist or holds a bad
-    /// regular expression.
+    /// The rule is empty, or a part is too long or holds a bad regular expression.
     pub fn compile(rule: &str) -> Result<Self, FilterError> {
-        Self::with(rule, false)
-    }
-
-    /// As [`Filter::compile`], but an unknown modifier is a key that no record has and a bad regular
-    /// expression never hits, as in the Go plugin: for trying out rules that came from there.
-    ///
-    /// # Errors
-    /// The rule is empty or a part is too long.
-    pub fn compile_tolerant(rule: &str) -> Result<Self, FilterError> {
-        Self::with(rule, true)
-    }
-
-    fn with(rule: &str, tolerant: bool) -> Result<Self, FilterError> {
         if rule.split(';').all(|part| part.trim().is_empty()) {
             return Err(FilterError::Empty);
         }
         let mut parts = Vec::new();
         let mut warnings = Vec::new();
         for part in rule.split(';').filter(|part| !part.is_empty()) {
-            let (path, notes) =
-                Path::compile(part, tolerant).map_err(|error| explain(part, error))?;
+            let (path, notes) = Path::compile(part).map_err(|error| explain(part, error))?;
             parts.push(path);
             warnings.extend(notes.iter().map(|note| describe(part, note)));
         }
@@ -117,7 +91,6 @@ fn explain(part: &str, error: CompileError) -> FilterError {
         CompileError::TooLong => {
             FilterError::TooLong { beginning: part.chars().take(60).collect() }
         }
-        CompileError::UnknownModifier(name) => FilterError::UnknownModifier { part, name },
         CompileError::BadRegex { pattern, source } => {
             FilterError::BadRegex { part, pattern, source }
         }
@@ -132,6 +105,11 @@ fn describe(part: &str, warning: &Warning) -> String {
         Warning::NeverHits(call) => format!(
             "`{call}` never hits: in, any and iany need items, gt and lt a whole number, re a quoted \
              expression"
+        ),
+        Warning::UnknownModifier(name) => format!(
+            "`{part}`: there is no modifier `@{name}`, so it is a key, which VirusTotal's records do not \
+             have (write `\\@{name}` if it is meant). Known are eq ne in lt gt re contains icontains any \
+             iany, and this valid reverse ugly pretty keys values flatten join tostr fromstr group dig"
         ),
     }
 }

@@ -173,6 +173,13 @@ impl RuleSet {
         &self.rules
     }
 
+    /// What compiles and can hardly be meant, a sentence each that names the rule.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.rules.iter().flat_map(|rule| {
+            rule.filter.warnings().iter().map(|text| format!("rule {}: {text}", rule.category))
+        })
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.rules.len()

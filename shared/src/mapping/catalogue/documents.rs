@@ -269,7 +269,7 @@ pub(super) static POWERSHELL_INFO: Handler = Handler::off(
             "cmdlets_alias",
             "Alias of a cmdlet that a PowerShell script uses.",
         ),
-        texts(&["dotnet_calls"], "dotnet_calls", ".NET method that a PowerShell script calls."),
+        texts(&["dotnet_calls"], "dotnet_calls", "Method of .NET that a PowerShell script calls."),
         texts(&["functions"], "functions", "Function that a PowerShell script defines or calls."),
         texts(&["ps_variables"], "ps_variables", "Variable that a PowerShell script uses."),
     ],

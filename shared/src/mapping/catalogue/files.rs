@@ -13,7 +13,7 @@ pub(super) static COMMON: Handler = Handler::on(
             "magic",
             "File type as the `magic` library of the `file` command describes it.",
         ),
-        text(&["ssdeep"], "ssdeep", "ssdeep fuzzy hash of the file, for finding similar files."),
+        text(&["ssdeep"], "ssdeep", "Fuzzy hash of the file (ssdeep), for finding similar files."),
         text(&["type_tag"], "file_type_vt", "VirusTotal's short name for the type of the file."),
         texts(&["tags"], "tags", "VirusTotal's tag for a property of the file."),
     ],

@@ -22,8 +22,6 @@ const MAX_NODES: usize = 4096;
 pub(in crate::selection) enum CompileError {
     /// Longer, or with more pieces, than anything that is written by hand.
     TooLong,
-    /// `@name` where a modifier is looked for, and there is none of this name.
-    UnknownModifier(String),
     /// The argument of `@re`.
     BadRegex { pattern: String, source: Box<regex::Error> },
 }
@@ -35,6 +33,8 @@ pub(in crate::selection) enum Warning {
     Ignored(String),
     /// A modifier whose argument never lets anything through.
     NeverHits(String),
+    /// `@name` where a modifier is looked for, and there is none of this name: read as a key.
+    UnknownModifier(String),
 }
 
 /// Where a piece stands.
@@ -53,19 +53,13 @@ struct Compiler<'p> {
     text: &'p str,
     ids: HashMap<Piece, NodeId>,
     queue: Vec<Piece>,
-    /// Unknown modifiers by the node that reads them as keys.
-    unknown: HashMap<NodeId, String>,
     bad_regex: HashMap<NodeId, CompileError>,
     warnings: HashMap<NodeId, Warning>,
 }
 
 impl Path {
-    /// Compiles `text`. With `tolerant`, an unknown modifier is read as a key and a bad regular
-    /// expression never hits.
-    pub(in crate::selection) fn compile(
-        text: &str,
-        tolerant: bool,
-    ) -> Result<(Self, Vec<Warning>), CompileError> {
+    /// Compiles `text`.
+    pub(in crate::selection) fn compile(text: &str) -> Result<(Self, Vec<Warning>), CompileError> {
         if text.len() > MAX_LENGTH {
             return Err(CompileError::TooLong);
         }
@@ -73,7 +67,6 @@ impl Path {
             text,
             ids: HashMap::new(),
             queue: Vec::new(),
-            unknown: HashMap::new(),
             bad_regex: HashMap::new(),
             warnings: HashMap::new(),
         };
@@ -90,13 +83,8 @@ impl Path {
         let path = Self { nodes, start };
         let mut warnings = Vec::new();
         for node in path.intended() {
-            if !tolerant {
-                if let Some(name) = compiler.unknown.remove(&node) {
-                    return Err(CompileError::UnknownModifier(name));
-                }
-                if let Some(error) = compiler.bad_regex.remove(&node) {
-                    return Err(error);
-                }
+            if let Some(error) = compiler.bad_regex.remove(&node) {
+                return Err(error);
             }
             warnings.extend(compiler.warnings.remove(&node));
         }
@@ -183,7 +171,8 @@ impl<'p> Compiler<'p> {
             {
                 return node;
             }
-            self.unknown.insert(id, modifier_name(text).0.to_owned());
+            let name = modifier_name(text).0.to_owned();
+            self.warnings.insert(id, Warning::UnknownModifier(name));
         }
         if place == Place::Start {
             let special = match text.as_bytes() {
