@@ -22,7 +22,7 @@ use azul_vt::{
     },
     virustotal::{VirusTotal, VirusTotalError},
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 mod minutes;
 mod trigger;
@@ -35,6 +35,10 @@ pub const NAME: &str = "load";
 const MOST_BURIED_DAYS: i64 = 60;
 /// How long staged bundles are kept for a replay.
 const STAGED_DAYS: i64 = 8;
+/// How long is kept what was refused for good.
+const REJECTS_DAYS: i64 = 30;
+/// How long minutes that are loaded or given up are kept in the ledger.
+const LEDGER_DAYS: i64 = 35;
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -200,18 +204,27 @@ impl Load {
         }
     }
 
-    /// What a tick would do now. Asks nobody and changes nothing.
+    /// What a tick would do at `now`; without a `store`, the first one. Asks nobody and changes nothing.
     ///
     /// # Errors
     /// [`LoadError::Store`].
-    pub async fn plan(&self) -> Result<Plan, LoadError> {
-        let cursor = self.store.cursors.read(NAME).await?.map(Minute::from_unix_seconds);
+    pub async fn plan(
+        settings: &Settings,
+        store: Option<&Store>,
+        now: Timestamp,
+    ) -> Result<Plan, LoadError> {
+        let (cursor, unfinished) = match store {
+            Some(store) => {
+                let cursor = store.cursors.read(NAME).await?.map(Minute::from_unix_seconds);
+                (cursor, store.ledger.unfinished(now, 1000).await?)
+            }
+            None => (None, Vec::new()),
+        };
         let start = match cursor {
             Some(cursor) => cursor,
-            None => self.first_position()?,
+            None => first_position(settings, now)?,
         };
-        let unfinished = self.store.ledger.unfinished(self.clock.now(), 1000).await?;
-        Ok(Plan { cursor, from: start.next(), to: self.newest(), unfinished })
+        Ok(Plan { cursor, from: start.next(), to: newest(settings, now), unfinished })
     }
 
     /// Catches up: what was left posted, gaps that are due, then the minutes after the cursor.
@@ -301,7 +314,12 @@ impl Load {
             return Err(LoadError::Posted(error));
         }
         if self.virustotal.is_none() {
-            return Err(LoadError::NoKey);
+            // Sweeping needs no key: where there was something to sweep, the run did what it could.
+            if swept == 0 {
+                return Err(LoadError::NoKey);
+            }
+            tracing::warn!("VIRUSTOTAL_APIKEY is not set: posted bodies only, no feed");
+            return Ok(());
         }
         self.prune().await?;
         let mut cursor = self.cursor().await?;
@@ -396,22 +414,12 @@ impl Load {
 
     /// The newest minute that VirusTotal should have by now.
     pub fn newest(&self) -> Minute {
-        Minute::of(self.clock.now()).plus(-self.settings.feed_lag_minutes)
+        newest(&self.settings, self.clock.now())
     }
 
     /// The oldest minute that VirusTotal still has.
     fn horizon(&self) -> Minute {
         Minute::of(self.clock.now()).plus(-FEED_RETENTION_HOURS * 60)
-    }
-
-    /// Where the first run starts: behind the Go plugin's last minute, else the backlog.
-    fn first_position(&self) -> Result<Minute, LoadError> {
-        if let Some(minute) = local::go_plugin_position(&self.settings.state_dir)? {
-            tracing::info!(%minute, "going on behind the last minute of the Go plugin (v3_files)");
-            return Ok(minute);
-        }
-        let now = Minute::of(self.clock.now());
-        Ok(now.plus(-self.settings.feed_backlog_hours * 60).min(self.newest()).plus(-1))
     }
 
     /// Reads the cursor; sets it at the first run, so that a crash before the first minute is done does
@@ -420,7 +428,7 @@ impl Load {
         if let Some(seconds) = self.store.cursors.read(NAME).await? {
             return Ok(Minute::from_unix_seconds(seconds));
         }
-        let start = self.first_position()?;
+        let start = first_position(&self.settings, self.clock.now())?;
         self.store.cursors.advance(NAME, None, start.unix_seconds()).await?;
         Ok(start)
     }
@@ -473,20 +481,39 @@ impl Load {
         Ok(())
     }
 
-    /// Removes staged bundles that are too old for a replay, at most once an hour.
+    /// Removes what is too old to be of use, at most once an hour.
     async fn prune(&self) -> Result<(), LoadError> {
         let now = self.clock.now();
         let hour = SignedDuration::from_hours(1);
-        if !self.store.memory.remember("housekeeping", "staged bundles", hour, now).await? {
+        if !self.store.memory.remember("housekeeping", "everything old", hour, now).await? {
             return Ok(());
         }
-        for bundle in self.store.bundles.list("staged/feed/").await? {
-            if now.duration_since(bundle.modified) > SignedDuration::from_hours(STAGED_DAYS * 24) {
-                self.store.bundles.remove(&bundle.key).await?;
+        for (prefix, days) in [("staged/feed/", STAGED_DAYS), ("rejects/", REJECTS_DAYS)] {
+            for object in self.store.bundles.list(prefix).await? {
+                if now.duration_since(object.modified) > SignedDuration::from_hours(days * 24) {
+                    self.store.bundles.remove(&object.key).await?;
+                }
             }
         }
+        let settled = self.store.ledger.prune(Minute::of(now).plus(-LEDGER_DAYS * 24 * 60)).await?;
+        tracing::debug!(minutes = settled, "forgot old minutes that were settled");
         Ok(())
     }
+}
+
+/// The newest minute that VirusTotal should have at `now`.
+fn newest(settings: &Settings, now: Timestamp) -> Minute {
+    Minute::of(now).plus(-settings.feed_lag_minutes)
+}
+
+/// Where the first run starts: behind the Go plugin's last minute, else the backlog.
+fn first_position(settings: &Settings, now: Timestamp) -> Result<Minute, LoadError> {
+    if let Some(minute) = local::go_plugin_position(&settings.state_dir)? {
+        tracing::info!(%minute, "going on behind the last minute of the Go plugin (v3_files)");
+        return Ok(minute);
+    }
+    let backlog = Minute::of(now).plus(-settings.feed_backlog_hours * 60);
+    Ok(backlog.min(newest(settings, now)).plus(-1))
 }
 
 /// How long to wait before a gap is tried again: a bundle that is late by minutes, hours, then days.

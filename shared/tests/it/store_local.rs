@@ -28,6 +28,23 @@ fn fresh() -> Ready<Option<(Store, TempDir)>> {
 
 store_suite!(fresh);
 
+#[tokio::test]
+async fn pruning_removes_loaded_and_buried_minutes() {
+    let (store, _dir) = fresh().await.unwrap();
+    let lease = acquire(&store, "load").await;
+    let minute: Minute = "202611240857".parse().unwrap();
+    let buried = MinuteState::Buried { reason: String::new() };
+    for (n, state) in (0..).zip([MinuteState::Loaded, buried, MinuteState::Planned]) {
+        let counts = Counts::default();
+        let row = LedgerRow { minute: minute.plus(n), state, counts, updated: at(0) };
+        store.ledger.put(&row, &lease).await.unwrap();
+    }
+    assert_eq!(store.ledger.prune(minute.next()).await.unwrap(), 1);
+    assert_eq!(store.ledger.prune(minute.plus(99)).await.unwrap(), 1);
+    let left = store.ledger.range(minute, minute.plus(99)).await.unwrap();
+    assert_eq!(left.iter().map(|row| row.minute).collect::<Vec<_>>(), [minute.plus(2)]);
+}
+
 const ROLE: &str = "AZUL_VT_TEST_CHILD";
 const STATE: &str = "AZUL_VT_TEST_STATE";
 

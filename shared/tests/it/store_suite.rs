@@ -54,6 +54,7 @@ macro_rules! store_suite {
             a_lease_whose_owner_is_silent_for_a_minute_is_taken_and_the_owner_writes_no_more
             the_ledger_gives_back_every_state_as_it_was_put
             the_ledger_lists_ranges_gaps_and_totals
+            pruning_the_ledger_forgets_nothing_that_is_open_or_new
             totals_follow_rows_that_are_written_again
             workers_under_leases_of_their_own_write_one_ledger
             many_rows_at_once_are_all_written
@@ -467,6 +468,22 @@ pub(crate) async fn many_rows_at_once_are_all_written(store: &Store) {
     assert!(store.ledger.gaps(1).await.unwrap().is_empty());
     assert_eq!(store.ledger.totals().await.unwrap().buried, 150);
     assert_eq!(store.ledger.range(first, first.plus(150)).await.unwrap(), after);
+}
+
+pub(crate) async fn pruning_the_ledger_forgets_nothing_that_is_open_or_new(store: &Store) {
+    let rows = fill_ledger(store).await;
+    let settled =
+        |row: &LedgerRow| matches!(row.state, MinuteState::Loaded | MinuteState::Buried { .. });
+    let all = async || store.ledger.range(rows[0].minute, rows[6].minute.next()).await.unwrap();
+    // The row of `before` itself, and what is open, stays.
+    let before = rows.iter().position(settled).unwrap();
+    store.ledger.prune(rows[before].minute).await.unwrap();
+    assert_eq!(all().await, rows);
+    store.ledger.prune(rows[6].minute.next()).await.unwrap();
+    // Implementations whose rows expire by themselves forget nothing here.
+    let open: Vec<_> = all().await.into_iter().filter(|row| !settled(row)).collect();
+    let expected: Vec<_> = rows.iter().filter(|row| !settled(row)).cloned().collect();
+    assert_eq!(open, expected);
 }
 
 pub(crate) async fn memory_lasts_for_its_time_and_no_longer(store: &Store) {

@@ -6,9 +6,9 @@ use azul_vt::{
     minute::Minute,
     pipeline::Limits,
     settings::Settings,
-    store::{Clock, MinuteState, local},
+    store::{Clock, Counts, Grant, LedgerRow, MinuteState, local},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use load::{Load, LoadError, NAME, Trigger};
 use sim::{Behaviour, Unknown, feed::Style};
 
@@ -179,8 +179,8 @@ async fn two_at_once_one_works_and_the_other_says_who() {
     let world = World::new().await;
     let (one, other) = (world.load().await, world.load().await);
     let lease = match one.store.leases.acquire(NAME, "process 1", one.clock.now()).await.unwrap() {
-        azul_vt::store::Grant::Acquired(lease) => lease,
-        held @ azul_vt::store::Grant::Held { .. } => panic!("{held:?}"),
+        Grant::Acquired(lease) => lease,
+        held @ Grant::Held { .. } => panic!("{held:?}"),
     };
     let report = other.run(&Trigger::Tick, &Limits::default()).await.unwrap();
     assert!(report.held_by.unwrap().starts_with("process 1"));
@@ -228,4 +228,42 @@ async fn without_a_key_it_says_what_to_set() {
     let load = world.load_at(NOW, &[("VIRUSTOTAL_APIKEY", "")]).await;
     let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
     assert!(error.to_string().contains("VIRUSTOTAL_APIKEY"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_to_be_of_use_is_removed() {
+    let world = World::new().await;
+    let load = world.load().await;
+    let now: Timestamp = NOW.parse().unwrap();
+    let days = |n: i64| now - SignedDuration::from_hours(24 * n);
+    let (staged, rejects) = ("staged/feed/2026/x", "rejects/feed/202611010000/000000000001.jsonl");
+    for (key, age) in [
+        (format!("{staged}-old"), 9),
+        (format!("{staged}-new"), 7),
+        (rejects.to_owned(), 31),
+        (rejects.replace("1.jsonl", "2.jsonl"), 29),
+    ] {
+        load.store.bundles.put(&key, b"").await.unwrap();
+        let file = std::fs::File::open(world.state.path().join("bundles").join(&key)).unwrap();
+        file.set_modified(std::time::SystemTime::try_from(days(age)).unwrap()).unwrap();
+    }
+    let Grant::Acquired(lease) = load.store.leases.acquire(NAME, "test", now).await.unwrap() else {
+        panic!("held");
+    };
+    for age in [36, 34] {
+        let minute = Minute::of(days(age));
+        let (state, counts) = (MinuteState::Loaded, Counts::default());
+        let row = LedgerRow { minute, state, counts, updated: days(age) };
+        load.store.ledger.put(&row, &lease).await.unwrap();
+    }
+    load.store.leases.release(lease).await.unwrap();
+    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let list = async |prefix: &str| {
+        let found = load.store.bundles.list(prefix).await.unwrap();
+        found.into_iter().map(|info| info.key).collect::<Vec<_>>()
+    };
+    assert_eq!(list(staged).await, [format!("{staged}-new")]);
+    assert_eq!(list("rejects/feed/202611010000").await, [rejects.replace("1.jsonl", "2.jsonl")]);
+    assert_eq!(load.store.ledger.get(Minute::of(days(36))).await.unwrap(), None);
+    assert!(load.store.ledger.get(Minute::of(days(34))).await.unwrap().is_some());
 }

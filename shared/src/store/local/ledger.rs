@@ -83,6 +83,15 @@ impl Ledger for LocalLedger {
     async fn totals(&self) -> Result<LedgerTotals, StoreError> {
         self.db.read("counting the ledger", totals).await
     }
+
+    async fn prune(&self, before: Minute) -> Result<u64, StoreError> {
+        self.db
+            .write(format!("forgetting the ledger before {before}"), move |db| {
+                let sql = "DELETE FROM ledger WHERE minute < ?1 AND state IN ('loaded', 'buried')";
+                Ok(db.execute(sql, [before.unix_seconds()])? as u64)
+            })
+            .await
+    }
 }
 
 fn insert(db: &Connection, row: &LedgerRow) -> Result<(), Fault> {
