@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod errors;
 pub mod http_client;
 pub mod mapping;
+pub mod metrics;
 pub mod minute;
 pub mod pipeline;
 pub mod secrets;

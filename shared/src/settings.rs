@@ -117,7 +117,7 @@ pub struct Settings {
     pub log: String,
     /// `PLUGIN_HEADERS`: sent with every answer of `vt ingest`.
     pub plugin_headers: BTreeMap<String, String>,
-    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`.
+    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`: where `vt load` and `vt ingest` push their metrics.
     pub push_gateway: Option<Url>,
     /// `HTTPS_PROXY` (also `https_proxy`, `ALL_PROXY`).
     pub https_proxy: Option<Url>,
@@ -269,8 +269,10 @@ impl Settings {
             "a JSON object of header names and texts, such as {\"X-Frame-Options\":\"DENY\"}",
             headers,
         )?;
-        let push_gateway =
-            r.parse(&["PLUGIN_PROMETHEUS_PUSH_GATEWAY"], "", "an http or https URL", optional_url)?;
+        let push_gateway = r.secret_url(
+            &["PLUGIN_PROMETHEUS_PUSH_GATEWAY"],
+            "an http or https URL, such as http://pushgateway:9091",
+        )?;
         let proxy = "a proxy's URL, such as http://proxy:3128";
         let https_proxy =
             r.secret_url(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"], proxy)?;

@@ -5,7 +5,9 @@ use std::{
     str::FromStr as _,
 };
 
-use tracing_subscriber::{EnvFilter, filter::LevelFilter, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, filter::LevelFilter, fmt::MakeWriter, util::SubscriberInitExt as _,
+};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,24 +41,35 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError::Filter`] where `log` is no filter, [`TelemetryError::AlreadySetUp`] at a second call.
 pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
-    let filter = filter(log)?;
-    let set = match format {
-        Format::Text => tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .finish()
-            .try_init(),
+    match format {
+        Format::Text => init_text(log, io::stderr),
         Format::Json => tracing_subscriber::fmt()
-            .with_env_filter(filter)
+            .with_env_filter(filter(log)?)
             .json()
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(false)
             .finish()
-            .try_init(),
-    };
-    set.map_err(|_| TelemetryError::AlreadySetUp)
+            .try_init()
+            .map_err(|_| TelemetryError::AlreadySetUp),
+    }
+}
+
+/// As [`init`] with [`Format::Text`], written by somebody who knows what else is on the screen.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_text<W>(log: &str, stderr: W) -> Result<(), TelemetryError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_env_filter(filter(log)?)
+        .with_writer(stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .finish()
+        .try_init()
+        .map_err(|_| TelemetryError::AlreadySetUp)
 }
 
 fn filter(log: &str) -> Result<EnvFilter, TelemetryError> {

@@ -1,17 +1,38 @@
-//! Who may post: a Standard Webhooks signature, or a bearer token; either suffices.
+//! Who may post: a Standard Webhooks signature, or a bearer token; either suffices. Where neither is asked for,
+//! whoever serves the requests must say that it knows the callers.
 
 use azul_vt::{
     secrets::Secret,
     settings::Settings,
     webhook::{BadSecret, Pending, Secrets},
 };
-use http::{HeaderMap, header};
+use http::{Extensions, HeaderMap, header};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::reply::Problem;
+
+/// Among a request's extensions it says that its caller was let in before: by AWS, or because only this machine can
+/// reach the server. Without secrets and tokens only such callers may post.
+#[derive(Clone, Copy, Debug)]
+pub struct LetIn;
+
+/// Marks a request from AWS with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
+/// authentication. AWS writes the identity; no caller can.
+pub fn let_in_by_iam(request: &mut lambda_http::Request) {
+    use lambda_http::{RequestExt as _, request::RequestContext};
+    let known = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => {
+            context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())
+        }
+        _ => false,
+    };
+    if known {
+        request.extensions_mut().insert(LetIn);
+    }
+}
 
 /// What the server asks of its callers.
 pub(crate) struct Auth {
@@ -40,10 +61,12 @@ impl Auth {
     pub(crate) async fn check(
         &self,
         headers: &HeaderMap,
+        extensions: &Extensions,
         now: Timestamp,
     ) -> Result<Caller, Problem> {
         if self.secrets.is_none() && self.tokens.is_none() {
-            return Ok(Caller::Trusted); // settings.rs lets such a server listen on loopback only
+            let let_in = extensions.get::<LetIn>();
+            return let_in.map(|LetIn| Caller::Trusted).ok_or(Problem::Unauthorized);
         }
         if let (Some(tokens), Some(token)) = (&self.tokens, bearer_token(headers))
             && is_one_of(token, &tokens.list().await.map_err(|e| Problem::Secrets(e.into()))?)

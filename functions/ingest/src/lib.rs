@@ -29,6 +29,7 @@ mod metrics;
 mod reply;
 
 use auth::{Auth, Caller};
+pub use auth::{LetIn, let_in_by_iam};
 pub use metrics::Metrics;
 use reply::{Account, Problem, Reply};
 
@@ -145,7 +146,7 @@ impl Ingest {
         if length.is_some_and(|length| length > self.max_body_bytes) {
             return Err(Problem::TooLarge(self.max_body_bytes));
         }
-        let caller = self.auth.check(headers, self.clock.now()).await?;
+        let caller = self.auth.check(headers, request.extensions(), self.clock.now()).await?;
         reply::check_content_type(headers)?;
         let encoding = reply::content_encoding(headers)?;
         let key = self.stage(caller, encoding, request.into_body()).await?;
@@ -160,7 +161,7 @@ impl Ingest {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let now = self.clock.now();
-        let caller = self.auth.check(request.headers(), now).await?;
+        let caller = self.auth.check(request.headers(), request.extensions(), now).await?;
         body::check(request.into_body(), caller, MAX_UPLOAD_REQUEST).await?;
         let day = now.strftime("%Y/%m/%d");
         let key =

@@ -25,8 +25,12 @@ async fn main() -> Result<(), Error> {
     let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
     // The time that a function URL leaves is known at each request; the shortest common one is a minute.
     ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(MARGIN));
+    if !settings.ingest_is_authenticated() {
+        tracing::info!("no INGEST_SECRETS, no INGEST_TOKENS: only callers that IAM knows may post");
+    }
     let ingest = Arc::new(ingest);
-    lambda_http::run(service_fn(move |request: Request| {
+    lambda_http::run(service_fn(move |mut request: Request| {
+        ingest::let_in_by_iam(&mut request);
         let ingest = Arc::clone(&ingest);
         async move {
             let (parts, body) = ingest.handle(request).await.into_parts();

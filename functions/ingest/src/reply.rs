@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use azul_vt::{
     bundle::Compression,
+    metrics::CONTENT_TYPE,
     pipeline::posted::Posted,
     store::{StoreError, Upload},
     webhook::NoSecrets,
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::{STAGED, metrics};
+use crate::STAGED;
 
 /// Why a request is not answered as its caller hoped.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +164,7 @@ impl Reply {
         let object = |value: serde_json::Value| format!("{value}\n");
         let (kind, body) = match self.content {
             Content::Text(text) => (TEXT, text),
-            Content::Metrics(text) => (metrics::CONTENT_TYPE, text),
+            Content::Metrics(text) => (CONTENT_TYPE, text),
             Content::Delivered(account) if json => (JSON, object(serde_json::json!(account))),
             Content::Delivered(account) => (TEXT, format!("read {} records\n", account.records)),
             Content::Staged(why) if json => {

@@ -14,7 +14,8 @@ use jiff::Timestamp;
     arg_required_else_help = true,
     after_help = "\
 Settings come from the environment; `vt settings` shows them.
-Exit codes: 0 done (also where records were rejected), 1 the job failed, 2 usage, unreadable input or a refused rule.
+Exit codes: 0 done (also where records were rejected), 1 the job failed, 2 usage (also a setting that is wrong or
+missing), unreadable input or a refused rule.
 
 Examples:
   VIRUSTOTAL_APIKEY=xxxx PLUGIN_EVENTS_URL=http://dispatcher:8111 vt load
@@ -45,6 +46,10 @@ pub(crate) enum Command {
 }
 
 /// Load the minutes of VirusTotal's file feed that are due, then end (for cron); --watch goes on.
+///
+/// Posted bodies that `vt ingest` left are delivered before. The first run starts FEED_BACKLOG_HOURS back, or where the
+/// Go plugin's `v3_files` in STATEDIR stopped. Where another one is at work it says who, and ends with exit code 0.
+/// Without VIRUSTOTAL_APIKEY there is no feed: exit code 2, unless posted bodies were delivered.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -62,12 +67,15 @@ pub(crate) struct LoadArgs {
     /// The last minute of the range.
     #[arg(long, value_name = "MINUTE", requires = "from")]
     pub(crate) to: Option<Minute>,
-    /// Say what is due, and do nothing.
+    /// Say what is due, as JSON, and do nothing.
     #[arg(long, conflicts_with = "from")]
     pub(crate) dry_run: bool,
 }
 
 /// Take feed records that are posted as JSON lines, and make events of them.
+///
+/// Listens on INGEST_LISTEN, without INGEST_SECRETS and INGEST_TOKENS on loopback only; needs no VirusTotal key. What
+/// is posted is kept under STATEDIR until it is delivered. GET /health and GET /metrics say how it is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -197,7 +205,9 @@ pub(crate) enum RulesCommand {
     Match(MatchArgs),
 }
 
-/// Compile all rules below a folder and say what is wrong with them (exit code 2) or how many there are.
+/// Compile all rules below a folder: say what is wrong with bad ones (exit code 2), or list the good ones.
+///
+/// A rule that can hardly be meant as it is written gets a warning; that is no failure.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -209,6 +219,9 @@ pub(crate) struct CheckArgs {
 }
 
 /// Print `true` or `false` for each line that is not blank: does the rule match it?
+///
+/// An empty rule and a bad regular expression are refused (exit code 2). A modifier that does not exist is, as
+/// in GJSON, a key that no record has: a warning.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -5,16 +5,18 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use axum::{Router, body::Body, extract::Request};
 use azul_vt::{
+    metrics::Gateway,
     pipeline::Pipeline,
     settings::Settings,
     store::{self, Clock, SystemClock},
     telemetry::{self, Format},
 };
-use ingest::Ingest;
+use ingest::{Ingest, LetIn};
 
 use crate::{
     failure::{Failure, say},
     load::{runtime, stop_on_signal},
+    metrics,
 };
 
 /// How often what is left staged is tried again.
@@ -49,16 +51,39 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     say(&format!("listening on http://{address}{open}"));
     stop_on_signal(&ingest.limits);
     tokio::spawn(keep_up(Arc::clone(&ingest), settings.contact.clone()));
+    let gateway = metrics::gateway(&settings, "ingest")?;
+    if let Some(gateway) = gateway.clone() {
+        tokio::spawn(push(Arc::clone(&ingest), gateway));
+    }
     let service = Arc::clone(&ingest);
-    let app = Router::new().fallback(move |request: Request| {
+    // Without secrets and tokens settings.rs allows loopback addresses only.
+    let let_in = address.ip().is_loopback();
+    let app = Router::new().fallback(move |mut request: Request| {
         let ingest = Arc::clone(&service);
+        if let_in {
+            request.extensions_mut().insert(LetIn);
+        }
         async move { ingest.handle(request).await.map(Body::from) }
     });
     let stop = ingest.limits.stop.clone();
     axum::serve(listener, app)
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await
-        .map_err(Failure::job)
+        .map_err(Failure::job)?;
+    if let Some(gateway) = gateway {
+        gateway.try_push(ingest.metrics.registry()).await;
+    }
+    Ok(())
+}
+
+/// Pushes metrics again and again, until the server ends.
+async fn push(ingest: Arc<Ingest>, gateway: Gateway) {
+    loop {
+        gateway.try_push(ingest.metrics.registry()).await;
+        if ingest.limits.sleep(metrics::INTERVAL).await {
+            return;
+        }
+    }
 }
 
 /// Registers the plugin, and delivers what is left staged, now and then.

@@ -1,13 +1,18 @@
 //! `vt load`: the feed's minutes, until caught up or for ever.
 
-use std::{io::IsTerminal as _, sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::anyhow;
 use azul_vt::{
     minute::Minute,
     pipeline::{Limits, posted},
     settings::Settings,
-    store::{self, SystemClock},
-    telemetry::{self, Format},
+    store::{self, Clock as _, SystemClock},
+    telemetry,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, LoadError, Report, Step, Trigger};
@@ -15,7 +20,9 @@ use load::{Load, LoadError, Report, Step, Trigger};
 use crate::{
     cli::LoadArgs,
     failure::{Failure, say},
+    metrics,
     output::Output,
+    state,
 };
 
 /// How often `--watch` looks for new minutes.
@@ -24,8 +31,14 @@ const WATCH: Duration = Duration::from_mins(1);
 /// Runs `vt load`.
 pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let settings = crate::settings::read()?;
-    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
-    runtime()?.block_on(load(args, settings))
+    let bar = bar();
+    let around = bar.clone();
+    let stderr = move || Around(around.clone());
+    telemetry::init_text(&settings.log, stderr).map_err(Failure::usage)?;
+    if args.dry_run {
+        return plan(&settings);
+    }
+    runtime()?.block_on(load(args, settings, bar))
 }
 
 /// Runs `vt retry`: a range of one minute.
@@ -39,25 +52,29 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::job)
 }
 
-async fn load(args: &LoadArgs, settings: Settings) -> Result<(), Failure> {
+async fn load(
+    args: &LoadArgs,
+    settings: Settings,
+    bar: Option<ProgressBar>,
+) -> Result<(), Failure> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && to < from
+    {
+        return Err(Failure::Usage(anyhow!("--to {to} is before --from {from}")));
+    }
     let store = store::open(&settings).await.map_err(Failure::job)?;
+    let pushed = metrics::Pushed::new(&settings, &store)?;
     let contact = settings.contact.clone();
     let clock = Arc::new(SystemClock);
     let mut load = Load::from_settings(settings, store, clock).map_err(Failure::usage)?;
-    let mut output = Output::open();
-    if args.dry_run {
-        output.json(&load.plan().await.map_err(Failure::job)?)?;
-        return output.finish();
-    }
     let range = args.from.is_some();
     // Said before the dispatcher is waited for, where there is nothing to do without the key.
     if load.virustotal.is_none() && !range {
         let waiting = load.store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
         if waiting.is_empty() {
-            return Err(Failure::job(LoadError::NoKey));
+            return Err(Failure::usage(LoadError::NoKey));
         }
     }
-    let bar = bar();
     if let Some(bar) = bar.clone() {
         load.observer = Box::new(move |step| match step {
             Step::Minute(minute, due) => {
@@ -69,7 +86,7 @@ async fn load(args: &LoadArgs, settings: Settings) -> Result<(), Failure> {
     }
     let limits = Limits::default();
     stop_on_signal(&limits);
-    let now = store::Clock::now(&SystemClock);
+    let now = SystemClock.now();
     tokio::select! {
         registered = load.pipeline.register(&contact, now, None) => registered.map_err(Failure::job)?,
         () = limits.stop.cancelled() => return Ok(()),
@@ -78,26 +95,61 @@ async fn load(args: &LoadArgs, settings: Settings) -> Result<(), Failure> {
         (Some(from), Some(to)) => Trigger::Range { from, to },
         _ => Trigger::Tick,
     };
+    let between = pushed.clone().map(|pushed| tokio::spawn(pushed.keep_pushing()));
+    let outcome =
+        repeat(args.watch, &load, &trigger, &limits, bar.as_ref(), pushed.as_deref()).await;
+    if let Some(between) = between {
+        between.abort();
+    }
+    outcome
+}
+
+/// Runs once, or with `watch` until it is stopped.
+async fn repeat(
+    watch: bool,
+    load: &Load,
+    trigger: &Trigger,
+    limits: &Limits,
+    bar: Option<&ProgressBar>,
+    pushed: Option<&metrics::Pushed>,
+) -> Result<(), Failure> {
     loop {
-        let outcome = load.run(&trigger, &limits).await;
-        if let Some(bar) = &bar {
+        let outcome = load.run(trigger, limits).await;
+        if let Some(bar) = bar {
             bar.finish_and_clear();
+        }
+        if let Some(pushed) = pushed {
+            pushed.ran(outcome.as_ref().ok()).await;
         }
         match outcome {
             Ok(report) => say(&sentence(&report)),
-            Err(error @ (LoadError::NoKey | LoadError::Refused { .. } | LoadError::Range(_))) => {
-                return Err(Failure::job(error));
-            }
-            Err(error) if args.watch => {
+            Err(error @ LoadError::NoKey) => return Err(Failure::usage(error)),
+            Err(error @ LoadError::Refused { .. }) => return Err(Failure::job(error)),
+            Err(error) if watch => {
                 let error = azul_vt::errors::chain(&error);
                 tracing::error!(error, "the run failed; trying again in a minute");
             }
             Err(error) => return Err(Failure::job(error)),
         }
-        if !args.watch || limits.sleep(WATCH).await {
+        if !watch || limits.sleep(WATCH).await {
             return Ok(());
         }
     }
+}
+
+/// What is due, without making a state.
+fn plan(settings: &Settings) -> Result<(), Failure> {
+    let store = state::existing(settings)?;
+    if store.is_none() {
+        say(&state::none_yet(settings));
+    }
+    let plan = state::block_on(async {
+        let plan = Load::plan(settings, store.as_ref(), SystemClock.now()).await;
+        plan.map_err(Failure::job)
+    })?;
+    let mut output = Output::open();
+    output.json(&plan)?;
+    output.finish()
 }
 
 /// Ends the work at the border of a batch at Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
@@ -121,8 +173,24 @@ pub(crate) fn stop_on_signal(limits: &Limits) {
     });
 }
 
+/// Standard error, from which the bar is taken away while a line is written.
+struct Around(Option<ProgressBar>);
+
+impl io::Write for Around {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 fn bar() -> Option<ProgressBar> {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return None;
     }
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} minutes, at {msg}").ok()?;

@@ -9,6 +9,7 @@ mod input;
 mod lines;
 mod load;
 mod map;
+mod metrics;
 mod output;
 mod rejects;
 mod rules;

@@ -15,6 +15,11 @@ pub(crate) fn existing(settings: &Settings) -> Result<Option<Store>, Failure> {
     block_on(async { store::open(settings).await.map(Some).map_err(Failure::job) })
 }
 
+/// What there is to say where [`existing`] gives `None`.
+pub(crate) fn none_yet(settings: &Settings) -> String {
+    format!("no state yet in {}: `vt load` begins it", settings.state_place())
+}
+
 /// Runs a future to its end on one thread: enough for a command that waits for one thing at a time.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()

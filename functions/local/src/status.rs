@@ -56,8 +56,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     let mut output = Output::open();
     if args.json {
         output.json(&status)?;
+    } else if store.is_none() {
+        output.line(&state::none_yet(&settings))?;
     } else {
-        print(&status, store.is_some(), &mut output)?;
+        print(&status, &mut output)?;
     }
     output.finish()
 }
@@ -97,11 +99,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
     })
 }
 
-fn print(status: &Status, exists: bool, output: &mut Output) -> Result<(), Failure> {
-    if !exists {
-        let place = &status.state;
-        return output.line(&format!("{place} holds no state yet: `vt load` begins it"));
-    }
+fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
     let totals = &status.totals;
     let counts = &totals.counts;
     let cursor = match (status.cursor, status.lag_minutes) {

@@ -10,7 +10,7 @@ use azul_vt::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use ingest::Ingest;
+use ingest::{Ingest, LetIn};
 use sim::feed::Style;
 
 const MINUTE: &str = "202611240900";
@@ -44,7 +44,8 @@ impl World {
         Self { dispatcher, ingest: Arc::new(ingest), _state: state }
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> (StatusCode, String) {
+    async fn send(&self, mut request: Request<Full<Bytes>>) -> (StatusCode, String) {
+        request.extensions_mut().insert(LetIn);
         let response: Response<Bytes> = self.ingest.handle(request).await;
         let status = response.status();
         (status, String::from_utf8(response.into_body().to_vec()).unwrap())
@@ -164,4 +165,34 @@ async fn only_callers_with_a_token_may_post() {
         assert_eq!(answer.0, status, "{value}");
     }
     assert_eq!(world.post(&[JSON], lines(1)).await.0, StatusCode::UNAUTHORIZED);
+}
+
+/// An event of a function URL from testdata/events, through the Lambda's own reader.
+fn event(name: &str) -> lambda_http::Request {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/events");
+    let text = std::fs::read_to_string(format!("{dir}/{name}.json")).unwrap();
+    let mut request = lambda_http::request::from_str(&text).unwrap();
+    ingest::let_in_by_iam(&mut request);
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_secrets_and_tokens_a_function_url_takes_only_what_iam_let_in() {
+    let world = World::new(&[]).await;
+    let status = async |event| world.ingest.handle(event).await.status();
+    assert_eq!(status(event("function-url-post")).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(world.dispatcher.arrived().sha256s().len(), 0);
+    assert_eq!(status(event("function-url-post-iam")).await, StatusCode::OK);
+    assert!(!world.dispatcher.arrived().sha256s().is_empty());
+    assert_eq!(status(event("function-url-health")).await, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tokens_are_set_an_iam_identity_alone_does_not_suffice() {
+    let world = World::new(&[("INGEST_TOKENS", "token-one")]).await;
+    let answer = world.ingest.handle(event("function-url-post-iam")).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let mut with_token = event("function-url-post");
+    with_token.headers_mut().insert("authorization", "Bearer token-one".parse().unwrap());
+    assert_eq!(world.ingest.handle(with_token).await.status(), StatusCode::OK);
 }

@@ -77,7 +77,9 @@ fn usage_errors_exit_with_two() {
         &["map", "/no/such/file"][..],
         &["map", "-", "--handlers", "Nonsense"],
         &["map", "-", "--model-version", "4"],
-        &["rules", "match", "a|@nonsense:1", "-"],
+        &["rules", "match", "a|@re:\"(\"", "-"],
+        &["rules", "match", " ; ", "-"],
+        &["load", "--from", "202611240901", "--to", "202611240900"],
         &["rules", "check", "/no/such/folder"],
         &["nonsense"],
     ] {
@@ -92,6 +94,28 @@ fn a_rule_is_tried_on_records() {
     let input = b"{\"attributes\":{\"size\":3}}\n\n{\"attributes\":{\"size\":9}}\n";
     let output = run(&["rules", "match", "attributes.size|@gt:5", "-"], input);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "false\ntrue\n");
+}
+
+#[test]
+fn a_rule_that_can_hardly_be_meant_is_warned_of_and_works_as_in_gjson() {
+    let output = run(&["rules", "match", "type|@nonsense:1", "-"], b"{\"type\":\"file\"}\n");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"false\n");
+    let warning = "there is no modifier `@nonsense`";
+    assert!(String::from_utf8(output.stderr).unwrap().contains(warning));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.yaml");
+    let rule = |text: &str| format!("- odd: {{syntax: gjson, rule: '{text}', daily_quota: 1}}\n");
+    std::fs::write(&file, rule("type|@nonsense:1")).unwrap();
+    let check = || run(&["rules", "check", dir.path().to_str().unwrap()], b"");
+    let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("rule mine/odd") && said(&output).contains(warning));
+    std::fs::write(&file, rule("type|@re:\"(\"")).unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("mine.yaml") && said(&output).contains("odd"));
 }
 
 #[test]

@@ -9,9 +9,13 @@ use std::{
 
 use azul_vt::azul::avro;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sim::feed::Style;
 
-use crate::commands::{MINUTE, NOW, run, vt};
+use crate::{
+    commands::{MINUTE, NOW, run, vt},
+    served::{Stage, output},
+};
 
 fn rows(stdout: &[u8]) -> Vec<Value> {
     let text = str::from_utf8(stdout).unwrap();
@@ -149,6 +153,34 @@ fn avro_holds_the_events_of_json_in_batches_of_at_most_fifty() {
         assert_eq!(sizes, [50, 50, 20]);
         assert_eq!(events, expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn avro_is_byte_for_byte_what_a_load_posts() {
+    const RECORDS: u64 = 230;
+    let stage = Stage::new().await;
+    stage.generate(RECORDS);
+    let mut load = stage.vt(&["load"]);
+    load.env("FEED_BACKLOG_HOURS", "1").env("PACKAGE_LIMIT", "1");
+    let loaded = output(load).await;
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let status = output(stage.vt(&["status", "--json"])).await;
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let arrived = stage.dispatcher.arrived();
+    let now = arrived.keys().values().next().unwrap()["timestamp"].as_str().unwrap().to_owned();
+    let minute = status["cursor"].as_str().unwrap();
+    let bundle = sim::feed::bundle(5, minute, RECORDS, Style::Small);
+    let mapped = run(&["map", "-", "--now", &now, "--format", "avro"], &bundle);
+    let hash = |message: &Vec<u8>| hex::encode(Sha256::digest(message));
+    let mut expected: Vec<String> = messages(&mapped.stdout).iter().map(hash).collect();
+    let posts = stage.dispatcher.posts();
+    let mut posted: Vec<String> =
+        posts.into_iter().filter(|post| post.model == "binary").map(|post| post.sha256).collect();
+    assert_eq!(posted.len(), 5);
+    // A few posts are in flight at once.
+    expected.sort();
+    posted.sort();
+    assert_eq!(posted, expected);
 }
 
 #[test]

@@ -11,4 +11,6 @@ mod kills;
 #[cfg(test)]
 mod permissions;
 #[cfg(test)]
+mod pushes;
+#[cfg(test)]
 mod served;

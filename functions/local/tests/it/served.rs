@@ -1,6 +1,9 @@
 //! Commands that talk to VirusTotal and the dispatcher, or look at the state.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    sync::Arc,
+};
 
 use azul_vt::store::{
     local,
@@ -12,14 +15,14 @@ use sim::feed::Style;
 
 use crate::commands::{MINUTE, vt};
 
-struct Stage {
-    virustotal: sim::VirusTotal,
-    dispatcher: sim::Dispatcher,
-    state: tempfile::TempDir,
+pub(crate) struct Stage {
+    pub(crate) virustotal: sim::VirusTotal,
+    pub(crate) dispatcher: sim::Dispatcher,
+    pub(crate) state: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self {
             virustotal: sim::VirusTotal::start().await.unwrap(),
             dispatcher: sim::Dispatcher::start().await.unwrap(),
@@ -27,7 +30,14 @@ impl Stage {
         }
     }
 
-    fn vt(&self, args: &[&str]) -> Command {
+    /// VirusTotal has every minute, of that many small records.
+    pub(crate) fn generate(&self, records: u64) {
+        self.virustotal.set_unknown(sim::Unknown::Generate(Arc::new(move |minute| {
+            sim::feed::bundle(5, minute, records, Style::Small).into()
+        })));
+    }
+
+    pub(crate) fn vt(&self, args: &[&str]) -> Command {
         let mut command = vt(args);
         command
             .env("VIRUSTOTAL", self.virustotal.url())
@@ -40,11 +50,11 @@ impl Stage {
 }
 
 /// Runs a command off the threads that serve its questions.
-async fn output(mut command: Command) -> Output {
+pub(crate) async fn output(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap()
 }
 
@@ -101,6 +111,18 @@ async fn status_makes_no_state_and_tells_what_a_load_left() {
     let stage = Stage::new().await;
     let before = output(stage.vt(&["status", "--json"])).await;
     assert_eq!(serde_json::from_slice::<Value>(&before.stdout).unwrap()["cursor"], Value::Null);
+    let none = stage.state.path().join("none");
+    for (command, said) in [
+        (["status", "--json"], ""),
+        (["load", "--dry-run"], "no state yet in "),
+        (["rejects", "list"], ""),
+    ] {
+        let mut looking = stage.vt(&command);
+        looking.env("STATEDIR", &none);
+        let found = output(looking).await;
+        assert!(found.status.success() && text(&found.stderr).contains(said), "{command:?}");
+    }
+    assert!(!none.exists());
     assert_eq!(std::fs::read_dir(stage.state.path()).unwrap().count(), 0);
     let now = azul_vt::minute::Minute::of(Timestamp::now());
     let minute = now.plus(-70);
@@ -177,7 +199,23 @@ async fn a_load_without_a_key_says_so_even_where_no_dispatcher_is() {
     let mut command = stage.vt(&["load"]);
     command.env("VIRUSTOTAL_APIKEY", "");
     let found = output(command).await;
-    assert_eq!(found.status.code(), Some(1));
+    assert_eq!(found.status.code(), Some(2));
     let said = text(&found.stderr);
     assert!(said.contains("vt: VIRUSTOTAL_APIKEY is not set"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_without_a_key_delivers_what_was_posted() {
+    let stage = Stage::new().await;
+    {
+        let store = local::open(stage.state.path()).unwrap();
+        let body = sim::feed::lines(5, MINUTE, 4, Style::Small);
+        store.bundles.put("posted/0123", &body).await.unwrap();
+    }
+    let mut command = stage.vt(&["load"]);
+    command.env("VIRUSTOTAL_APIKEY", "").env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    let found = output(command).await;
+    assert_eq!(found.status.code(), Some(0), "{}", text(&found.stderr));
+    assert!(text(&found.stderr).contains("1 posted bodies delivered"), "{}", text(&found.stderr));
+    assert_eq!(stage.dispatcher.arrived().sha256s().len(), 4);
 }

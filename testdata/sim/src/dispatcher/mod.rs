@@ -30,6 +30,7 @@ use bytes::Bytes;
 use http::{StatusCode, Uri};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use self::{arrivals::Book, poll::Groups, streams::Streams};
@@ -96,6 +97,8 @@ pub struct Posted {
     pub avro: bool,
     /// Bytes of the body.
     pub size_bytes: usize,
+    /// Of the body, hexadecimal.
+    pub sha256: String,
     /// Events decoded from it; 0 where it was refused as a whole.
     pub events: usize,
     /// The status answered; `None` for a forced fault that answered nothing or something else.
@@ -334,6 +337,7 @@ async fn post_event(
             sync: yes("sync"),
             avro: yes("avro-format"),
             size_bytes: body.len(),
+            sha256: hex::encode(Sha256::digest(&body)),
             events: 0,
             status: None,
         });

@@ -1,0 +1,92 @@
+//! Metrics at a Pushgateway.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use jiff::Timestamp;
+use sim::feed::Style;
+
+use crate::{
+    commands::MINUTE,
+    served::{Stage, output, text},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_pushes_what_it_did_and_how_far_it_is() {
+    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+    stage.generate(7);
+    let load = |gateway: &str| {
+        let mut command = stage.vt(&["load"]);
+        command
+            .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway)
+            .env("FEED_BACKLOG_HOURS", "1")
+            .env("PACKAGE_LIMIT", "1");
+        command
+    };
+    let ran = output(load(&gateway.url())).await;
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let groups = gateway.pushed();
+    let pushed = &groups["job/virustotal_plugin/function/load"];
+    for (sample, value) in [
+        ("virustotal_plugin_bundles_total{outcome=\"loaded\"}", 1.0),
+        ("virustotal_plugin_records_total", 7.0),
+        ("virustotal_plugin_events_total{outcome=\"delivered\"}", 7.0),
+        ("virustotal_plugin_events_total{outcome=\"rejected\"}", 0.0),
+        ("virustotal_plugin_download_requests_total", 0.0),
+        ("virustotal_plugin_gaps", 0.0),
+    ] {
+        assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
+    }
+    let loaded = pushed.samples["virustotal_plugin_last_loaded_minute_timestamp_seconds"];
+    let lag = pushed.samples["virustotal_plugin_lag_seconds"];
+    let now = Timestamp::now().as_millisecond() as f64 / 1000.0;
+    assert!(loaded + lag <= now && loaded + lag > now - 600.0, "{pushed:?}");
+    assert!((3600.0..7200.0).contains(&lag), "{pushed:?}");
+    assert_eq!(pushed.types["virustotal_plugin_records_total"], "counter");
+
+    // Nobody there: a word, no failure, and no password in it.
+    gateway.down().await;
+    let ran = output(load(&gateway.url().replace("//", "//me:canary@"))).await;
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let said = text(&ran.stderr);
+    assert!(said.contains("WARN") && said.contains("PLUGIN_PROMETHEUS_PUSH_GATEWAY"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingest_pushes_at_its_end() {
+    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+    let mut child = stage
+        .vt(&["ingest"])
+        .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url())
+        .env("INGEST_LISTEN", "127.0.0.1:0")
+        .env("DISPATCHER_MAX_AGE_HOURS", "-1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let url = said.find_map(|line| {
+        let (_, rest) = line.split_once("listening on ")?;
+        rest.split_whitespace().next().map(str::to_owned)
+    });
+    let answer = reqwest::Client::new()
+        .post(url.unwrap())
+        .header("content-type", "application/json")
+        .body(sim::feed::lines(1, MINUTE, 9, Style::Small))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
+    // Read to the end: a full pipe would hold the process up.
+    let rest = tokio::task::spawn_blocking(move || said.collect::<Vec<_>>().join("\n"));
+    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert!(ended.success(), "{}", rest.await.unwrap());
+    let groups = gateway.pushed();
+    let pushed = &groups["job/virustotal_plugin/function/ingest"];
+    assert_eq!(pushed.samples["virustotal_plugin_records_total"], 9.0, "{pushed:?}");
+    assert_eq!(pushed.samples["virustotal_plugin_answers_total{status=\"200\"}"], 1.0);
+}
