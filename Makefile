@@ -16,6 +16,7 @@ lint: ## Format, clippy and documents, all without a warning
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-demo: ## A synthetic feed goes through a killed and resumed load, and a posted bundle; then all is counted
+demo: ## A synthetic feed through a killed and resumed load, and a posted bundle; then README's own commands
 	cargo build --workspace --locked
 	./testdata/demo.sh
+	./testdata/examples.sh
