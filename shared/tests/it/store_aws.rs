@@ -1,5 +1,7 @@
 //! The AWS family, on an emulator: the suite, and what only AWS can show.
 
+use std::sync::atomic::Ordering;
+
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use aws_sdk_dynamodb::{
     config::{Credentials, SharedCredentialsProvider},
@@ -14,8 +16,8 @@ use sim::Shared;
 use tempfile::TempDir;
 
 use crate::{
-    store_suite::{at, race_for_a_quota, store_suite},
-    wire::Twice,
+    store_suite::{self, at, race_for_a_quota, store_suite},
+    wire::{Trouble, Wire},
 };
 
 struct Place {
@@ -70,7 +72,7 @@ mod twice {
 
     async fn fresh() -> Option<(Store, Place)> {
         let place = place().await?;
-        let config = place.config.to_builder().http_client(Twice::new()).build();
+        let config = place.config.to_builder().http_client(Wire::new(Trouble::Twice)).build();
         let store = aws::store(&place.settings, &config, &place.state).unwrap();
         Some((store, place))
     }
@@ -82,6 +84,20 @@ mod twice {
         let Some((store, _place)) = fresh().await else { return };
         race_for_a_quota(&store, 20, 100).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_meet_others_are_sent_again_until_they_get_through() {
+    let Some(place) = place().await else { return };
+    let wire = Wire::new(Trouble::Meetings);
+    let refused = wire.refused();
+    let config = place.config.to_builder().http_client(wire).build();
+    let store = aws::store(&place.settings, &config, &place.state).unwrap();
+    store_suite::a_lease_that_was_taken_over_can_neither_write_nor_be_renewed(&store).await;
+    store_suite::memory_of_many_ids_answers_for_each(&store).await;
+    race_for_a_quota(&store, 5, 40).await;
+    assert!(store.cursors.advance("load", None, 60).await.unwrap());
+    assert!(refused.load(Ordering::Relaxed) > 300, "{refused:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
-//! An HTTP client for AWS's SDK that sends each call of DynamoDB twice, as it does itself where an answer
-//! is lost on the way.
+//! An HTTP client for AWS's SDK that makes trouble for calls of DynamoDB.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_http_client::{
     Builder,
     tls::{Provider, rustls_provider::CryptoMode},
@@ -10,44 +15,98 @@ use aws_smithy_runtime_api::client::{
         HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
         SharedHttpConnector,
     },
-    orchestrator::HttpRequest,
+    orchestrator::{HttpRequest, HttpResponse},
     runtime_components::RuntimeComponents,
 };
 
-/// The first answer is lost, the second one is given.
-#[derive(Debug)]
-pub(crate) struct Twice(SharedHttpClient);
+/// What happens to a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Trouble {
+    /// It arrives twice, and the first answer is lost: as the SDK itself sends it again then.
+    Twice,
+    /// Two of three writes are told that another one is at work on the same item. The emulator does one
+    /// after the other, so it never says that.
+    Meetings,
+}
 
-impl Twice {
-    pub(crate) fn new() -> Self {
-        Self(Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https())
+/// The client.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    client: SharedHttpClient,
+    trouble: Trouble,
+    // Here, for the SDK asks for a connector with each call.
+    calls: Arc<AtomicU32>,
+    refused: Arc<AtomicU32>,
+}
+
+impl Wire {
+    pub(crate) fn new(trouble: Trouble) -> Self {
+        let client = Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
+        Self { client, trouble, calls: Arc::default(), refused: Arc::default() }
+    }
+
+    /// How many calls were told of another one, and go on counting.
+    pub(crate) fn refused(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.refused)
     }
 }
 
-impl HttpClient for Twice {
+impl HttpClient for Wire {
     fn http_connector(
         &self,
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        let once = self.0.http_connector(settings, components);
-        SharedHttpConnector::new(Connector(once))
+        SharedHttpConnector::new(Connector {
+            once: self.client.http_connector(settings, components),
+            trouble: self.trouble,
+            calls: Arc::clone(&self.calls),
+            refused: Arc::clone(&self.refused),
+        })
     }
 }
 
 #[derive(Debug)]
-struct Connector(SharedHttpConnector);
+struct Connector {
+    once: SharedHttpConnector,
+    trouble: Trouble,
+    calls: Arc<AtomicU32>,
+    refused: Arc<AtomicU32>,
+}
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let once = self.0.clone();
-        HttpConnectorFuture::new(async move {
-            let target = request.headers().get("x-amz-target").unwrap_or_default();
-            if target.starts_with("DynamoDB_") {
+        let once = self.once.clone();
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let Some(operation) = target.strip_prefix("DynamoDB_20120810.") else {
+            return once.call(request);
+        };
+        match self.trouble {
+            Trouble::Twice => HttpConnectorFuture::new(async move {
                 let copy = request.try_clone().expect("a body in memory");
                 drop(once.call(copy).await?);
+                once.call(request).await
+            }),
+            Trouble::Meetings => {
+                let error = match operation {
+                    "TransactWriteItems" => {
+                        r#"{"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+                            "CancellationReasons":[{"Code":"None"},{"Code":"TransactionConflict"}],
+                            "Message":"Transaction cancelled"}"#
+                    }
+                    "UpdateItem" => {
+                        r#"{"__type":"com.amazonaws.dynamodb.v20120810#TransactionConflictException",
+                            "message":"Transaction is ongoing for the item"}"#
+                    }
+                    _ => return once.call(request),
+                };
+                if self.calls.fetch_add(1, Ordering::Relaxed) % 3 == 2 {
+                    return once.call(request);
+                }
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                let status = 400.try_into().expect("a status");
+                HttpConnectorFuture::ready(Ok(HttpResponse::new(status, SdkBody::from(error))))
             }
-            once.call(request).await
-        })
+        }
     }
 }
