@@ -14,8 +14,10 @@ use jiff::Timestamp;
     arg_required_else_help = true,
     after_help = "\
 Settings come from the environment; `vt settings` shows them.
-Exit codes: 0 done (also where records were rejected), 1 the job failed, 2 usage (also a setting that is wrong or
-missing), unreadable input or a refused rule.
+Exit codes:
+  0  done, also where records were rejected
+  1  the job failed
+  2  usage, a setting that is wrong or missing, unreadable input or a refused rule
 
 Examples:
   VIRUSTOTAL_APIKEY=xxxx PLUGIN_EVENTS_URL=http://dispatcher:8111 vt load
@@ -47,9 +49,9 @@ pub(crate) enum Command {
 
 /// Load the minutes of VirusTotal's file feed that are due, then end (for cron); --watch goes on.
 ///
-/// Posted bodies that `vt ingest` left are delivered before. The first run starts FEED_BACKLOG_HOURS back, or where the
+/// Posted bodies that `vt ingest` left are delivered before. The first run starts `FEED_BACKLOG_HOURS` back, or where the
 /// Go plugin's `v3_files` in STATEDIR stopped. Where another one is at work it says who, and ends with exit code 0.
-/// Without VIRUSTOTAL_APIKEY there is no feed: exit code 2, unless posted bodies were delivered.
+/// Without `VIRUSTOTAL_APIKEY` there is no feed: exit code 2, unless posted bodies were delivered.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -74,13 +76,13 @@ pub(crate) struct LoadArgs {
 
 /// Take feed records that are posted as JSON lines, and make events of them.
 ///
-/// Listens on INGEST_LISTEN, without INGEST_SECRETS and INGEST_TOKENS on loopback only; needs no VirusTotal key. What
+/// Listens on `INGEST_LISTEN`, without `INGEST_SECRETS` and `INGEST_TOKENS` on loopback only; needs no VirusTotal key. What
 /// is posted is kept under STATEDIR until it is delivered. GET /health and GET /metrics say how it is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   vt ingest
-  bzcat sample.json.bz2 | curl -H 'Content-Type: application/json' -X POST --data-binary @- http://localhost:8854")]
+  curl -H 'Content-Type: application/json' --data-binary @records.jsonl http://localhost:8854")]
 pub(crate) struct IngestArgs {}
 
 /// Load one minute again, from its staged bundle where that is kept; ignores the age limit.
@@ -342,6 +344,12 @@ mod tests {
 
 /// Prepare an account of AWS, or an emulator, for the state.
 #[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  AWS_REGION=ap-southeast-2 vt aws init --bucket our-azul-vt-bundles"
+)]
 pub(crate) struct AwsArgs {
     #[command(subcommand)]
     pub(crate) command: AwsCommand,

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 use crate::{
     cli::RejectsCommand,
-    failure::Failure,
+    failure::{Failure, say},
     load::{runtime, stop_on_signal},
     output::Output,
     settings, state,
@@ -33,7 +33,10 @@ pub(crate) fn run(command: &RejectsCommand) -> Result<(), Failure> {
     let settings = settings::read()?;
     match command {
         RejectsCommand::List => {
-            let Some(store) = state::existing(&settings)? else { return Ok(()) };
+            let Some(store) = state::existing(&settings)? else {
+                say(&state::none_yet(&settings));
+                return Ok(());
+            };
             state::block_on(list(&store))
         }
         RejectsCommand::Show { key } => {
@@ -68,6 +71,10 @@ fn unknown(key: &str) -> Failure {
 
 async fn list(store: &Store) -> Result<(), Failure> {
     let objects = rejects(store).list().await.map_err(Failure::job)?;
+    if objects.is_empty() {
+        // Standard output stays empty: keys are read from it.
+        say("nothing was rejected");
+    }
     let mut output = Output::open();
     let row = |object: &BundleInfo| {
         [object.key.clone(), object.size.to_string(), format!("{:.0}", object.modified)]

@@ -23,12 +23,12 @@ pub struct Gateway {
 type Groups = Arc<Mutex<BTreeMap<String, Pushed>>>;
 
 /// What a group holds.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Pushes taken.
     pub times: usize,
-    /// A sample's name and labels as written → its value, of the last push.
-    pub samples: BTreeMap<String, f64>,
+    /// A sample's name and labels as written → its value, of the last push. Whole numbers alone are known here.
+    pub samples: BTreeMap<String, i64>,
     /// The types said of names, of the last push.
     pub types: BTreeMap<String, String>,
 }
@@ -84,7 +84,7 @@ fn answer(status: StatusCode, text: String) -> Response {
     response
 }
 
-type Read = (String, BTreeMap<String, f64>, BTreeMap<String, String>);
+type Read = (String, BTreeMap<String, i64>, BTreeMap<String, String>);
 
 fn read(
     method: &Method,
@@ -98,7 +98,7 @@ fn read(
     if !matches!(*method, Method::PUT | Method::POST) {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "push with PUT or POST".into()));
     }
-    if words.first() != Some(&"job") || words.len() % 2 != 0 || words.contains(&"") {
+    if words.first() != Some(&"job") || !words.len().is_multiple_of(2) || words.contains(&"") {
         return Err((StatusCode::NOT_FOUND, "/metrics/job/<job>/<label>/<value>".into()));
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -113,7 +113,7 @@ fn read(
             types.insert(name.to_owned(), kind.to_owned());
         } else if !line.starts_with('#') {
             let (name, value) = line.rsplit_once(' ').ok_or_else(|| bad(line.into()))?;
-            let value: f64 = value.parse().map_err(|_| bad(line.into()))?;
+            let value: i64 = value.parse().map_err(|_| bad(line.into()))?;
             let bare = name.split('{').next().unwrap_or_default();
             if !types.contains_key(bare) {
                 return Err(bad(format!("a sample without a type: {line}")));

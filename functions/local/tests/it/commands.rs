@@ -138,6 +138,8 @@ fn every_command_has_help_with_examples() {
         "rejects list",
         "rejects show",
         "rejects retry",
+        "aws",
+        "aws init",
     ] {
         for help in ["-h", "--help"] {
             let args: Vec<&str> = command.split_whitespace().chain([help]).collect();

@@ -115,7 +115,7 @@ async fn status_makes_no_state_and_tells_what_a_load_left() {
     for (command, said) in [
         (["status", "--json"], ""),
         (["load", "--dry-run"], "no state yet in "),
-        (["rejects", "list"], ""),
+        (["rejects", "list"], "no state yet in "),
     ] {
         let mut looking = stage.vt(&command);
         looking.env("STATEDIR", &none);
