@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
@@ -74,6 +74,69 @@ pub struct InboxCounts {
     pub buried: u64,
 }
 
+/// A message as a queue handed it over, by an event or when it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// What the queue names it; what is answered to say that it failed.
+    pub message_id: String,
+    /// What this delivery of it is known by.
+    pub receipt_handle: String,
+    /// A [`Message`], in JSON.
+    pub body: String,
+}
+
+impl Delivery {
+    /// The messages of an event of SQS; `None` where it is an event of another kind.
+    pub fn all_of(event: &serde_json::Value) -> Option<Vec<Self>> {
+        let records = event.get("Records")?.as_array()?;
+        let of_sqs = |record: &serde_json::Value| {
+            let source = record.get("eventSource").and_then(serde_json::Value::as_str);
+            (source == Some("aws:sqs")).then(|| Self::deserialize(record).ok())?
+        };
+        (!records.is_empty()).then(|| records.iter().map(of_sqs).collect())?
+    }
+}
+
+/// What a message in a queue says of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Message {
+    /// [`Message::FORMAT`].
+    pub(super) format: u8,
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) attempts: u32,
+    pub(super) since: Timestamp,
+    /// Not to be worked before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<Timestamp>,
+    #[serde(flatten)]
+    pub(super) body: Body,
+}
+
+/// The body of an item, or where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Body {
+    /// Itself.
+    Body(String),
+    /// The key of an object.
+    Object(String),
+}
+
+impl Message {
+    pub(super) const FORMAT: u8 = 1;
+
+    /// Reads a message; the error says why it is none, and quotes nothing of it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match serde_json::from_str(text) {
+            Ok(message @ Self { format: Self::FORMAT, .. }) => Ok(message),
+            Ok(Self { format, .. }) => Err(format!("its format {format} is not known here")),
+            Err(error) => Err(format!("it is no message of this program: {error}")),
+        }
+    }
+}
+
 /// Waiting work, durable. An item stays until it is done or buried; one whose taker died comes back when
 /// its time is up.
 #[async_trait]
@@ -90,6 +153,17 @@ pub trait Inbox: Send + Sync {
         hold: SignedDuration,
         now: Timestamp,
     ) -> Result<Vec<Item>, StoreError>;
+
+    /// Takes what a queue handed over by an event, for `hold` from `now`. `None` where it is not to be worked
+    /// now: it is not due, is done, or was given up because it cannot be read. An implementation that is no
+    /// queue of messages puts it first.
+    async fn accept(
+        &self,
+        queue: Queue,
+        delivery: &Delivery,
+        hold: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Item>, StoreError>;
 
     /// Keeps an item for `hold` from `now`. False where it was lost to somebody else, or is done.
     async fn hold(

@@ -10,6 +10,8 @@ mod bundle;
 #[cfg(test)]
 mod corpus;
 #[cfg(test)]
+mod inbox_suite;
+#[cfg(test)]
 mod mapping;
 #[cfg(test)]
 mod mapping_corpus;
@@ -23,6 +25,8 @@ mod s3;
 mod secrets;
 #[cfg(test)]
 mod selection;
+#[cfg(test)]
+mod sqs;
 #[cfg(test)]
 mod store_aws;
 #[cfg(test)]

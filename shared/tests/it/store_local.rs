@@ -14,12 +14,16 @@ use std::{
 use azul_vt::minute::Minute;
 use azul_vt::store::{
     Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
+    inbox::{NewItem, Queue},
     local::{go_plugin_position, open},
 };
 use jiff::{SignedDuration, civil::date};
 use tempfile::TempDir;
 
-use crate::store_suite::{acquire, at, step_a_cursor, store_suite};
+use crate::{
+    inbox_suite::{Time, inbox_suite},
+    store_suite::{acquire, at, step_a_cursor, store_suite},
+};
 
 fn fresh() -> Ready<Option<(Store, TempDir)>> {
     let dir = tempfile::tempdir().unwrap();
@@ -27,6 +31,26 @@ fn fresh() -> Ready<Option<(Store, TempDir)>> {
 }
 
 store_suite!(fresh);
+inbox_suite!(fresh, Time::given());
+
+#[tokio::test]
+async fn who_was_too_slow_ends_nothing_and_what_a_dead_owner_had_comes_back_at_once() {
+    let (store, _dir) = fresh().await.unwrap();
+    let item = NewItem { id: "a".into(), body: "{}".into() };
+    store.inbox.put(Queue::Query, &[item], at(0)).await.unwrap();
+    let minute = SignedDuration::from_mins(1);
+    let take =
+        async |seconds| store.inbox.take(Queue::Query, 1, minute, at(seconds)).await.unwrap().pop();
+    let first = take(0).await.unwrap();
+    let second = take(61).await.unwrap();
+    assert!(!store.inbox.done(Queue::Query, &first).await.unwrap());
+    assert!(!store.inbox.hold(Queue::Query, &first, minute, at(62)).await.unwrap());
+    assert_eq!(store.inbox.reclaim(Queue::Query, at(62)).await.unwrap(), 1);
+    let third = take(62).await.unwrap();
+    assert!(!store.inbox.done(Queue::Query, &second).await.unwrap());
+    assert!(store.inbox.done(Queue::Query, &third).await.unwrap());
+    assert!(take(999).await.is_none());
+}
 
 #[tokio::test]
 async fn pruning_removes_loaded_and_buried_minutes() {

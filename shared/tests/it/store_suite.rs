@@ -1,7 +1,7 @@
 //! What every implementation of the state promises. Each case takes a fresh, empty store;
 //! [`store_suite!`] runs all of them on one implementation.
 
-use std::{collections::BTreeSet, future::Future, io::Read, sync::Arc};
+use std::{future::Future, io::Read, sync::Arc};
 
 use azul_vt::{
     minute::Minute,
@@ -9,7 +9,6 @@ use azul_vt::{
         Counts, GapKind, Grant, Lease, LedgerRow, LedgerTotals, MinuteState, Reservation, Stage,
         Store, StoreError,
         budget::{Permit, Window},
-        inbox::{Again, Item, NewItem, Queue},
         rejects::{Reject, RejectStage, Rejects},
     },
 };
@@ -30,11 +29,6 @@ macro_rules! store_suite {
             keys_that_lead_elsewhere_are_refused
             rejects_are_kept_by_batch_and_a_repeat_replaces_them
             rejects_reach_no_other_objects
-            work_is_kept_until_it_is_done_and_each_item_has_one_taker
-            an_item_whose_taker_died_comes_back_when_its_time_is_up
-            what_is_put_back_waits_and_only_failures_count_as_attempts
-            buried_work_stays_and_is_not_taken
-            queues_do_not_mix
             a_budget_grants_no_more_than_its_limit_in_any_window
             a_budget_of_several_windows_keeps_all_of_them
             eight_askers_never_exceed_a_budget
@@ -92,7 +86,7 @@ pub(crate) async fn acquire(store: &Store, name: &str) -> Lease {
 }
 
 /// Runs `work` in `n` tasks at once and gives what they gave.
-async fn at_once<T, F>(n: usize, work: impl Fn(usize) -> F) -> Vec<T>
+pub(crate) async fn at_once<T, F>(n: usize, work: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
@@ -887,91 +881,6 @@ pub(crate) async fn rejects_reach_no_other_objects(store: &Store) {
         "{damaged:?}"
     );
     assert!(content(store, "feed/a.jsonl").await.is_some());
-}
-
-const HOLD: SignedDuration = SignedDuration::from_secs(60);
-
-async fn put(store: &Store, ids: std::ops::Range<u32>) {
-    let items: Vec<NewItem> = ids
-        .map(|n| NewItem { id: format!("item-{n:03}"), body: format!("{{\"n\":{n}}}") })
-        .collect();
-    store.inbox.put(Queue::Query, &items, at(0)).await.unwrap();
-}
-
-async fn take(store: &Store, most: usize, seconds: i64) -> Vec<Item> {
-    store.inbox.take(Queue::Query, most, HOLD, at(seconds)).await.unwrap()
-}
-
-pub(crate) async fn work_is_kept_until_it_is_done_and_each_item_has_one_taker(store: &Store) {
-    put(store, 0..100).await;
-    let ended = at_once(8, |_| {
-        let store = store.clone();
-        async move {
-            let mut ended = Vec::new();
-            loop {
-                let items = take(&store, 3, 1).await;
-                if items.is_empty() {
-                    return ended;
-                }
-                for item in items {
-                    assert_eq!(item.attempts, 0);
-                    assert!(store.inbox.done(Queue::Query, &item).await.unwrap());
-                    ended.push((item.id, item.body));
-                }
-            }
-        }
-    })
-    .await;
-    let all: Vec<_> = ended.into_iter().flatten().collect();
-    let distinct: BTreeSet<_> = all.iter().cloned().collect();
-    assert_eq!((all.len(), distinct.len()), (100, 100));
-    assert!(distinct.contains(&("item-007".to_owned(), "{\"n\":7}".to_owned())));
-}
-
-pub(crate) async fn an_item_whose_taker_died_comes_back_when_its_time_is_up(store: &Store) {
-    put(store, 0..1).await;
-    let first = take(store, 10, 0).await.pop().unwrap();
-    assert!(take(store, 10, 30).await.is_empty());
-    assert!(store.inbox.hold(Queue::Query, &first, HOLD, at(30)).await.unwrap());
-    assert!(take(store, 10, 61).await.is_empty(), "it was held on");
-    let second = take(store, 10, 91).await.pop().unwrap();
-    assert_eq!((second.id.as_str(), second.attempts), ("item-000", 0));
-    // Whoever was too slow ends nothing.
-    assert!(!store.inbox.done(Queue::Query, &first).await.unwrap());
-    assert!(!store.inbox.hold(Queue::Query, &first, HOLD, at(92)).await.unwrap());
-    assert!(store.inbox.done(Queue::Query, &second).await.unwrap());
-    assert!(take(store, 10, 999).await.is_empty());
-}
-
-pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(store: &Store) {
-    put(store, 0..1).await;
-    let mut item = take(store, 1, 0).await.pop().unwrap();
-    for (round, is_attempt) in [(1, false), (2, true), (3, false), (4, true)] {
-        item.body = format!("{{\"round\":{round}}}");
-        let again = Again { after: SignedDuration::from_secs(100), is_attempt };
-        let now = at(round * 1000);
-        assert!(store.inbox.again(Queue::Query, &item, again, now).await.unwrap());
-        assert!(take(store, 1, round * 1000 + 90).await.is_empty());
-        item = take(store, 1, round * 1000 + 101).await.pop().unwrap();
-        assert_eq!(item.body, format!("{{\"round\":{round}}}"));
-    }
-    assert_eq!((item.attempts, item.since), (2, at(0)));
-}
-
-pub(crate) async fn buried_work_stays_and_is_not_taken(store: &Store) {
-    put(store, 0..2).await;
-    let item = take(store, 1, 0).await.pop().unwrap();
-    assert!(store.inbox.bury(Queue::Query, &item, "it never works", at(1)).await.unwrap());
-    assert_eq!(take(store, 10, 999).await.len(), 1);
-    let counts = store.inbox.counts(Queue::Query, at(999)).await.unwrap();
-    assert_eq!((counts.waiting, counts.in_work, counts.buried), (0, 1, 1));
-}
-
-pub(crate) async fn queues_do_not_mix(store: &Store) {
-    put(store, 0..1).await;
-    let other = store.inbox.take(Queue::Download, 9, HOLD, at(1)).await.unwrap();
-    assert_eq!(other, []);
-    assert_eq!(take(store, 9, 1).await.len(), 1);
 }
 
 fn window(name: &'static str, seconds: i64, limit: u32) -> Window {

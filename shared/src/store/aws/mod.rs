@@ -12,6 +12,7 @@
 //! | `ledger-totals` | `<YYYY-MM-DD>` | of the finished minutes of a day: `loaded`, `buried` and the sums of their counts | 37 days after the last write's minute |
 //! | `memory#<kind>#<id>` | `-` | `until`, `by` | until then |
 //! | `quota#<YYYY-MM-DD>#<category>` | `#<id>` | `stage` | 35 days after the day |
+//! | `budget#<name>` | number of the grant, 20 digits | `granted`, `by` | 32 days, or as long as the longest window |
 //! | `quota-used#<YYYY-MM-DD>` | `#<category>` | `category`, `used` | 35 days after the day |
 //!
 //! Every write is conditional, and every read consistent. A write that is sent twice, because its answer was
@@ -23,13 +24,15 @@ use std::{sync::Arc, time::Duration};
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_dynamodb::Client;
 
-use super::{Store, StoreError};
+use super::{Bundles, Store, StoreError};
 use crate::settings::{AwsState, Settings};
 
+mod budget;
 mod bundles;
 mod cursors;
 mod error;
 mod http;
+mod inbox;
 pub mod init;
 mod leases;
 mod ledger;
@@ -38,6 +41,7 @@ mod quotas;
 mod table;
 
 pub use bundles::S3Bundles;
+pub use inbox::SqsInbox;
 
 /// Attempts of a call that failed on the way, was throttled or met a fault of AWS's, and the waits between
 /// them (full jitter).
@@ -87,16 +91,18 @@ pub fn store(
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(CALL).build();
     let client = aws_sdk_dynamodb::config::Builder::from(config).timeout_config(timeouts).build();
     let table = table::Table::new(Client::from_conf(client), &places.table);
-    let local = super::local::open(&settings.state_dir)?;
-    let bundles = S3Bundles::new(config, &places.bucket, &settings.state_dir)?;
+    let bundles: Arc<dyn Bundles> =
+        Arc::new(S3Bundles::new(config, &places.bucket, &settings.state_dir)?);
+    let (inbox, minutes) = (settings.inbox_queue.as_ref(), settings.minutes_queue.as_ref());
+    let inbox = SqsInbox::new(config, inbox, minutes, Arc::clone(&bundles));
     Ok(Store {
         cursors: Arc::new(cursors::AwsCursors(table.clone())),
         leases: Arc::new(leases::AwsLeases(table.clone())),
         ledger: Arc::new(ledger::AwsLedger(table.clone())),
         memory: Arc::new(memory::AwsMemory(table.clone())),
-        quotas: Arc::new(quotas::AwsQuotas(table)),
-        bundles: Arc::new(bundles),
-        inbox: local.inbox,
-        budget: local.budget,
+        quotas: Arc::new(quotas::AwsQuotas(table.clone())),
+        bundles,
+        inbox: Arc::new(inbox),
+        budget: Arc::new(budget::AwsBudget(table)),
     })
 }

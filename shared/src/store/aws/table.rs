@@ -86,6 +86,8 @@ pub(super) struct Filter<'a> {
     pub(super) values: Item,
     /// At most so many.
     pub(super) limit: Option<usize>,
+    /// The last sort key first.
+    pub(super) newest_first: bool,
 }
 
 impl Table {
@@ -121,12 +123,14 @@ impl Table {
         let mut names = names(&keys);
         names.extend(self::names(filter.condition.unwrap_or_default()));
         // Only a query that may end early is cut into small pages.
-        let page = filter.limit.map(|n| i32::try_from(n.max(PAGE)).unwrap_or(i32::MAX));
+        let least = if filter.condition.is_some() { PAGE } else { 1 };
+        let page = filter.limit.map(|n| i32::try_from(n.max(least)).unwrap_or(i32::MAX));
         let query = self
             .client
             .query()
             .table_name(&*self.name)
             .consistent_read(true)
+            .scan_index_forward(!filter.newest_first)
             .key_condition_expression(keys)
             .set_filter_expression(filter.condition.map(str::to_owned))
             .set_expression_attribute_names(Some(names))

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::db::{Db, nanoseconds, timestamp, unsigned};
 use crate::store::{
     StoreError,
-    inbox::{Again, Inbox, InboxCounts, Item, NewItem, Queue},
+    inbox::{Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Queue},
 };
 
 pub(super) struct LocalInbox {
@@ -16,6 +16,18 @@ pub(super) struct LocalInbox {
 
 fn later(now: Timestamp, by: SignedDuration) -> i64 {
     nanoseconds(now.saturating_add(by).unwrap_or(Timestamp::MAX))
+}
+
+/// Of the columns id, body, attempts, since, receipt.
+fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
+    let receipt: i64 = row.get(4)?;
+    Ok(Item {
+        id: row.get(0)?,
+        body: row.get(1)?,
+        attempts: row.get(2)?,
+        since: timestamp(row.get(3)?),
+        receipt: receipt.to_string(),
+    })
 }
 
 impl LocalInbox {
@@ -83,18 +95,51 @@ impl Inbox for LocalInbox {
                 let mut rows = statement.query(params![queue.name(), now, until, most])?;
                 let mut items = Vec::new();
                 while let Some(row) = rows.next()? {
-                    let receipt: i64 = row.get(4)?;
-                    items.push(Item {
-                        id: row.get(0)?,
-                        body: row.get(1)?,
-                        attempts: row.get(2)?,
-                        since: timestamp(row.get(3)?),
-                        receipt: receipt.to_string(),
-                    });
+                    items.push(item(row)?);
                 }
                 // RETURNING keeps no order.
                 items.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
                 Ok(items)
+            })
+            .await
+    }
+
+    async fn accept(
+        &self,
+        queue: Queue,
+        delivery: &Delivery,
+        hold: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Item>, StoreError> {
+        let damaged = |reason: String| StoreError::Damaged {
+            what: format!("message {} for {}", delivery.message_id, queue.name()),
+            reason,
+        };
+        let message = Message::parse(&delivery.body).map_err(damaged)?;
+        let Body::Body(body) = message.body else {
+            return Err(damaged("its body is an object on AWS".into()));
+        };
+        let Message { id, attempts, since, .. } = message;
+        let due = nanoseconds(message.due.unwrap_or(now));
+        let (now, until) = (nanoseconds(now), later(now, hold));
+        self.db
+            .write(format!("accepting work for the inbox of {}", queue.name()), move |db| {
+                db.execute(
+                    "INSERT INTO inbox (queue, id, body, attempts, since, due)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (queue, id) DO NOTHING",
+                    params![queue.name(), id, body, attempts, nanoseconds(since), due],
+                )?;
+                let taken = db
+                    .query_row(
+                        "UPDATE inbox SET due = ?4, taken = 1, receipt = receipt + 1
+                         WHERE queue = ?1 AND id = ?2 AND buried IS NULL AND due <= ?3
+                         RETURNING id, body, attempts, since, receipt",
+                        params![queue.name(), id, now, until],
+                        item,
+                    )
+                    .optional()?;
+                Ok(taken)
             })
             .await
     }

@@ -1,0 +1,168 @@
+//! Budget: an item for each request granted, numbered without gaps, until it is older than every window.
+//!
+//! Whoever puts the next number has the grant; one that was put before by somebody else is looked at anew.
+//! So the times only grow, and the `limit`-th last grant is the item `limit` numbers back.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+
+use super::table::{
+    Filter, Item, Key, Table, Updated, damaged, expiry, item, mark, part, text, text_of, time,
+    time_of,
+};
+use crate::{
+    http_client::Backoff,
+    store::{
+        StoreError,
+        budget::{Budget, Permit, WINDOW_MARGIN, Window, WindowUsage},
+    },
+};
+
+/// How long a grant is kept at least: as long as the longest window in use anywhere, so that another
+/// setting finds what it needs.
+const KEPT: SignedDuration = SignedDuration::from_hours(32 * 24);
+/// How often somebody else may be first.
+const MEETINGS: u32 = 100;
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+const GRANT: &str = "SET #granted = :granted, #expires_at = :expires, #by = :me";
+const FREE: &str = "attribute_not_exists(#pk)";
+
+pub(super) struct AwsBudget(pub(super) Table);
+
+fn partition(name: &str) -> String {
+    format!("budget#{}", part(name))
+}
+
+/// What was granted last.
+#[derive(Clone, Copy)]
+struct Last {
+    number: u64,
+    granted: Timestamp,
+}
+
+impl AwsBudget {
+    async fn last(&self, name: &str, action: &str) -> Result<Option<Last>, StoreError> {
+        let newest = Filter { limit: Some(1), newest_first: true, ..Filter::default() };
+        let found = self.0.query(action, &partition(name), newest).await?;
+        let last = |item: &Item| {
+            let what = format!("the budget {name}");
+            let number = text_of(item, "sk", &what)?.parse();
+            let number =
+                number.map_err(|e| damaged(&what, format!("a grant has no number: {e}")))?;
+            Ok(Last { number, granted: time_of(item, "granted", &what)? })
+        };
+        found.first().map(last).transpose()
+    }
+
+    /// When a number was granted; `None` where that is so long ago that it is forgotten.
+    async fn granted(
+        &self,
+        name: &str,
+        number: u64,
+        action: &str,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let found = self.0.get(action, key(name, number)).await?;
+        found.map(|item| time_of(&item, "granted", &format!("the budget {name}"))).transpose()
+    }
+
+    /// How long to wait before the next grant, looking back from `last`.
+    async fn wait(
+        &self,
+        name: &str,
+        windows: &[Window],
+        last: Option<Last>,
+        now: Timestamp,
+        action: &str,
+    ) -> Result<SignedDuration, StoreError> {
+        let mut wait = SignedDuration::ZERO;
+        for window in windows {
+            if window.limit == 0 {
+                return Ok(SignedDuration::from_nanos(i64::MAX));
+            }
+            let nth = last.and_then(|l| (l.number + 1).checked_sub(u64::from(window.limit)));
+            let Some(nth) = nth.filter(|nth| *nth > 0) else { continue };
+            if let Some(granted) = self.granted(name, nth, action).await? {
+                wait = wait.max(length(window).saturating_sub(now.duration_since(granted)));
+            }
+        }
+        Ok(wait)
+    }
+}
+
+#[async_trait]
+impl Budget for AwsBudget {
+    async fn ask(
+        &self,
+        name: &str,
+        windows: &[Window],
+        now: Timestamp,
+    ) -> Result<Permit, StoreError> {
+        if windows.is_empty() {
+            return Ok(Permit::Granted);
+        }
+        let action = format!("asking for a request of the budget {name}");
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        while backoff.attempts() < MEETINGS {
+            let last = self.last(name, &action).await?;
+            // A clock that went back must not make room: time goes on from the last grant.
+            let now = last.map_or(now, |last| last.granted.max(now));
+            let wait = self.wait(name, windows, last, now, &action).await?;
+            if wait > SignedDuration::ZERO {
+                return Ok(Permit::Wait(wait));
+            }
+            let longest = windows.iter().map(length).max().unwrap_or_default().max(KEPT);
+            let values = item([
+                (":granted", time(now)),
+                (":expires", expiry(now.saturating_add(longest).unwrap_or(Timestamp::MAX))),
+                (":me", text(mark())),
+            ]);
+            let next = key(name, last.map_or(1, |last| last.number + 1));
+            if let Updated::Done(_) = self.0.update(&action, next, GRANT, FREE, values).await? {
+                return Ok(Permit::Granted);
+            }
+            tokio::time::sleep(backoff.next_wait(None)).await;
+        }
+        let source = "others were first, time after time".into();
+        Err(StoreError::Unavailable { action, source })
+    }
+
+    async fn usage(
+        &self,
+        name: &str,
+        windows: &[Window],
+        now: Timestamp,
+    ) -> Result<Vec<WindowUsage>, StoreError> {
+        let action = format!("reading the budget {name}");
+        let last = self.last(name, &action).await?.map_or(0, |last| last.number);
+        let mut usage = Vec::new();
+        for window in windows {
+            let from = now.saturating_sub(length(window)).unwrap_or(Timestamp::MIN);
+            // The times grow with the numbers: between the last old one and the first young one.
+            let (mut old, mut young) = (0, last + 1);
+            while young - old > 1 {
+                let middle = old + (young - old) / 2;
+                let granted = self.granted(name, middle, &action).await?;
+                if granted.is_some_and(|granted| granted > from) {
+                    young = middle;
+                } else {
+                    old = middle;
+                }
+            }
+            usage.push(WindowUsage { window: *window, used: last - old });
+        }
+        Ok(usage)
+    }
+}
+
+fn length(window: &Window) -> SignedDuration {
+    window.length.saturating_add(WINDOW_MARGIN)
+}
+
+/// Numbers in the order of text.
+fn key(name: &str, number: u64) -> Key {
+    Key { pk: partition(name), sk: format!("{number:020}") }
+}

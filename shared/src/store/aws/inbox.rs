@@ -1,0 +1,483 @@
+//! Waiting work: messages in SQS queues.
+//!
+//! A message is a [`Message`] in JSON. A long body is an object under `inbox/`, and its message points to it.
+//! What waits longer than SQS lets a message wait goes round: it comes, is not due, and is sent anew. Whatever
+//! is sent anew ends the old message only afterwards, so a crash in between makes two of one, never none; and
+//! it begins anew to be counted how often it was received, so that count tells of crashes alone. SQS itself
+//! puts aside what was received too often.
+//!
+//! What is given up goes to the queue's dead-letter queue too, with the attribute `reason`.
+
+use std::{io::Read as _, sync::Arc};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::{
+    Client,
+    operation::change_message_visibility::ChangeMessageVisibilityError as HoldError,
+    types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry},
+};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+use url::Url;
+
+use super::error::failed;
+use crate::store::{
+    Bundles, StoreError,
+    inbox::{Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Queue},
+    keys::bad_name,
+};
+
+/// Messages that are longer, in bytes, leave their body to an object.
+const LONG: usize = 200 * 1024;
+/// SQS's limits: bytes of a message and of all messages of a call, messages a call.
+const MOST_BYTES: usize = 1024 * 1024;
+const MOST_MESSAGES: usize = 10;
+/// SQS's longest delay of a message, and for how long it may be kept by one who took it.
+const LONGEST_DELAY: SignedDuration = SignedDuration::from_mins(15);
+const LONGEST_HOLD: SignedDuration = SignedDuration::from_hours(12);
+/// Clocks of those who put and those who take may differ by so much.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
+/// Seconds that a queue is asked to wait for a message: then it looks into all of its parts.
+const LOOK: i32 = 1;
+/// Characters of a reason that are kept, and where.
+const LONGEST_REASON: usize = 1000;
+const REASON: &str = "reason";
+
+/// Waiting work in SQS.
+pub struct SqsInbox {
+    client: Client,
+    bundles: Arc<dyn Bundles>,
+    /// The queue of the function.
+    inbox: Option<Place>,
+    /// The queue of minutes.
+    minutes: Option<Place>,
+}
+
+struct Place {
+    setting: &'static str,
+    url: String,
+    /// URL of its dead-letter queue, once it was asked for.
+    dead: OnceCell<String>,
+}
+
+/// What an item's receipt says.
+#[derive(Serialize, Deserialize)]
+struct Receipt {
+    handle: String,
+    object: Option<String>,
+}
+
+impl SqsInbox {
+    /// Uses the queues at these URLs; long bodies are in `bundles`.
+    pub fn new(
+        config: &SdkConfig,
+        inbox: Option<&Url>,
+        minutes: Option<&Url>,
+        bundles: Arc<dyn Bundles>,
+    ) -> Self {
+        let place = |setting, url: Option<&Url>| {
+            url.map(|url| Place { setting, url: url.to_string(), dead: OnceCell::new() })
+        };
+        let (inbox, minutes) =
+            (place("INBOX_QUEUE_URL", inbox), place("MINUTES_QUEUE_URL", minutes));
+        Self { client: Client::new(config), bundles, inbox, minutes }
+    }
+
+    fn place(&self, queue: Queue) -> Result<&Place, StoreError> {
+        let (setting, place) = match queue {
+            Queue::Query | Queue::Download => ("INBOX_QUEUE_URL", &self.inbox),
+            Queue::Minutes => ("MINUTES_QUEUE_URL", &self.minutes),
+        };
+        place.as_ref().ok_or_else(|| StoreError::Refused {
+            action: format!("using the queue of {}", queue.name()),
+            advice: format!("set {setting}: where the state is on AWS, work waits in SQS"),
+            source: "there is no queue".into(),
+        })
+    }
+
+    /// The text of an item's message, and the key of its body's object where that is long.
+    async fn write(
+        &self,
+        queue: Queue,
+        mut message: Message,
+    ) -> Result<(String, Option<String>), StoreError> {
+        let mut text = encode(&message)?;
+        let mut object = None;
+        if text.len() > LONG
+            && let Body::Body(body) = &message.body
+        {
+            let key = object_key(queue, &message.id, body);
+            self.bundles.put(&key, body.as_bytes()).await?;
+            message.body = Body::Object(key.clone());
+            object = Some(key);
+            text = encode(&message)?;
+        }
+        if text.len() > MOST_BYTES {
+            return Err(bad_name(&message.id, "no message of SQS can hold so long a name"));
+        }
+        Ok((text, object))
+    }
+
+    async fn send(
+        &self,
+        place: &Place,
+        text: &str,
+        delay: SignedDuration,
+    ) -> Result<(), StoreError> {
+        let request = self.client.send_message().queue_url(&place.url).message_body(text);
+        let sent = request.delay_seconds(seconds(delay, LONGEST_DELAY)).send().await;
+        sent.map(drop).map_err(|e| failed("putting work into a queue", place.setting, e))
+    }
+
+    async fn send_all(
+        &self,
+        place: &Place,
+        entries: Vec<SendMessageBatchRequestEntry>,
+    ) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let action = "putting work into a queue";
+        let request = self.client.send_message_batch().queue_url(&place.url);
+        let sent = request.set_entries(Some(entries)).send().await;
+        let refused = sent.map_err(|e| failed(action, place.setting, e))?.failed;
+        match refused.first() {
+            None => Ok(()),
+            Some(first) => Err(StoreError::Unavailable {
+                action: action.into(),
+                source: format!(
+                    "SQS refused {} of the messages, one of them with {}: {}",
+                    refused.len(),
+                    first.code,
+                    first.message.as_deref().unwrap_or_default()
+                )
+                .into(),
+            }),
+        }
+    }
+
+    async fn end(&self, place: &Place, handle: &str) -> Result<(), StoreError> {
+        let request = self.client.delete_message().queue_url(&place.url).receipt_handle(handle);
+        let ended = request.send().await;
+        ended.map(drop).map_err(|e| failed("ending work of a queue", place.setting, e))
+    }
+
+    /// Moves a message to the dead-letter queue.
+    async fn give_up(
+        &self,
+        place: &Place,
+        text: &str,
+        handle: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let action = "giving up work of a queue";
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        let reason: String = reason.chars().map(printable).take(LONGEST_REASON).collect();
+        let attribute = MessageAttributeValue::builder().data_type("String").string_value(reason);
+        let attribute = attribute.build().map_err(|e| unavailable(action, e))?;
+        let dead = self.dead(place).await?;
+        let request = self.client.send_message().queue_url(dead).message_body(text);
+        let sent = request.message_attributes(REASON, attribute).send().await;
+        sent.map_err(|e| failed(action, place.setting, e))?;
+        self.end(place, handle).await
+    }
+
+    /// The dead-letter queue, as the queue's redrive policy names it.
+    async fn dead<'a>(&self, place: &'a Place) -> Result<&'a str, StoreError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Policy {
+            dead_letter_target_arn: String,
+        }
+        let action = "looking for a dead-letter queue";
+        let none = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Refused {
+            action: action.into(),
+            advice: format!("give the queue of {} a dead-letter queue", place.setting),
+            source,
+        };
+        let ask = async || {
+            let asked = self.client.get_queue_attributes().queue_url(&place.url);
+            let asked = asked.attribute_names(QueueAttributeName::RedrivePolicy).send().await;
+            let attributes = asked.map_err(|e| failed(action, place.setting, e))?.attributes;
+            let policy = attributes.and_then(|mut a| a.remove(&QueueAttributeName::RedrivePolicy));
+            let policy = policy.ok_or_else(|| none("it has no redrive policy".into()))?;
+            let policy: Policy = serde_json::from_str(&policy).map_err(|e| none(e.into()))?;
+            // arn:aws:sqs:<region>:<account>:<name>
+            let mut parts = policy.dead_letter_target_arn.rsplit(':');
+            let (name, account) = (parts.next().unwrap_or_default(), parts.next());
+            let asked = self.client.get_queue_url().queue_name(name);
+            let asked = asked.set_queue_owner_aws_account_id(account.map(str::to_owned));
+            let found = asked.send().await.map_err(|e| failed(action, place.setting, e))?;
+            found.queue_url.ok_or_else(|| none("SQS told no URL".into()))
+        };
+        place.dead.get_or_try_init(ask).await.map(String::as_str)
+    }
+
+    /// The text of an object; `None` where there is none.
+    async fn read(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let Some(mut reader) = self.bundles.open(key).await? else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        let action = format!("reading {key}");
+        let text = read.await.map_err(|e| unavailable(&action, e))?;
+        text.map(Some).map_err(|e| unavailable(&action, e))
+    }
+
+    /// An item's receipt; `None` where it is none of ours.
+    fn receipt(item: &Item) -> Option<Receipt> {
+        serde_json::from_str(&item.receipt).ok()
+    }
+
+    async fn count(&self, place: &Place, url: &str) -> Result<[u64; 3], StoreError> {
+        const COUNTS: [QueueAttributeName; 3] = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        ];
+        let asked = self.client.get_queue_attributes().queue_url(url);
+        let asked = asked.set_attribute_names(Some(COUNTS.to_vec())).send().await;
+        let asked = asked.map_err(|e| failed("counting work of a queue", place.setting, e))?;
+        let attributes = asked.attributes.unwrap_or_default();
+        Ok(COUNTS.map(|name| attributes.get(&name).and_then(|n| n.parse().ok()).unwrap_or(0)))
+    }
+}
+
+#[async_trait]
+impl Inbox for SqsInbox {
+    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), StoreError> {
+        let place = self.place(queue)?;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for NewItem { id, body } in items {
+            let message = Message {
+                format: Message::FORMAT,
+                id: id.clone(),
+                attempts: 0,
+                since: now,
+                due: None,
+                body: Body::Body(body.clone()),
+            };
+            let (text, _) = self.write(queue, message).await?;
+            if entries.len() == MOST_MESSAGES || bytes + text.len() > MOST_BYTES {
+                self.send_all(place, std::mem::take(&mut entries)).await?;
+                bytes = 0;
+            }
+            bytes += text.len();
+            let entry = SendMessageBatchRequestEntry::builder().message_body(text);
+            let entry = entry.id(entries.len().to_string()).build();
+            entries.push(entry.map_err(|e| unavailable("putting work into a queue", e))?);
+        }
+        self.send_all(place, entries).await
+    }
+
+    async fn take(
+        &self,
+        queue: Queue,
+        most: usize,
+        hold: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<Item>, StoreError> {
+        let place = self.place(queue)?;
+        let mut items = Vec::new();
+        while items.len() < most {
+            let few = most.saturating_sub(items.len()).min(MOST_MESSAGES);
+            let request = self.client.receive_message().queue_url(&place.url);
+            let received = request
+                .max_number_of_messages(i32::try_from(few).unwrap_or(1))
+                .visibility_timeout(seconds(hold, LONGEST_HOLD))
+                .wait_time_seconds(if items.is_empty() { LOOK } else { 0 })
+                .send()
+                .await;
+            let received = received.map_err(|e| failed("taking work", place.setting, e))?;
+            let messages = received.messages.unwrap_or_default();
+            if messages.is_empty() {
+                break;
+            }
+            for message in messages {
+                let delivery = Delivery {
+                    message_id: message.message_id.unwrap_or_default(),
+                    receipt_handle: message.receipt_handle.unwrap_or_default(),
+                    body: message.body.unwrap_or_default(),
+                };
+                items.extend(self.open(queue, &delivery, now).await?);
+            }
+        }
+        Ok(items)
+    }
+
+    /// The event's own visibility timeout holds.
+    async fn accept(
+        &self,
+        queue: Queue,
+        delivery: &Delivery,
+        _hold: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Item>, StoreError> {
+        self.open(queue, delivery, now).await
+    }
+
+    async fn hold(
+        &self,
+        queue: Queue,
+        item: &Item,
+        hold: SignedDuration,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let place = self.place(queue)?;
+        let Some(receipt) = Self::receipt(item) else { return Ok(false) };
+        let request = self.client.change_message_visibility().queue_url(&place.url);
+        let request = request.receipt_handle(receipt.handle);
+        match request.visibility_timeout(seconds(hold, LONGEST_HOLD)).send().await {
+            Ok(_) => Ok(true),
+            // It came back into the queue, or is gone.
+            Err(e)
+                if e.as_service_error().is_some_and(|e| {
+                    HoldError::is_message_not_inflight(e)
+                        || HoldError::is_receipt_handle_is_invalid(e)
+                        || e.meta().code() == Some("InvalidParameterValue")
+                }) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(failed("keeping work of a queue", place.setting, e)),
+        }
+    }
+
+    /// True also where it was lost: SQS does not tell.
+    async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError> {
+        let place = self.place(queue)?;
+        let Some(receipt) = Self::receipt(item) else { return Ok(false) };
+        self.end(place, &receipt.handle).await?;
+        if let Some(object) = receipt.object {
+            self.bundles.remove(&object).await?;
+        }
+        Ok(true)
+    }
+
+    async fn again(
+        &self,
+        queue: Queue,
+        item: &Item,
+        again: Again,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let place = self.place(queue)?;
+        let Some(receipt) = Self::receipt(item) else { return Ok(false) };
+        let message = Message {
+            format: Message::FORMAT,
+            id: item.id.clone(),
+            attempts: item.attempts.saturating_add(u32::from(again.is_attempt)),
+            since: item.since,
+            due: Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX)),
+            body: Body::Body(item.body.clone()),
+        };
+        let (text, object) = self.write(queue, message).await?;
+        self.send(place, &text, again.after).await?;
+        self.end(place, &receipt.handle).await?;
+        if let Some(old) = receipt.object.filter(|old| Some(old) != object.as_ref()) {
+            self.bundles.remove(&old).await?;
+        }
+        Ok(true)
+    }
+
+    async fn bury(
+        &self,
+        queue: Queue,
+        item: &Item,
+        reason: &str,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let place = self.place(queue)?;
+        let Some(receipt) = Self::receipt(item) else { return Ok(false) };
+        let message = Message {
+            format: Message::FORMAT,
+            id: item.id.clone(),
+            attempts: item.attempts,
+            since: item.since,
+            due: None,
+            body: Body::Body(item.body.clone()),
+        };
+        let (text, _) = self.write(queue, message).await?;
+        self.give_up(place, &text, &receipt.handle, reason).await?;
+        Ok(true)
+    }
+
+    async fn reclaim(&self, _queue: Queue, _now: Timestamp) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn counts(&self, queue: Queue, _now: Timestamp) -> Result<InboxCounts, StoreError> {
+        let place = self.place(queue)?;
+        let [visible, delayed, in_work] = self.count(place, &place.url).await?;
+        let [buried, _, looked_at] = self.count(place, self.dead(place).await?).await?;
+        Ok(InboxCounts { waiting: visible + delayed, in_work, buried: buried + looked_at })
+    }
+}
+
+impl SqsInbox {
+    /// The item of a message; `None` where it is not to be worked now.
+    async fn open(
+        &self,
+        queue: Queue,
+        delivery: &Delivery,
+        now: Timestamp,
+    ) -> Result<Option<Item>, StoreError> {
+        let place = self.place(queue)?;
+        let Delivery { message_id, receipt_handle: handle, body: text } = delivery;
+        let message = match Message::parse(text) {
+            Ok(message) => message,
+            Err(reason) => {
+                tracing::error!(queue = queue.name(), message_id, reason, "a message is given up");
+                return self.give_up(place, text, handle, &reason).await.map(|()| None);
+            }
+        };
+        let wait = message.due.map_or(SignedDuration::ZERO, |due| due.duration_since(now));
+        if wait > TOLERANCE {
+            self.send(place, text, wait).await?;
+            return self.end(place, handle).await.map(|()| None);
+        }
+        let (body, object) = match message.body {
+            Body::Body(body) => (Some(body), None),
+            Body::Object(key) => (self.read(&key).await?, Some(key)),
+        };
+        let Some(body) = body else {
+            // The object goes when its item is done: there were two messages of the item.
+            tracing::info!(queue = queue.name(), message_id, "the item is done already");
+            return self.end(place, handle).await.map(|()| None);
+        };
+        let receipt = encode(&Receipt { handle: handle.clone(), object })?;
+        let Message { id, attempts, since, .. } = message;
+        Ok(Some(Item { id, body, attempts, since, receipt }))
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| unavailable("putting a message together", e))
+}
+
+/// Two items with one body have two objects: the first that is done takes only its own away.
+fn object_key(queue: Queue, id: &str, body: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(id);
+    hash.update([0]);
+    hash.update(body);
+    format!("inbox/{}/{}.json", queue.name(), hex::encode(hash.finalize()))
+}
+
+/// Whole seconds as SQS takes them, not fewer than asked for, and not more than it takes.
+fn seconds(time: SignedDuration, most: SignedDuration) -> i32 {
+    let time = time.clamp(SignedDuration::ZERO, most);
+    let up = i64::from(time.subsec_nanos() > 0);
+    i32::try_from(time.as_secs().saturating_add(up)).unwrap_or(i32::MAX)
+}
+
+fn unavailable(
+    action: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Unavailable { action: action.to_owned(), source: source.into() }
+}

@@ -1,0 +1,153 @@
+//! Waiting work in SQS: the suite, and what only a queue of messages can show.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_sqs::{Client, types::Message};
+use azul_vt::{
+    settings::{AwsState, Settings},
+    store::{
+        Store, StoreError, aws,
+        inbox::{NewItem, Queue},
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+use sim::Shared;
+use tempfile::TempDir;
+
+use crate::{
+    inbox_suite::{Time, inbox_suite},
+    store_aws::config,
+};
+
+struct Place {
+    client: Client,
+    inbox: String,
+    dead: String,
+    _dir: TempDir,
+    _aws: Shared,
+}
+
+/// New queues and a new bucket.
+async fn fresh() -> Option<(Store, Place)> {
+    let emulator = sim::Aws::shared().unwrap()?;
+    let config = config(&emulator.endpoint()).await;
+    let (inbox, minutes) = (emulator.name("inbox"), emulator.name("minutes"));
+    let state = AwsState { table: "not-used".into(), bucket: emulator.name("bucket") };
+    aws::init::bucket(&config, &state.bucket).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = dir.path().display().to_string();
+    let mut settings =
+        Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap();
+    let client = Client::new(&config);
+    let url = aws::init::queue(&config, &inbox).await.unwrap();
+    settings.inbox_queue = Some(url.parse().unwrap());
+    settings.minutes_queue =
+        Some(aws::init::queue(&config, &minutes).await.unwrap().parse().unwrap());
+    let store = aws::store(&settings, &config, &state).unwrap();
+    let dead = format!("{url}-dead");
+    Some((store, Place { client, inbox: url, dead, _dir: dir, _aws: emulator }))
+}
+
+inbox_suite!(fresh, Time::real());
+
+const LONG: SignedDuration = SignedDuration::from_mins(5);
+
+impl Place {
+    async fn send(&self, text: &str) {
+        self.client.send_message().queue_url(&self.inbox).message_body(text).send().await.unwrap();
+    }
+
+    /// What is in the dead-letter queue.
+    async fn dead(&self) -> Vec<Message> {
+        let received = self.client.receive_message().queue_url(&self.dead).visibility_timeout(0);
+        let received = received.max_number_of_messages(10).message_attribute_names("All");
+        received.send().await.unwrap().messages.unwrap_or_default()
+    }
+}
+
+fn message(id: &str, due: Timestamp) -> String {
+    let since = Timestamp::now();
+    serde_json::json!({"format": 1, "id": id, "since": since, "due": due, "body": "{}"}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_is_given_up_with_its_reason() {
+    let Some((store, place)) = fresh().await else { return };
+    let other = message("a", Timestamp::now()).replace("\"format\":1", "\"format\":2");
+    for text in ["hello", "{}", &other] {
+        place.send(text).await;
+    }
+    let taken = store.inbox.take(Queue::Query, 10, LONG, Timestamp::now()).await.unwrap();
+    assert_eq!(taken, []);
+    let dead = place.dead().await.into_iter().map(|message| {
+        let reason = message.message_attributes.unwrap().remove("reason").unwrap();
+        (message.body.unwrap(), reason.string_value.unwrap())
+    });
+    let dead: BTreeMap<String, String> = dead.collect();
+    assert!(dead["hello"].contains("no message of this program"), "{dead:?}");
+    assert!(dead["{}"].contains("no message of this program"), "{dead:?}");
+    assert!(dead[&other].contains("format 2"), "{dead:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_longer_than_a_queue_lets_a_message_wait_goes_round() {
+    let Some((store, place)) = fresh().await else { return };
+    let (now, hour) = (Timestamp::now(), SignedDuration::from_hours(1));
+    place.send(&message("a", now + hour)).await;
+    assert_eq!(store.inbox.take(Queue::Query, 1, LONG, now).await.unwrap(), []);
+    let counts = store.inbox.counts(Queue::Query, now).await.unwrap();
+    assert_eq!((counts.waiting, counts.in_work, counts.buried), (1, 0, 0));
+    // The queue keeps it for a quarter of an hour now. One that comes after its time is worked.
+    place.send(&message("b", now + hour)).await;
+    let taken = store.inbox.take(Queue::Query, 1, LONG, now + hour).await.unwrap();
+    assert_eq!(taken.first().map(|item| item.id.as_str()), Some("b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_nobody_ever_ends_is_put_aside() {
+    let Some((store, place)) = fresh().await else { return };
+    let now = Timestamp::now();
+    let item = NewItem { id: "a".into(), body: "{}".into() };
+    store.inbox.put(Queue::Query, &[item], now).await.unwrap();
+    let mut takers = 0;
+    // Each taker dies at once.
+    while let [item] =
+        store.inbox.take(Queue::Query, 1, SignedDuration::ZERO, now).await.unwrap().as_slice()
+    {
+        assert_eq!(item.id, "a");
+        takers += 1;
+    }
+    assert_eq!(takers, 5);
+    assert_eq!(place.dead().await.len(), 1);
+    assert_eq!(store.inbox.counts(Queue::Query, now).await.unwrap().buried, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_cannot_be_held() {
+    let Some((store, _place)) = fresh().await else { return };
+    let now = Timestamp::now();
+    let item = NewItem { id: "a".into(), body: "{}".into() };
+    store.inbox.put(Queue::Query, &[item], now).await.unwrap();
+    let item = store.inbox.take(Queue::Query, 1, LONG, now).await.unwrap().pop().unwrap();
+    assert!(store.inbox.hold(Queue::Query, &item, LONG, now).await.unwrap());
+    assert!(store.inbox.done(Queue::Query, &item).await.unwrap());
+    assert!(!store.inbox.hold(Queue::Query, &item, LONG, now).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_not_set_is_named() {
+    let Some(emulator) = sim::Aws::shared().unwrap() else { return };
+    let config = config(&emulator.endpoint()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = dir.path().display().to_string();
+    let settings = Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap();
+    let state = AwsState { table: "not-used".into(), bucket: "not-used".into() };
+    let store = aws::store(&settings, &config, &state).unwrap();
+    for (queue, setting) in
+        [(Queue::Query, "INBOX_QUEUE_URL"), (Queue::Minutes, "MINUTES_QUEUE_URL")]
+    {
+        let error = store.inbox.put(queue, &[], Timestamp::now()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Refused { .. }), "{error:?}");
+        assert!(error.to_string().contains(setting), "{error}");
+    }
+}
