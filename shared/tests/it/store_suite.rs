@@ -29,9 +29,6 @@ macro_rules! store_suite {
             keys_that_lead_elsewhere_are_refused
             rejects_are_kept_by_batch_and_a_repeat_replaces_them
             rejects_reach_no_other_objects
-            a_budget_grants_no_more_than_its_limit_in_any_window
-            a_budget_of_several_windows_keeps_all_of_them
-            eight_askers_never_exceed_a_budget
             a_quota_grants_its_limit_once_an_id_to_sixteen_clients_that_ask_twice
         );
         $crate::store_suite::store_suite!(@table $fresh);
@@ -58,6 +55,9 @@ macro_rules! store_suite {
             a_quota_knows_its_ids_and_its_places_come_back
             the_same_id_from_many_tasks_takes_one_place
             stages_only_go_forward
+            a_budget_grants_no_more_than_its_limit_in_any_window
+            a_budget_of_several_windows_keeps_all_of_them
+            eight_askers_never_exceed_a_budget
         );
     };
     ($fresh:path: $($case:ident)+) => {

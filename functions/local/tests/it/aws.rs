@@ -81,6 +81,8 @@ async fn what_init_makes_a_load_keeps_its_state_in() {
     assert_eq!(after["totals"]["counts"]["delivered"], 7);
     assert!(after["totals"]["gaps"].as_u64().unwrap() >= 8);
     assert!(after["state"].as_str().unwrap().contains(&name));
+    // Nothing of it is on this machine.
+    assert!(!scratch.path().join("state.sqlite").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
