@@ -82,7 +82,7 @@ pub struct Delivery {
     pub message_id: String,
     /// What this delivery of it is known by.
     pub receipt_handle: String,
-    /// A [`Message`], in JSON.
+    /// The message's text: an item as JSON, as this program put it.
     pub body: String,
 }
 

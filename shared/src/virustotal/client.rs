@@ -108,12 +108,6 @@ impl VirusTotal {
         }
     }
 
-    /// As this one, asked with another key.
-    pub fn with_key(mut self, key: Secret) -> Self {
-        self.key = Some(key);
-        self
-    }
-
     /// VirusTotal through a client of its own, which also refuses names of non-public addresses
     /// ([`trust::PublicNames`]). What a running function uses.
     ///

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
-use azul_vt::{secrets::Secret, settings::Settings, virustotal::VirusTotal};
+use azul_vt::secrets::Secret;
 use secrecy::ExposeSecret;
 use sim::{Chaos, Shared};
 
@@ -80,21 +80,4 @@ async fn an_entry_that_is_not_there_or_empty_is_named() {
     let secret = Secret::entry("INGEST_TOKENS", "not/there", entry.client.clone(), Duration::ZERO);
     let absent = azul_vt::errors::chain(&secret.get().await.unwrap_err());
     assert!(absent.contains("INGEST_TOKENS_SECRET") && absent.contains("not/there"), "{absent}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn virustotal_is_asked_with_the_key_of_the_entry() {
-    let virustotal = sim::VirusTotal::start().await.unwrap();
-    let Some(entry) = Entry::new("wrong").await else { return };
-    let lookup = |name: &str| (name == "VIRUSTOTAL").then(|| virustotal.url());
-    let settings = Settings::read(&lookup).unwrap();
-    let client = VirusTotal::from_settings(&settings).unwrap();
-    let client = client.with_key(entry.secret(Duration::ZERO));
-    let dir = tempfile::tempdir().unwrap();
-    let minute = "202611240900".parse().unwrap();
-    virustotal.serve("202611240900", sim::feed::compress(b"{}\n"));
-    let refused = client.fetch_minute(minute, &dir.path().join("1")).await.unwrap_err();
-    assert!(refused.needs_operator(), "{refused}");
-    entry.rotate(&virustotal.key()).await;
-    client.fetch_minute(minute, &dir.path().join("2")).await.unwrap();
 }

@@ -116,6 +116,22 @@ impl Aws {
         Ok(self.environment_of(id, secret))
     }
 
+    /// Puts an entry into Secrets Manager, as the owner of the account.
+    ///
+    /// # Errors
+    /// It does not take it.
+    pub fn secret(&self, name: &str, value: &str) -> Result<()> {
+        let python = installed().context("it was uninstalled")?;
+        let put = Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws/secret.py"))
+            .args([&self.endpoint(), name, value])
+            .output()?;
+        if !put.status.success() {
+            bail!("no secret was put: {}", String::from_utf8_lossy(&put.stderr));
+        }
+        Ok(())
+    }
+
     fn environment_of(&self, id: &str, secret: &str) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint()),

@@ -34,6 +34,10 @@ fn policy(function: &str, table: &str, bucket: &str) -> String {
                 "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
                 "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
                 "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
+                // An entry's ARN ends with six characters that AWS chooses.
+                entry if entry.ends_with("_SECRET") => {
+                    format!("arn:aws:secretsmanager:us-east-1:000000000000:secret:{entry}-??????")
+                }
                 other => panic!("{other} is nothing"),
             };
             json!({ "Effect": "Allow", "Action": actions, "Resource": resource })
@@ -41,6 +45,8 @@ fn policy(function: &str, table: &str, bucket: &str) -> String {
         .collect();
     json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
 }
+
+const TOKEN: &str = "token-of-the-tests";
 
 struct Stage {
     aws: Aws,
@@ -59,13 +65,16 @@ impl Stage {
         let (virustotal, dispatcher) =
             (sim::VirusTotal::start().await.unwrap(), sim::Dispatcher::start().await.unwrap());
         virustotal.set_unknown(Unknown::Missing);
+        aws.secret("VIRUSTOTAL_APIKEY_SECRET", &virustotal.key()).unwrap();
+        aws.secret("INGEST_TOKENS_SECRET", TOKEN).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let rule =
             "- any: {syntax: gjson, rule: attributes.size, reference: all, daily_quota: 9}\n";
         std::fs::write(dir.path().join("rules.yaml"), rule).unwrap();
         for (name, value) in [
             ("VIRUSTOTAL", virustotal.url()),
-            ("VIRUSTOTAL_APIKEY", virustotal.key()),
+            ("VIRUSTOTAL_APIKEY_SECRET", "VIRUSTOTAL_APIKEY_SECRET".into()),
+            ("INGEST_TOKENS_SECRET", "INGEST_TOKENS_SECRET".into()),
             ("PLUGIN_EVENTS_URL", dispatcher.url()),
             ("FEED_BACKLOG_HOURS", "1".into()),
             ("FEED_LAG_MINUTES", "54".into()),
@@ -134,7 +143,8 @@ async fn ingest_needs_no_permission_that_is_not_in_its_list() {
     let requested = || stage.dispatcher.arrived().of(Model::Download).count();
     for (body, status) in [(body.clone(), 200), (body, 200), (b"BZh9 it is not".to_vec(), 400)] {
         let before = requested();
-        let post = client.post(&url).header("content-type", "application/json").body(body);
+        let post = client.post(&url).header("content-type", "application/json");
+        let post = post.bearer_auth(TOKEN).body(body);
         let answer = post.send().await.unwrap();
         let (code, text) = (answer.status().as_u16(), answer.text().await.unwrap());
         assert_eq!(code, status, "{text}");
