@@ -1,5 +1,5 @@
-# What a developer needs: `make test`, `make lint`, `make demo`.
-.PHONY: help test aws lint demo
+# What a developer needs: `make test`, `make lint`, `make demo`, `make bench`.
+.PHONY: help test aws lint demo bench
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -20,3 +20,7 @@ demo: ## A synthetic feed through a killed and resumed load, and a posted bundle
 	cargo build --workspace --locked
 	./testdata/demo.sh
 	./testdata/examples.sh
+
+bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
+	cargo build --release --workspace --locked
+	./testdata/bench.py

@@ -13,7 +13,11 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -45,6 +49,8 @@ use publish::{Delivery, PublishError, Publisher};
 const IN_FLIGHT: usize = 4;
 /// Prepared batches that wait for a post.
 const WAITING: usize = 2;
+/// Kibibytes of all batches from their preparation to the end of their settling, unless one alone has more.
+const BATCHES_KIB: u32 = 16 << 10;
 /// What [`Memory`] calls download requests.
 pub const REQUESTS: &str = "request";
 
@@ -153,10 +159,41 @@ pub struct Pipeline {
     follower: Option<Mutex<assemble::RuleFollower>>,
 }
 
+/// A batch on its way, and its share of [`BATCHES_KIB`].
+struct Waiting {
+    batch: Batch,
+    room: OwnedSemaphorePermit,
+}
+
 /// A batch whose events have their outcome.
 struct Published {
     batch: Batch,
     deliveries: Vec<Delivery>,
+    /// Held until the batch is settled.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Where prepared batches go, from a thread that may block.
+struct Outlet {
+    send: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+impl Outlet {
+    fn new(send: mpsc::Sender<Waiting>) -> Self {
+        let room = Arc::new(Semaphore::new(BATCHES_KIB as usize));
+        Self { send, room, runtime: Handle::current() }
+    }
+
+    /// Waits for room, first in memory and then among the batches that wait. An error where nobody takes
+    /// batches any more.
+    fn put(&self, batch: Batch) -> Result<(), ()> {
+        let kib = u32::try_from(batch.bytes() >> 10).map_or(BATCHES_KIB, |k| k.min(BATCHES_KIB));
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        let room = self.runtime.block_on(room).map_err(|_| ())?;
+        self.send.blocking_send(Waiting { batch, room }).map_err(|_| ())
+    }
 }
 
 impl Pipeline {
@@ -226,7 +263,7 @@ impl Pipeline {
         self.follow_rules();
         let (origin, now) = (input.origin.clone(), input.now);
         let (send, receive) = mpsc::channel(WAITING);
-        let preparing = self.prepare(mapper, input, send);
+        let preparing = self.prepare(mapper, input, Outlet::new(send));
         let batches =
             stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
         let mut published =
@@ -252,7 +289,7 @@ impl Pipeline {
         &self,
         mapper: &Arc<Mapper>,
         input: Input,
-        send: mpsc::Sender<Batch>,
+        outlet: Outlet,
     ) -> tokio::task::JoinHandle<Result<(), OrderedError<()>>> {
         let (mapper, selector) = (Arc::clone(mapper), self.selector());
         let (model_version, max_event_bytes) = (self.model_version, self.max_event_bytes);
@@ -273,13 +310,13 @@ impl Pipeline {
                     (line.number() > input.lines_done).then(|| preparer.prepare(line, bytes))
                 },
                 |prepared: Option<Prepared>| match prepared.and_then(|p| batcher.add(p)) {
-                    Some(batch) => send.blocking_send(batch).map_err(|_| ()),
+                    Some(batch) => outlet.put(batch),
                     None => Ok(()),
                 },
             )
             // Lines before a fault are delivered too.
             .and_then_even_if_broken(|| match batcher.finish() {
-                Some(batch) => send.blocking_send(batch).map_err(|_| OrderedError::Taker(())),
+                Some(batch) => outlet.put(batch).map_err(OrderedError::Taker),
                 None => Ok(()),
             })
         })
@@ -287,7 +324,7 @@ impl Pipeline {
 
     async fn publish(
         &self,
-        mut batch: Batch,
+        Waiting { mut batch, room }: Waiting,
         deadline: Option<Instant>,
     ) -> Result<Published, PublishError> {
         let events: Vec<Vec<u8>> = batch
@@ -303,7 +340,7 @@ impl Pipeline {
         } else {
             self.publisher.publish(Model::Binary, &events, deadline).await?
         };
-        Ok(Published { batch, deliveries })
+        Ok(Published { batch, deliveries, _room: room })
     }
 
     /// Everything that follows from a batch's outcome, before progress is told of it.

@@ -1,16 +1,16 @@
 //! Lines through a pure function on several threads, results in order.
 //!
 //! One thread reads chunks of lines, `threads` workers map them, the calling thread hands results on in
-//! the order of the lines. A window of permits bounds what is in memory between reader and hand-over,
-//! whatever the workers' speed.
+//! the order of the lines. A [`Window`] bounds what is in memory between reader and hand-over, whatever
+//! the workers' speed and the lines' size.
 
 use std::{
     collections::BTreeMap,
     io::Read,
     ops::Range,
     sync::{
-        Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
 };
@@ -19,10 +19,12 @@ use crate::bundle::{BundleError, Line, Lines};
 
 /// A chunk ends at this many lines …
 const CHUNK_LINES: usize = 64;
-/// … or this many bytes.
-const CHUNK_BYTES: usize = 1 << 20;
-/// Chunks in memory for each worker.
-const CHUNKS_A_WORKER: usize = 3;
+/// … or this many bytes. Small, as memory is: eight records of the feed are work enough for one hand-over.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks in memory for each worker …
+const CHUNKS_A_WORKER: usize = 4;
+/// … and bytes of lines in all chunks, unless one alone has more.
+const WINDOW_BYTES: usize = 8 << 20;
 
 /// Why not all lines were handed on.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,70 @@ impl Chunk {
     }
 }
 
+/// Chunks that were read and not yet handed on.
+struct Window {
+    most_chunks: usize,
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inside {
+    chunks: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Window {
+    fn new(most_chunks: usize) -> Self {
+        Self { most_chunks, inside: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for a chunk; an empty window has room for any. False where it is closed.
+    fn enter(&self, bytes: usize) -> bool {
+        let full = |inside: &mut Inside| {
+            !inside.closed
+                && inside.chunks > 0
+                && (inside.chunks >= self.most_chunks || inside.bytes + bytes > WINDOW_BYTES)
+        };
+        let mut inside =
+            self.changed.wait_while(self.inside(), full).unwrap_or_else(PoisonError::into_inner);
+        inside.chunks += 1;
+        inside.bytes += bytes;
+        !inside.closed
+    }
+
+    /// A chunk that entered was handed on.
+    fn leave(&self, bytes: usize) {
+        let mut inside = self.inside();
+        inside.chunks -= 1;
+        inside.bytes -= bytes;
+        self.changed.notify_one();
+    }
+}
+
+/// Ends the reader when the taker or a worker ends, however that is: after a panic nobody makes room any
+/// more, and who waits for it would wait for ever.
+struct Closing<'a>(&'a Window);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.inside().closed = true;
+        self.0.changed.notify_one();
+    }
+}
+
+/// What a worker made of a chunk.
+struct Worked<T> {
+    sequence: u64,
+    bytes: usize,
+    items: Vec<T>,
+}
+
 /// Calls `work` for each line on `threads` threads (0 counts as 1) and `take` with the results, in order.
 ///
 /// # Errors
@@ -94,44 +160,36 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
     if threads <= 1 {
         return map_here(&mut lines, work, take);
     }
-    let window = threads * CHUNKS_A_WORKER;
-    let (permit_back, permits) = sync_channel::<()>(window);
-    for _ in 0..window {
-        // Cannot fail: the receiver is alive and the channel holds `window`.
-        let _ = permit_back.send(());
-    }
-    let (to_workers, work_queue) = sync_channel::<Chunk>(threads);
-    let (to_taker, results) = sync_channel::<(u64, Vec<T>)>(window);
+    let window = Window::new(threads * CHUNKS_A_WORKER);
+    // Neither channel needs a bound of its own: what is in them is inside the window.
+    let (to_workers, work_queue) = channel::<Chunk>();
+    let (to_taker, results) = channel::<Worked<T>>();
     let work_queue = Mutex::new(work_queue);
     thread::scope(|scope| {
-        let reader = scope.spawn(move || read_chunks(&mut lines, &permits, &to_workers));
+        let window = &window;
+        let closing = Closing(window);
+        let reader = scope.spawn(move || read_chunks(&mut lines, window, &to_workers));
         for _ in 0..threads {
             let (queue, out, work) = (&work_queue, to_taker.clone(), &work);
             scope.spawn(move || {
+                let _closing = Closing(window);
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(chunk) = next else { return };
-                    if out.send((chunk.sequence, chunk.map(work))).is_err() {
+                    let (sequence, bytes) = (chunk.sequence, chunk.bytes.len());
+                    if out.send(Worked { sequence, bytes, items: chunk.map(work) }).is_err() {
                         return;
                     }
                 }
             });
         }
         drop(to_taker);
-        let taken = take_in_order(results, permit_back, &mut take);
-        // Where the taker gave up, the queue's end must be seen by the reader too.
-        if taken.is_err() {
-            while queue_drain(&work_queue) {}
-        }
+        let taken = take_in_order(&results, window, &mut take);
+        drop((closing, results));
         let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         taken.map_err(OrderedError::Taker)?;
         read.map_err(OrderedError::Bundle)
     })
-}
-
-/// Takes one waiting chunk away; false where the reader is gone.
-fn queue_drain(queue: &Mutex<Receiver<Chunk>>) -> bool {
-    queue.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok()
 }
 
 fn map_here<R: Read, T, E>(
@@ -146,43 +204,37 @@ fn map_here<R: Read, T, E>(
     Ok(())
 }
 
+/// Reads until the end, or until nobody takes the results any more.
 fn read_chunks<R: Read>(
     lines: &mut Lines<R>,
-    permits: &Receiver<()>,
-    to_workers: &SyncSender<Chunk>,
+    window: &Window,
+    to_workers: &Sender<Chunk>,
 ) -> Result<(), BundleError> {
     let (mut line, mut broken) = (Vec::new(), None);
     for sequence in 0.. {
-        if permits.recv().is_err() {
-            return Ok(()); // the taker gave up
-        }
-        let Some(chunk) = Chunk::read(lines, sequence, &mut line, &mut broken)? else {
-            return Ok(());
-        };
-        if to_workers.send(chunk).is_err() {
-            return Ok(());
+        let Some(chunk) = Chunk::read(lines, sequence, &mut line, &mut broken)? else { break };
+        if !window.enter(chunk.bytes.len()) || to_workers.send(chunk).is_err() {
+            break;
         }
     }
     Ok(())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "dropping the permits' sender ends the reader")]
 fn take_in_order<T, E>(
-    results: Receiver<(u64, Vec<T>)>,
-    permit_back: SyncSender<()>,
+    results: &Receiver<Worked<T>>,
+    window: &Window,
     take: &mut impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut waiting = BTreeMap::new();
     let mut next = 0;
-    for (sequence, items) in results {
-        waiting.insert(sequence, items);
-        while let Some(items) = waiting.remove(&next) {
-            for item in items {
+    for worked in results {
+        waiting.insert(worked.sequence, worked);
+        while let Some(worked) = waiting.remove(&next) {
+            for item in worked.items {
                 take(item)?;
             }
             next += 1;
-            // No receiver: the reader has read everything.
-            let _ = permit_back.send(());
+            window.leave(worked.bytes);
         }
     }
     Ok(())
@@ -190,6 +242,8 @@ fn take_in_order<T, E>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::bundle::Caps;
 
@@ -241,6 +295,44 @@ mod tests {
             assert!(matches!(outcome, Err(OrderedError::Taker("enough"))));
             assert_eq!(seen, 700);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a scoped thread panicked")]
+    fn a_panic_in_a_worker_ends_all_threads() {
+        let bytes = input(100_000);
+        let work = |line: &Line, _: &[u8]| assert_ne!(line.number(), 700);
+        let taken = map_lines(Lines::new(&bytes[..], CAPS), 3, work, |()| Ok::<_, ()>(()));
+        unreachable!("{taken:?}");
+    }
+
+    #[test]
+    fn large_lines_in_memory_are_bounded_by_their_bytes_and_not_by_their_number() {
+        let mut bytes = Vec::new();
+        for _ in 0..64 {
+            bytes.resize(bytes.len() + CAPS.max_line_bytes, b'x');
+            bytes.push(b'\n');
+        }
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        map_lines(
+            Lines::new(&bytes[..], CAPS),
+            16,
+            |_, line| {
+                let now = inside.fetch_add(line.len(), Ordering::Relaxed) + line.len();
+                most.fetch_max(now, Ordering::Relaxed);
+                line.len()
+            },
+            |length| {
+                // The workers go ahead as far as they are let before the first line is handed on.
+                while most.load(Ordering::Relaxed) < WINDOW_BYTES {
+                    thread::yield_now();
+                }
+                inside.fetch_sub(length, Ordering::Relaxed);
+                Ok::<_, ()>(())
+            },
+        )
+        .unwrap();
+        assert_eq!(most.into_inner(), WINDOW_BYTES);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub const BATCH_EVENTS: usize = 50;
 pub const BATCH_BYTES: usize = 4 << 20;
 /// Most bytes of raw records held for one post: they are kept beside their events until the
 /// dispatcher's answer, because a refused record goes to `rejects/` whole.
-pub const BATCH_RECORD_BYTES: usize = 16 << 20;
+pub const BATCH_RECORD_BYTES: usize = 4 << 20;
 /// Most lines accounted for at once where few of them make events.
 pub const BATCH_LINES: usize = 2000;
 
@@ -157,6 +157,11 @@ impl Batch {
         (number(self.lines.first()), number(self.lines.last()))
     }
 
+    /// Bytes in memory while it is posted: the records, and the events twice, alone and in the post.
+    pub fn bytes(&self) -> usize {
+        self.record_bytes + 2 * self.event_bytes
+    }
+
     /// How many events it holds.
     pub fn events(&self) -> usize {
         self.events
@@ -235,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_before_its_records_fill_the_memory() {
-        assert_eq!(batches(&[(0, 10 << 20), (1, 10 << 20), (1, 1)]), [(1, 1), (2, 3)]);
+        assert_eq!(batches(&[(0, 3 << 20), (1, 3 << 20), (1, 1)]), [(1, 1), (2, 3)]);
     }
 
     #[test]

@@ -68,6 +68,9 @@ struct Serve {
     /// Minutes (like 202601020304) that VirusTotal never produced
     #[arg(long, num_args = 1.., value_name = "MINUTE")]
     missing: Vec<String>,
+    /// Every minute has this bundle, instead of a synthetic one of its own
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
     /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -136,8 +139,13 @@ async fn serve(args: Serve) -> Result<()> {
     }
     let (seed, records, style) =
         (args.synthetic.seed, args.synthetic.records, args.synthetic.style());
-    virustotal.set_unknown(Unknown::Generate(Arc::new(move |minute| {
-        Bytes::from(feed::bundle(seed, minute, records, style))
+    let given = args.bundle.as_ref().map(|path| {
+        std::fs::read(path).map(Bytes::from).with_context(|| format!("reading {}", path.display()))
+    });
+    let given = given.transpose()?;
+    virustotal.set_unknown(Unknown::Generate(Arc::new(move |minute| match &given {
+        Some(bundle) => bundle.clone(),
+        None => Bytes::from(feed::bundle(seed, minute, records, style)),
     })));
     let urls = json!({
         "dispatcher": dispatcher.url(),

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Measures what a feed bundle costs: wall time, CPU time and peak memory, beside `bzip2 -dc` of the same bytes.
+
+Called by `make bench`; see PERFORMANCE.md. Standard library only. Needs the release build of the workspace.
+Prints a Markdown table; with BENCH_WRITE=1 it also goes between the markers in README.md and PERFORMANCE.md.
+Exits with 1 where `vt load` takes more memory than it may, or where anything fails.
+"""
+
+# As few modules as can be: a child's peak memory counts from the fork on, so that less than this process has
+# cannot be seen.
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
+VT, SIM = TARGET / "release/vt", TARGET / "release/sim"
+MB = 1 << 20
+BUNDLE_BYTES = 100 * MB
+LOAD_LIMIT = 150 * MB
+MINUTE = "202601020304"
+BEGIN, END = "<!-- begin of what `make bench` writes -->", "<!-- end of what `make bench` writes -->"
+
+
+def run(arguments, env=None):
+    """Runs a command to its end, its output thrown away: (wall s, CPU s, peak bytes)."""
+    started = time.monotonic()
+    with open(os.devnull, "wb") as null:
+        child = subprocess.Popen([str(a) for a in arguments], env=env, stdin=null, stdout=null)
+        _, status, usage = os.wait4(child.pid, 0)
+    wall = time.monotonic() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        sys.exit(f"bench: {arguments[0]} ended with {child.returncode}")
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def make_bundle(path):
+    """The seeded bundle, made again where the generator is newer."""
+    if path.exists() and path.stat().st_mtime > SIM.stat().st_mtime:
+        return path
+    print(f"bench: making {path}", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The ending decides what `sim` writes.
+    partial = path.with_name("partial-" + path.name)
+    run([SIM, "feed", "--minute", MINUTE, "--target-bytes", BUNDLE_BYTES, "--output", partial])
+    partial.rename(path)
+    return path
+
+
+def fetch(url):
+    """What a URL answers with, got by a process of its own: see the imports."""
+    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
+    return json.loads(subprocess.run([sys.executable, "-c", code, url], check=True, capture_output=True).stdout)
+
+
+def load(bundle, records):
+    """`vt load` of one minute, against stand-ins that are processes of their own and start anew."""
+    state = TARGET / "bench/state"
+    shutil.rmtree(state, ignore_errors=True)
+    with subprocess.Popen([SIM, "serve", "--bundle", bundle], stdout=subprocess.PIPE, text=True) as sim:
+        try:
+            urls = json.loads(sim.stdout.readline())
+            env = {
+                "VIRUSTOTAL": urls["virustotal"],
+                "VIRUSTOTAL_APIKEY": "0123456789abcdef" * 4,
+                "PLUGIN_EVENTS_URL": urls["dispatcher"],
+                "PLUGIN_DATA_URL": urls["dispatcher"],
+                "STATEDIR": str(state),
+                "RULES_ROOT": str(ROOT / "testdata/select_rules/example"),
+                "LOG": "warn",
+            }
+            used = run([VT, "load", "--from", MINUTE, "--to", MINUTE], env)
+            arrived = fetch(urls["dispatcher"] + "/sim/summary")["binaries"]
+        finally:
+            sim.terminate()
+    shutil.rmtree(state)
+    if arrived != records:
+        sys.exit(f"bench: {arrived} of {records} records arrived")
+    return used
+
+
+def cases(compressed, plain, records):
+    """What is measured, as (name, function of nothing), and the names of what cannot be. The first that can be is what
+    the others are compared with."""
+    to_map = [VT, "map", "--format", "avro", "--max-age-hours", "-1"]
+    wanted = [("`bzip2 -dc`", ["bzip2", "-dc", compressed])]
+    wanted += [(f"`lbzip2 -dc -n{n}`", ["lbzip2", "-dc", f"-n{n}", compressed]) for n in (1, 2)]
+    for name, file in (("`vt map`", compressed), ("`vt map` of plain lines", plain)):
+        for n, threads in ((1, "1 thread"), (2, "2 threads")):
+            wanted.append((f"{name}, {threads}", [*to_map, "--threads", n, file]))
+    found, absent = [], []
+    for name, command in wanted:
+        if shutil.which(command[0]):
+            found.append((name, lambda command=command: run(command)))
+        else:
+            absent.append(name)
+    found.append(("`vt load` of that minute", lambda: load(compressed, records)))
+    return found, absent
+
+
+def machine():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    system = os.uname()
+    return f"{os.cpu_count()} cores of {models[0] if models else system.machine}, {system.sysname}"
+
+
+def median(values):
+    values = sorted(values)
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
+def table(results, floor):
+    """Medians, and how they compare with the first row's. Memory under the floor cannot be told from it."""
+    rows = ["| | wall, s | × | CPU, s | × | peak memory, MB |", "|---|---:|---:|---:|---:|---:|"]
+    _, base_wall, base_cpu, _ = results[0]
+    for name, wall, cpu, peak in results:
+        memory = f"{peak / MB:.0f}" if peak > floor else f"≤ {floor / MB:.0f}"
+        rows.append(f"| {name} | {wall:.2f} | {wall / base_wall:.2f} | {cpu:.2f} | {cpu / base_cpu:.2f} | {memory} |")
+    return "\n".join(rows)
+
+
+def write(text):
+    for name in ("README.md", "PERFORMANCE.md"):
+        path = ROOT / name
+        before, _, rest = path.read_text().partition(BEGIN + "\n")
+        _, end, after = rest.partition(END)
+        if not end:
+            sys.exit(f"bench: {name} lacks the markers")
+        path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main():
+    rounds = int(os.environ.get("BENCH_RUNS") or 5)
+    compressed = make_bundle(TARGET / "bench/feed.json.bz2")
+    plain = make_bundle(TARGET / "bench/feed.jsonl")
+    # Line by line: this process must stay small, see `floor`.
+    with plain.open("rb") as lines:
+        records = sum(1 for _ in lines)
+    measured, absent = cases(compressed, plain, records)
+    floor = run(["true"])[2] + MB
+    samples = {name: [] for name, _ in measured}
+    for at in range(rounds):
+        for name, measure in measured:
+            print(f"bench: round {at + 1} of {rounds}: {name}", file=sys.stderr)
+            samples[name].append(measure())
+    results = [(name, *map(median, zip(*samples[name]))) for name, _ in measured]
+    # The worst run decides, not the median.
+    worst = max(peak for _, _, peak in samples[measured[-1][0]])
+    sizes = f"{plain.stat().st_size / MB:.0f} MB in {records} records, {compressed.stat().st_size / MB:.1f} MB as bzip2"
+    text = [f"Medians of {rounds} runs in turn over one synthetic bundle ({sizes}) on {machine()}; "
+            f"× is against {results[0][0]}.", "", table(results, floor)]
+    if absent:
+        text += ["", f"Not installed, so not measured: {', '.join(absent)}."]
+    text = "\n".join(text)
+    print(text)
+    if os.environ.get("BENCH_WRITE") == "1":
+        write(text)
+    if worst > LOAD_LIMIT:
+        sys.exit(f"bench: `vt load` took {worst / MB:.0f} MB at its peak; it may take {LOAD_LIMIT / MB:.0f}")
+    print(f"bench: `vt load` took at most {worst / MB:.0f} of the {LOAD_LIMIT / MB:.0f} MB it may", file=sys.stderr)
+
+
+main()
