@@ -13,7 +13,7 @@ use std::{
 use azul_vt::{
     errors::chain,
     http_client,
-    pipeline::{DeliverError, Limits, Pipeline, posted},
+    pipeline::{DeliverError, Limits, Pipeline, posted, publish::PublishError},
     settings::Settings,
     store::{Clock, Store},
     webhook::BadSecret,
@@ -209,7 +209,18 @@ impl Ingest {
         let Ok(_place) = self.places.acquire().await else {
             return Reply::staged("the server is ending");
         };
+        self.register().await;
         self.outcome(posted::deliver(&self.pipeline, key, self.clock.now(), &self.limits).await)
+    }
+
+    /// Tells Azul of this plugin, once a process. Called before each delivery, so that a function URL needs
+    /// no dispatcher to start, and a registration that failed is tried again. One that is refused is logged:
+    /// it does not keep bodies from being delivered.
+    pub async fn register(&self) {
+        match self.pipeline.register(self.clock.now(), &self.limits).await {
+            Ok(()) | Err(PublishError::Interrupted { .. }) => {}
+            Err(error) => tracing::error!(error = chain(&error), "the plugin is not registered"),
+        }
     }
 
     fn outcome(&self, outcome: Result<Option<posted::Posted>, DeliverError>) -> Reply {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Pipeline,
     settings::Settings,
-    store::{self, Clock, SystemClock},
+    store::{self, SystemClock},
     telemetry::{self, Format},
 };
 use ingest::Ingest;
@@ -21,7 +21,6 @@ async fn main() -> Result<(), Error> {
     let store = store::open(&settings).await?;
     let clock = Arc::new(SystemClock);
     let pipeline = Pipeline::from_settings(&settings, store.clone())?;
-    pipeline.register(&settings.contact, clock.now(), None).await?;
     let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
     // The time that a function URL leaves is known at each request; the shortest common one is a minute.
     ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(MARGIN));

@@ -14,6 +14,7 @@ use azul_vt::{
         DeliverError, Limits, Pipeline,
         assemble::{self, AssembleError},
         posted,
+        publish::PublishError,
     },
     settings::{FEED_RETENTION_HOURS, Settings},
     store::{
@@ -66,6 +67,9 @@ pub enum LoadError {
         #[source]
         source: DeliverError,
     },
+    /// The dispatcher does not take the plugin's registration, or cannot be reached.
+    #[error("the plugin could not be registered at the dispatcher; nothing was done")]
+    Register(#[source] PublishError),
     /// A posted body was not delivered; it stays staged.
     #[error("a posted body was not delivered; it stays staged for the next run")]
     Posted(#[source] DeliverError),
@@ -83,7 +87,7 @@ pub enum LoadError {
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
-    /// Who else was at work: then nothing was done here.
+    /// Who else was at work, and since when: then nothing was done here.
     pub held_by: Option<String>,
     /// Bundles loaded to their end.
     pub loaded: u64,
@@ -269,6 +273,9 @@ impl Load {
     /// Delivers an object that somebody put under `incoming/`.
     async fn object(&self, key: &str, limits: &Limits) -> Result<Report, LoadError> {
         let mut report = Report::default();
+        if !self.register(limits, &mut report).await? {
+            return Ok(report);
+        }
         let posted = posted::deliver(&self.pipeline, key, self.clock.now(), limits).await;
         match posted.map_err(LoadError::Posted)? {
             Some(posted) => {
@@ -281,11 +288,10 @@ impl Load {
     }
 
     async fn acquire(&self, report: &mut Report) -> Result<Option<Lease>, LoadError> {
-        let owner = format!("process {} of {NAME}", std::process::id());
-        match self.store.leases.acquire(NAME, &owner, self.clock.now()).await? {
+        match self.store.leases.acquire(NAME, &owner(), self.clock.now()).await? {
             Grant::Acquired(lease) => Ok(Some(lease)),
             Grant::Held { owner, since } => {
-                report.held_by = Some(format!("{owner}, since {since}"));
+                report.held_by = Some(format!("{owner}, since {since:.0}"));
                 Ok(None)
             }
         }
@@ -293,9 +299,26 @@ impl Load {
 
     /// Limits for the work under a lease, reached also where it is lost, and what keeps it meanwhile.
     fn keep(&self, lease: &Lease, limits: &Limits) -> (Limits, Keeper) {
-        let limits = Limits { stop: limits.stop.child_token(), ..limits.clone() };
+        let limits = limits.child();
         let keeper = Keeper::start(&self.store.leases, &self.clock, lease, &limits.stop);
         (limits, keeper)
+    }
+
+    /// Whether as many bundles were loaded under these limits as `PACKAGE_LIMIT` allows.
+    pub fn is_sated(&self, limits: &Limits) -> bool {
+        self.settings.package_limit.is_some_and(|most| limits.bundles() >= most)
+    }
+
+    /// Tells Azul of this plugin, once a process. False where it was asked to stop meanwhile.
+    async fn register(&self, limits: &Limits, report: &mut Report) -> Result<bool, LoadError> {
+        match self.pipeline.register(self.clock.now(), limits).await {
+            Ok(()) => Ok(true),
+            Err(PublishError::Interrupted { .. }) => {
+                report.paused = true;
+                Ok(false)
+            }
+            Err(error) => Err(LoadError::Register(error)),
+        }
     }
 
     async fn catch_up(
@@ -304,6 +327,13 @@ impl Load {
         limits: &Limits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
+        // Said before the dispatcher is waited for, where there is nothing to do without the key.
+        if self.virustotal.is_none() && self.store.bundles.list(posted::FOLDER).await?.is_empty() {
+            return Err(LoadError::NoKey);
+        }
+        if !self.register(limits, report).await? {
+            return Ok(());
+        }
         let (swept, error) =
             posted::sweep(&self.pipeline, &*self.clock, limits, |_| Some(()), |_| ()).await;
         report.swept = swept;
@@ -325,7 +355,7 @@ impl Load {
         let mut cursor = self.cursor().await?;
         report.cursor = Some(cursor);
         loop {
-            if limits.reached() || self.settings.package_limit.is_some_and(|n| report.loaded >= n) {
+            if limits.reached() || self.is_sated(limits) {
                 report.paused = true;
                 return Ok(());
             }
@@ -389,6 +419,9 @@ impl Load {
         limits: &Limits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
+        if !self.register(limits, report).await? {
+            return Ok(());
+        }
         let mut minute = from;
         while minute <= to {
             if limits.reached() {
@@ -514,6 +547,16 @@ fn first_position(settings: &Settings, now: Timestamp) -> Result<Minute, LoadErr
     }
     let backlog = Minute::of(now).plus(-settings.feed_backlog_hours * 60);
     Ok(backlog.min(newest(settings, now)).plus(-1))
+}
+
+/// Who we are, so that an operator finds the process.
+fn owner() -> String {
+    let process = format!("process {}", std::process::id());
+    // Linux; elsewhere the process alone must do.
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(host) => format!("{process} on {}", host.trim()),
+        Err(_) => process,
+    }
 }
 
 /// How long to wait before a gap is tried again: a bundle that is late by minutes, hours, then days.

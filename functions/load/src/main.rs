@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Limits,
     settings::Settings,
-    store::{self, Clock, SystemClock},
+    store::{self, SystemClock},
     telemetry::{self, Format},
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -22,13 +22,12 @@ async fn main() -> Result<(), Error> {
     telemetry::init(&settings.log, Format::Json)?;
     let store = store::open(&settings).await?;
     let load = Arc::new(Load::from_settings(settings, store, Arc::new(SystemClock))?);
-    load.pipeline.register(&load.settings.contact, SystemClock.now(), None).await?;
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
         let load = Arc::clone(&load);
         async move {
             let left = event.context.deadline().duration_since(std::time::SystemTime::now());
             let deadline = Instant::now() + left.unwrap_or_default().saturating_sub(MARGIN);
-            let limits = Limits { deadline: Some(deadline), ..Limits::default() };
+            let limits = Limits::until(deadline);
             let mut reports = Vec::new();
             for trigger in Trigger::parse(&event.payload)? {
                 reports.push(load.run(&trigger, &limits).await?);

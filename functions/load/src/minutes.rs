@@ -101,6 +101,7 @@ impl Load {
                     let note = minute_progress.note;
                     note.put(MinuteState::Loaded, after).await?;
                     report.loaded += 1;
+                    limits.count_bundle();
                     tracing::info!(%minute, records = after.records, delivered = after.delivered,
                         filtered = after.filtered, rejected = after.rejected,
                         requests = after.requests, "minute loaded");
@@ -182,7 +183,11 @@ impl Load {
                 self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
             let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
             let fetched = loop {
-                match virustotal.fetch_minute(minute, &path).await {
+                let fetching = virustotal.fetch_minute(minute, &path);
+                let Some(fetched) = limits.bound(fetching).await else {
+                    return Ok(Staging::Paused);
+                };
+                match fetched {
                     Ok(fetched) => break fetched,
                     Err(VirusTotalError::Missing(answer)) => {
                         return Ok(Staging::Missing(answer.to_string()));

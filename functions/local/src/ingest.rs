@@ -8,7 +8,7 @@ use azul_vt::{
     metrics::Gateway,
     pipeline::Pipeline,
     settings::Settings,
-    store::{self, Clock, SystemClock},
+    store::{self, SystemClock},
     telemetry::{self, Format},
 };
 use ingest::{Ingest, LetIn};
@@ -50,7 +50,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     say(&format!("listening on http://{address}{open}"));
     stop_on_signal(&ingest.limits);
-    tokio::spawn(keep_up(Arc::clone(&ingest), settings.contact.clone()));
+    tokio::spawn(keep_up(Arc::clone(&ingest)));
     let gateway = metrics::gateway(&settings, "ingest")?;
     if let Some(gateway) = gateway.clone() {
         tokio::spawn(push(Arc::clone(&ingest), gateway));
@@ -87,11 +87,9 @@ async fn push(ingest: Arc<Ingest>, gateway: Gateway) {
 }
 
 /// Registers the plugin, and delivers what is left staged, now and then.
-async fn keep_up(ingest: Arc<Ingest>, contact: String) {
+async fn keep_up(ingest: Arc<Ingest>) {
     // A dispatcher that is down is waited for; bodies are taken meanwhile.
-    if let Err(error) = ingest.pipeline.register(&contact, SystemClock.now(), None).await {
-        tracing::error!(error = azul_vt::errors::chain(&error), "the plugin is not registered");
-    }
+    ingest.register().await;
     loop {
         ingest.sweep().await;
         if ingest.limits.sleep(SWEEP).await {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::anyhow;
 use azul_vt::{
     minute::Minute,
-    pipeline::{Limits, posted},
+    pipeline::Limits,
     settings::Settings,
     store::{self, Clock as _, SystemClock},
     telemetry,
@@ -64,17 +64,8 @@ async fn load(
     }
     let store = store::open(&settings).await.map_err(Failure::job)?;
     let pushed = metrics::Pushed::new(&settings, &store)?;
-    let contact = settings.contact.clone();
     let clock = Arc::new(SystemClock);
     let mut load = Load::from_settings(settings, store, clock).map_err(Failure::usage)?;
-    let range = args.from.is_some();
-    // Said before the dispatcher is waited for, where there is nothing to do without the key.
-    if load.virustotal.is_none() && !range {
-        let waiting = load.store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
-        if waiting.is_empty() {
-            return Err(Failure::usage(LoadError::NoKey));
-        }
-    }
     if let Some(bar) = bar.clone() {
         load.observer = Box::new(move |step| match step {
             Step::Minute(minute, due) => {
@@ -86,11 +77,6 @@ async fn load(
     }
     let limits = Limits::default();
     stop_on_signal(&limits);
-    let now = SystemClock.now();
-    tokio::select! {
-        registered = load.pipeline.register(&contact, now, None) => registered.map_err(Failure::job)?,
-        () = limits.stop.cancelled() => return Ok(()),
-    }
     let trigger = match (args.from, args.to) {
         (Some(from), Some(to)) => Trigger::Range { from, to },
         _ => Trigger::Tick,
@@ -131,7 +117,7 @@ async fn repeat(
             }
             Err(error) => return Err(Failure::job(error)),
         }
-        if !watch || limits.sleep(WATCH).await {
+        if !watch || load.is_sated(limits) || limits.sleep(WATCH).await {
             return Ok(());
         }
     }
@@ -152,7 +138,7 @@ fn plan(settings: &Settings) -> Result<(), Failure> {
     output.finish()
 }
 
-/// Ends the work at the border of a batch at Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
+/// Ends the work at Ctrl-C or SIGTERM, soon and where it can be gone on with; a second one ends it at once.
 pub(crate) fn stop_on_signal(limits: &Limits) {
     let stop = limits.stop.clone();
     tokio::spawn(async move {
@@ -167,9 +153,11 @@ pub(crate) fn stop_on_signal(limits: &Limits) {
         }
         say("vt: stopping at the end of what is in flight");
         stop.cancel();
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
         }
+        std::process::exit(130);
     });
 }
 
@@ -199,7 +187,7 @@ fn bar() -> Option<ProgressBar> {
 
 fn sentence(report: &Report) -> String {
     if let Some(owner) = &report.held_by {
-        return format!("another one is at work ({owner}); nothing to do here");
+        return format!("another run is at work ({owner}), so there is nothing to do here");
     }
     let counts = &report.counts;
     let cursor = report.cursor.map_or_else(String::new, |minute| format!(" up to minute {minute}"));

@@ -103,10 +103,9 @@ async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
     let ageless = assemble::mapper(settings, true).map_err(Failure::usage)?;
     let again = Again { pipeline, ageless: Arc::new(ageless), limits: Limits::default() };
     stop_on_signal(&again.limits);
-    let registered = again.pipeline.register(&settings.contact, Timestamp::now(), None);
-    tokio::select! {
-        outcome = registered => outcome.map_err(Failure::job)?,
-        () = again.limits.stop.cancelled() => return Err(stopped()),
+    match again.pipeline.register(Timestamp::now(), &again.limits).await {
+        Err(PublishError::Interrupted { .. }) => return Err(stopped()),
+        registered => registered.map_err(Failure::job)?,
     }
     let mut output = Output::open();
     for (key, found) in all {
@@ -208,7 +207,7 @@ impl Again {
         };
         let events: Vec<Vec<u8>> = requests.iter().map(encode).collect();
         let posted: Result<_, PublishError> =
-            self.pipeline.publisher.publish(Model::Download, &events, None).await;
+            self.pipeline.publisher.publish(Model::Download, &events, &self.limits).await;
         let (mut requested, now) = (0, Timestamp::now());
         for ((mut reject, request), delivery) in
             requests.into_iter().zip(posted.map_err(Failure::job)?)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::{
-    Pipeline,
+    Limits, Pipeline,
     publish::{PublishError, Publisher, PublisherOptions, register_event},
 };
 use crate::{
@@ -150,22 +150,25 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Tells Azul of this plugin: once a process start.
+    /// Tells Azul of this plugin, once in this pipeline's life; does nothing where that is done.
     ///
     /// # Errors
-    /// The dispatcher does not take it.
-    pub async fn register(
-        &self,
-        contact: &str,
-        now: Timestamp,
-        deadline: Option<tokio::time::Instant>,
-    ) -> Result<(), PublishError> {
-        self.publisher.register(&self.registration(contact, now), deadline).await
+    /// The dispatcher does not take it, or not in time: the next call tries again.
+    pub async fn register(&self, now: Timestamp, limits: &Limits) -> Result<(), PublishError> {
+        let register = async || self.publisher.register(&self.registration(now), limits).await;
+        self.registered.get_or_try_init(register).await.copied()
     }
 
-    fn registration(&self, contact: &str, now: Timestamp) -> PluginEvent {
+    fn registration(&self, now: Timestamp) -> PluginEvent {
         let description = "Makes Azul events of VirusTotal's file feed and asks for the samples that rules select.";
         let features = mapping::descriptors();
-        register_event(&feed_author(), contact, description, features, now, self.model_version)
+        register_event(
+            &feed_author(),
+            &self.contact,
+            description,
+            features,
+            now,
+            self.model_version,
+        )
     }
 }

@@ -7,7 +7,11 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,8 +19,8 @@ use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::Instant,
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +51,8 @@ use publish::{Delivery, PublishError, Publisher};
 
 /// Posts in flight for one bundle.
 const IN_FLIGHT: usize = 4;
+/// How long what is in flight may still take once the process is asked to end.
+const GRACE: Duration = Duration::from_secs(1);
 /// Prepared batches that wait for a post.
 const WAITING: usize = 2;
 /// Kibibytes of all batches from their preparation to the end of their settling, unless one alone has more.
@@ -98,30 +104,72 @@ pub trait Progress: Send {
     async fn done(&mut self, account: Account) -> Result<(), StoreError>;
 }
 
-/// When to stop.
+/// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// No new batch is begun, and no post retried, after this.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is asked to end.
     pub stop: CancellationToken,
+    bundles: Arc<AtomicU64>,
 }
 
 impl Limits {
+    /// Until `deadline`.
+    pub fn until(deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..Self::default() }
+    }
+
+    /// The same, with a token of its own that is cancelled with this one's, or alone.
+    pub fn child(&self) -> Self {
+        Self { stop: self.stop.child_token(), ..self.clone() }
+    }
+
     /// Whether it is time to stop.
     pub fn reached(&self) -> bool {
         self.stop.is_cancelled() || self.deadline.is_some_and(|d| Instant::now() >= d)
     }
 
     /// Waits, at most until it is time to stop. True where it is.
-    pub async fn sleep(&self, wait: std::time::Duration) -> bool {
+    pub async fn sleep(&self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         let until = self.deadline.map_or(until, |d| d.min(until));
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = tokio::time::sleep_until(until) => {}
+            () = sleep_until(until) => {}
         }
         self.reached()
+    }
+
+    /// What `work` comes to; `None` where it is not done at the deadline, or a second after the process
+    /// was asked to end: then it is broken off.
+    pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let asked = async {
+            self.stop.cancelled().await;
+            sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = deadline => None,
+            () = asked => None,
+        }
+    }
+
+    /// Counts a bundle that was loaded to its end.
+    pub fn count_bundle(&self) {
+        self.bundles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bundles loaded under these limits.
+    pub fn bundles(&self) -> u64 {
+        self.bundles.load(Ordering::Relaxed)
     }
 }
 
@@ -155,6 +203,8 @@ pub struct Pipeline {
     pub request_memory: SignedDuration,
     /// Threads that prepare lines.
     pub threads: usize,
+    contact: String,
+    registered: OnceCell<()>,
     selector: RwLock<Arc<Selector>>,
     follower: Option<Mutex<assemble::RuleFollower>>,
 }
@@ -217,6 +267,8 @@ impl Pipeline {
             },
             request_memory: settings.request_memory,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            contact: settings.contact.clone(),
+            registered: OnceCell::new(),
             selector: RwLock::new(Arc::new(selector)),
             follower: None,
         }
@@ -260,6 +312,19 @@ impl Pipeline {
         limits: &Limits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
+        match self.deliver_lines(mapper, input, limits, progress).await {
+            Err(DeliverError::Publish(PublishError::Interrupted { .. })) => Ok(Ended::Paused),
+            ended => ended,
+        }
+    }
+
+    async fn deliver_lines(
+        &self,
+        mapper: &Arc<Mapper>,
+        input: Input,
+        limits: &Limits,
+        progress: &mut dyn Progress,
+    ) -> Result<Ended, DeliverError> {
         self.follow_rules();
         let (origin, now) = (input.origin.clone(), input.now);
         let (send, receive) = mpsc::channel(WAITING);
@@ -267,9 +332,9 @@ impl Pipeline {
         let batches =
             stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
         let mut published =
-            Box::pin(batches.map(|batch| self.publish(batch, limits.deadline)).buffered(IN_FLIGHT));
+            Box::pin(batches.map(|batch| self.publish(batch, limits)).buffered(IN_FLIGHT));
         while let Some(batch) = published.next().await {
-            let account = self.settle(batch?, &origin, now, limits.deadline).await?;
+            let account = self.settle(batch?, &origin, now, limits).await?;
             progress.done(account).await?;
             if limits.reached() {
                 return Ok(Ended::Paused);
@@ -325,7 +390,7 @@ impl Pipeline {
     async fn publish(
         &self,
         Waiting { mut batch, room }: Waiting,
-        deadline: Option<Instant>,
+        limits: &Limits,
     ) -> Result<Published, PublishError> {
         let events: Vec<Vec<u8>> = batch
             .lines
@@ -338,7 +403,7 @@ impl Pipeline {
         let deliveries = if events.is_empty() {
             Vec::new()
         } else {
-            self.publisher.publish(Model::Binary, &events, deadline).await?
+            self.publisher.publish(Model::Binary, &events, limits).await?
         };
         Ok(Published { batch, deliveries, _room: room })
     }
@@ -349,7 +414,7 @@ impl Pipeline {
         published: Published,
         origin: &str,
         now: Timestamp,
-        deadline: Option<Instant>,
+        limits: &Limits,
     ) -> Result<Account, DeliverError> {
         let (first, last) = published.batch.span();
         let mut account = Account { lines_done: last, ..Account::default() };
@@ -391,7 +456,7 @@ impl Pipeline {
                 }
             }
         }
-        self.request(requests, origin, now, deadline, &mut account, &mut rejects).await?;
+        self.request(requests, origin, now, limits, &mut account, &mut rejects).await?;
         Rejects::new(Arc::clone(&self.store.bundles)).write(origin, first, &rejects).await?;
         Ok(account)
     }
@@ -402,7 +467,7 @@ impl Pipeline {
         wanted: Vec<(u64, DownloadEvent)>,
         origin: &str,
         now: Timestamp,
-        deadline: Option<Instant>,
+        limits: &Limits,
         account: &mut Account,
         rejects: &mut Vec<Reject>,
     ) -> Result<(), DeliverError> {
@@ -422,7 +487,7 @@ impl Pipeline {
                     bytes
                 })
                 .collect();
-            let deliveries = self.publisher.publish(Model::Download, &events, deadline).await?;
+            let deliveries = self.publisher.publish(Model::Download, &events, limits).await?;
             let mut remember = Vec::new();
             for ((line, id, request), delivery) in post.iter().zip(deliveries) {
                 match delivery {

@@ -8,8 +8,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
+use super::Limits;
 use crate::{
     azul::{
         avro,
@@ -125,6 +126,12 @@ pub enum PublishError {
         /// What is known of each event; `None`: it may have been published or not.
         outcomes: Vec<Option<Delivery>>,
     },
+    /// The process was asked to end before every event had its outcome.
+    #[error("asked to stop before the dispatcher had acknowledged everything")]
+    Interrupted {
+        /// What is known of each event; `None`: it may have been published or not.
+        outcomes: Vec<Option<Delivery>>,
+    },
     /// The deadline came first: try again later.
     #[error("publishing was not finished in time ({attempts} attempts at the last post)")]
     Failed {
@@ -148,6 +155,7 @@ pub struct Publisher {
 /// How the attempts at one post ended, short of a verdict.
 enum Ended {
     Stop(StopReason),
+    Interrupted,
     Failed { attempts: u32, last: Failure },
 }
 
@@ -159,8 +167,8 @@ impl Publisher {
 
     /// Publishes events of one model, each given as its own Avro bytes without framing, in as few posts
     /// as the answers allow: one where all goes well, and never more than 2·n·log₂(n)+n that the
-    /// dispatcher answers. Gives an outcome an event, in their order. Without a deadline it tries for
-    /// ever.
+    /// dispatcher answers. Gives an outcome an event, in their order. Tries until the deadline or
+    /// until it is asked to stop, else for ever.
     ///
     /// Repeats: a binary event that was published before overwrites itself. A download event is a new
     /// request each time, so it is sent again only where nothing says whether it arrived (no answer, a
@@ -172,16 +180,19 @@ impl Publisher {
         &self,
         model: Model,
         events: &[Vec<u8>],
-        deadline: Option<Instant>,
+        limits: &Limits,
     ) -> Result<Vec<Delivery>, PublishError> {
         let mut queue = Queue::new(model, events, self.options.max_event_bytes);
         while let Some(post) = queue.next() {
             let sent: Vec<&[u8]> =
                 post.events.iter().filter_map(|&at| events.get(at)).map(Vec::as_slice).collect();
-            match self.settle(model, &sent, deadline).await {
+            match self.settle(model, &sent, limits).await {
                 Ok(verdict) => queue.apply(post, verdict),
                 Err(Ended::Stop(reason)) => {
                     return Err(PublishError::Stop { reason, outcomes: queue.outcomes });
+                }
+                Err(Ended::Interrupted) => {
+                    return Err(PublishError::Interrupted { outcomes: queue.outcomes });
                 }
                 Err(Ended::Failed { attempts, last }) => {
                     return Err(PublishError::Failed { attempts, last, outcomes: queue.outcomes });
@@ -200,11 +211,11 @@ impl Publisher {
     pub async fn register(
         &self,
         plugin: &PluginEvent,
-        deadline: Option<Instant>,
+        limits: &Limits,
     ) -> Result<(), PublishError> {
         let mut event = Vec::new();
         avro::encode_plugin(plugin, self.options.model_version, &mut event);
-        let outcomes = self.publish(Model::Plugin, &[event], deadline).await?;
+        let outcomes = self.publish(Model::Plugin, &[event], limits).await?;
         match outcomes.into_iter().next() {
             Some(Delivery::Rejected(reason)) => Err(PublishError::Stop {
                 reason: StopReason::Unregistrable { reason },
@@ -224,7 +235,7 @@ impl Publisher {
         &self,
         model: Model,
         sent: &[&[u8]],
-        deadline: Option<Instant>,
+        limits: &Limits,
     ) -> Result<Verdict, Ended> {
         let mut body = Vec::new();
         avro::bulk(self.options.model_version, sent, &mut body);
@@ -238,18 +249,18 @@ impl Publisher {
                 attempts,
                 last: last.unwrap_or(Failure::OutOfTime),
             };
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if limits.stop.is_cancelled() {
+                return Err(Ended::Interrupted);
+            }
+            if limits.reached() {
                 return Err(late(last, attempts));
             }
             attempts = attempts.saturating_add(1);
             let started = Instant::now();
             let post = self.dispatcher.post(model, body.clone(), BodyFormat::Avro);
-            let result = match deadline {
-                None => post.await,
-                Some(deadline) => match timeout_at(deadline, post).await {
-                    Ok(result) => result,
-                    Err(_) => return Err(late(last, attempts)),
-                },
+            let Some(result) = limits.bound(post).await else {
+                let stopped = limits.stop.is_cancelled();
+                return Err(if stopped { Ended::Interrupted } else { late(last, attempts) });
             };
             let duration_ms = millis(started.elapsed());
             match &result {
@@ -274,14 +285,14 @@ impl Publisher {
             };
             let wait = backoff.next_wait(retry_after.map(|asked| asked.min(MAX_RETRY_AFTER)));
             let reason = chain(&failure);
-            if deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
+            if limits.deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
                 tracing::warn!(%model, events, attempt = attempts, reason, "a post failed, and no time is left");
                 return Err(late(Some(failure), attempts));
             }
             let wait_ms = millis(wait);
             tracing::warn!(%model, events, attempt = attempts, reason, wait_ms, "a post failed and is tried again");
             last = Some(failure);
-            sleep(wait).await;
+            limits.sleep(wait).await;
         }
     }
 }

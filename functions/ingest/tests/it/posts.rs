@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Pipeline,
     settings::Settings,
-    store::{Clock, SystemClock, local},
+    store::{SystemClock, local},
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -38,7 +38,6 @@ impl World {
         let settings = Settings::read(&lookup).unwrap();
         let store = local::open(Path::new(&settings.state_dir)).unwrap();
         let pipeline = Pipeline::from_settings(&settings, store.clone()).unwrap();
-        pipeline.register("tests", SystemClock.now(), None).await.unwrap();
         let mut ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline).unwrap();
         ingest.wait = Duration::from_secs(20);
         Self { dispatcher, ingest: Arc::new(ingest), _state: state }

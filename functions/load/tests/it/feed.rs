@@ -67,9 +67,7 @@ impl World {
         let start: Minute = "202611240859".parse().unwrap();
         let _ = store.cursors.advance(NAME, None, start.unix_seconds()).await.unwrap();
         let clock = Arc::new(Fixed(now.parse().unwrap()));
-        let load = Load::from_settings(settings, store, clock).unwrap();
-        load.pipeline.register("tests", load.clock.now(), None).await.unwrap();
-        load
+        Load::from_settings(settings, store, clock).unwrap()
     }
 
     async fn load(&self) -> Load {

@@ -200,8 +200,7 @@ impl World {
     }
 
     async fn tick(&self, milliseconds: u64) -> Result<Report, LoadError> {
-        let deadline = Some(Instant::now() + Duration::from_millis(milliseconds));
-        let limits = Limits { deadline, ..Limits::default() };
+        let limits = Limits::until(Instant::now() + Duration::from_millis(milliseconds));
         self.load().run(&Trigger::Tick, &limits).await
     }
 

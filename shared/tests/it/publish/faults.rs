@@ -5,7 +5,10 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use azul_vt::{
     azul::dispatcher::{DispatcherOptions, Model},
-    pipeline::publish::{Delivery, Failure, PublishError, Publisher, StopReason},
+    pipeline::{
+        Limits,
+        publish::{Delivery, Failure, PublishError, Publisher, StopReason},
+    },
 };
 use sim::Fault;
 use tokio::time::Instant;
@@ -18,8 +21,13 @@ const IMPATIENT: DispatcherOptions = DispatcherOptions {
     ping_timeout: Duration::from_millis(400),
 };
 
-fn soon() -> Instant {
-    Instant::now() + Duration::from_millis(500)
+/// Ends so long from now.
+fn within(time: Duration) -> Limits {
+    Limits::until(Instant::now() + time)
+}
+
+fn soon() -> Limits {
+    within(Duration::from_millis(500))
 }
 
 fn impatient(world: &World) -> Publisher {
@@ -31,7 +39,7 @@ fn stop(error: PublishError) -> (StopReason, String) {
     let text = error.to_string();
     match error {
         PublishError::Stop { reason, .. } => (reason, text),
-        PublishError::Failed { .. } => panic!("{error:?}"),
+        error => panic!("{error:?}"),
     }
 }
 
@@ -71,7 +79,8 @@ async fn what_passes_is_tried_again_and_nothing_is_rejected() {
         let world = World::new().await;
         world.sim.fail(&fault, 2);
         let events = fifty(&[]);
-        let outcomes = impatient(&world).publish(Model::Binary, &events, None).await.unwrap();
+        let outcomes =
+            impatient(&world).publish(Model::Binary, &events, &Limits::default()).await.unwrap();
         assert_eq!(outcomes, vec![Delivery::Delivered; 50], "{fault:?}");
         assert_eq!(world.sim.keys().len(), 50, "{fault:?}");
         assert_eq!(world.sim.faults_left(), 0, "{fault:?}");
@@ -96,13 +105,13 @@ async fn a_dispatcher_that_is_down_costs_nothing() {
     world.sim.down().await;
     let publisher = world.publisher();
     let events = fifty(&[]);
-    let error = publisher.publish(Model::Binary, &events, Some(soon())).await.unwrap_err();
+    let error = publisher.publish(Model::Binary, &events, &soon()).await.unwrap_err();
     let PublishError::Failed { attempts, last, outcomes } = error else { panic!("{error:?}") };
     assert!(attempts > 0);
     assert!(matches!(last, Failure::NoAnswer(_)), "{last:?}");
     assert_eq!(outcomes, vec![None; 50]);
     world.sim.up().await;
-    let outcomes = publisher.publish(Model::Binary, &events, None).await.unwrap();
+    let outcomes = publisher.publish(Model::Binary, &events, &Limits::default()).await.unwrap();
     assert_eq!(outcomes, vec![Delivery::Delivered; 50]);
     assert_eq!(world.sim.keys().len(), 50);
 }
@@ -122,8 +131,8 @@ async fn the_deadline_ends_the_attempts_and_tells_what_is_known() {
     world.sim.fail(&Fault::answer(503, "try later"), 100_000);
     let events = fifty(&[(17, invalid(17))]);
     // Far enough for the first post on a busy machine.
-    let deadline = Some(Instant::now() + Duration::from_secs(2));
-    let error = world.publisher().publish(Model::Binary, &events, deadline).await.unwrap_err();
+    let limits = within(Duration::from_secs(2));
+    let error = world.publisher().publish(Model::Binary, &events, &limits).await.unwrap_err();
     assert_eq!(error.source().unwrap().to_string(), "the dispatcher answered 503: try later");
     let PublishError::Failed { attempts, outcomes, .. } = error else { panic!("{error:?}") };
     assert!(attempts > 1);
@@ -135,16 +144,49 @@ async fn the_deadline_ends_the_attempts_and_tells_what_is_known() {
 async fn a_hanging_post_is_cut_at_the_deadline() {
     let world = World::new().await;
     world.sim.fail(&Fault::Hang, 1);
-    let error =
-        world.publisher().publish(Model::Binary, &[good(0)], Some(soon())).await.unwrap_err();
+    let error = world.publisher().publish(Model::Binary, &[good(0)], &soon()).await.unwrap_err();
     assert!(matches!(error, PublishError::Failed { attempts: 1, last: Failure::OutOfTime, .. }));
+}
+
+#[tokio::test]
+async fn who_is_asked_to_end_waits_neither_for_the_next_attempt_nor_long_for_an_answer() {
+    for fault in [Fault::Hang, Fault::answer(503, "")] {
+        let mut world = World::new().await;
+        world.options.min_backoff = Duration::from_mins(1);
+        world.options.max_backoff = Duration::from_mins(1);
+        world.sim.fail(&fault, 100);
+        let (limits, events) = (Limits::default(), [good(0)]);
+        let publisher = world.publisher();
+        let asked = async {
+            world.sim.wait_until(|_, posts| !posts.is_empty()).await;
+            limits.stop.cancel();
+        };
+        let (published, ()) =
+            tokio::join!(publisher.publish(Model::Binary, &events, &limits), asked);
+        let error = published.unwrap_err();
+        assert!(matches!(error, PublishError::Interrupted { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_soon_counts_although_it_was_asked_to_end() {
+    let world = World::new().await;
+    world.sim.fail(&Fault::Delay { ms: 50 }, 1);
+    let (limits, events) = (Limits::default(), [good(0)]);
+    let publisher = world.publisher();
+    let asked = async {
+        world.sim.wait_until(|_, posts| !posts.is_empty()).await;
+        limits.stop.cancel();
+    };
+    let (published, ()) = tokio::join!(publisher.publish(Model::Binary, &events, &limits), asked);
+    assert_eq!(published.unwrap(), [Delivery::Delivered]);
 }
 
 #[tokio::test]
 async fn after_the_deadline_nothing_is_sent() {
     let world = World::new().await;
-    let past = Some(Instant::now());
-    let error = world.publisher().publish(Model::Binary, &[good(0)], past).await.unwrap_err();
+    let past = within(Duration::ZERO);
+    let error = world.publisher().publish(Model::Binary, &[good(0)], &past).await.unwrap_err();
     assert!(matches!(error, PublishError::Failed { attempts: 0, last: Failure::OutOfTime, .. }));
     assert_eq!(world.posts(), 0);
 }
@@ -158,8 +200,8 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
         body: String::new(),
     };
     world.sim.fail(&fault, 1);
-    let deadline = Some(Instant::now() + Duration::from_mins(1));
-    let error = world.publisher().publish(Model::Binary, &[good(0)], deadline).await.unwrap_err();
+    let limits = within(Duration::from_mins(1));
+    let error = world.publisher().publish(Model::Binary, &[good(0)], &limits).await.unwrap_err();
     assert!(matches!(
         error,
         PublishError::Failed { attempts: 1, last: Failure::Answered { status: 503, .. }, .. }
@@ -219,11 +261,12 @@ async fn a_refused_registration_stops() {
     let world = World::new().await;
     let mut plugin = samples::plugin(super::ModelVersion::V6);
     plugin.author.name.clear();
-    let (reason, text) = stop(world.publisher().register(&plugin, None).await.unwrap_err());
+    let (reason, text) =
+        stop(world.publisher().register(&plugin, &Limits::default()).await.unwrap_err());
     assert!(matches!(reason, StopReason::Unregistrable { .. }), "{text}");
     world.sim.fail(&Fault::answer(503, ""), 100_000);
     let plugin = samples::plugin(super::ModelVersion::V6);
-    let error = world.publisher().register(&plugin, Some(soon())).await.unwrap_err();
+    let error = world.publisher().register(&plugin, &soon()).await.unwrap_err();
     assert!(matches!(error, PublishError::Failed { .. }));
 }
 
@@ -233,7 +276,7 @@ async fn no_error_shows_a_password_of_the_url() {
     let url = world.sim.url().replace("http://", "http://azul:hunter2@");
     world.sim.down().await;
     let publisher = Publisher::new(dispatcher(&url, IMPATIENT), world.options);
-    let error = publisher.publish(Model::Binary, &[good(0)], Some(soon())).await.unwrap_err();
+    let error = publisher.publish(Model::Binary, &[good(0)], &soon()).await.unwrap_err();
     let mut text = format!("{error} {error:?}");
     let mut cause = error.source();
     while let Some(error) = cause {
