@@ -3,11 +3,11 @@
 //! A [`Load`] knows no Lambda and no command line. It derives what to do from the state alone, so a tick
 //! may be repeated, killed or run twice at any point.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
     bundle::BundleError,
-    http_client::HttpSetupError,
+    http_client::{Backoff, HttpSetupError},
     mapping::Mapper,
     minute::{Minute, NotAMinute},
     pipeline::{
@@ -34,6 +34,10 @@ pub use trigger::{NotATrigger, Trigger};
 pub const NAME: &str = "load";
 /// A cursor further behind than this many days lists no more minutes as buried: a wrong start, not an outage.
 const MOST_BURIED_DAYS: i64 = 60;
+/// Longest first wait after an answer that was none …
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// … and the longest of all.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How long staged bundles are kept for a replay.
 const STAGED_DAYS: i64 = 8;
 /// How long is kept what was refused for good.
@@ -143,6 +147,8 @@ pub struct Load {
     pub pipeline: Pipeline,
     /// The mapper for replays: without an age limit.
     pub ageless: Arc<Mapper>,
+    /// Waits between attempts at a minute, unless VirusTotal asks for more.
+    pub backoff: Backoff,
     /// Is told of each minute.
     pub observer: Box<dyn Fn(Step) + Send + Sync>,
 }
@@ -189,6 +195,7 @@ impl Load {
             pipeline: Pipeline::from_settings(&settings, store.clone())?,
             ageless: Arc::new(assemble::mapper(&settings, true).map_err(AssembleError::from)?),
             virustotal,
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             settings,
             store,
             clock,

@@ -1,12 +1,11 @@
 //! One minute: fetched, staged, verified, delivered, noted in the ledger.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use azul_vt::{
     bundle::{self, Compression},
     errors::chain,
-    http_client::Backoff,
     mapping::Mapper,
     minute::Minute,
     pipeline::{Account, Ended, Input, Limits, Progress},
@@ -20,10 +19,6 @@ use super::{Load, LoadError, MinuteEnd, Report, gap_delay, is_bad};
 
 /// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
 const FETCHES: u32 = 3;
-/// Longest first wait after an answer that was none …
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// … and the longest of all, unless VirusTotal asks for more.
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// What staging a minute came to.
 enum Staging {
@@ -181,7 +176,7 @@ impl Load {
         for fetch in 1..=FETCHES {
             let path =
                 self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
-            let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+            let mut backoff = self.backoff.clone();
             let fetched = loop {
                 let fetching = virustotal.fetch_minute(minute, &path);
                 let Some(fetched) = limits.bound(fetching).await else {

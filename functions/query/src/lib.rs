@@ -176,7 +176,7 @@ impl Query {
             self.clock.now(),
             self.settings.model_version,
         );
-        Ok(self.publisher.register(&event, limits.deadline).await?)
+        Ok(self.publisher.register(&event, limits).await?)
     }
 
     /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,
@@ -239,7 +239,8 @@ impl Query {
     /// See [`QueryError`].
     pub async fn run(&self, limits: &Limits) -> Result<Drained, QueryError> {
         self.tidy().await?;
-        let polls = Limits { stop: limits.stop.child_token(), ..limits.clone() };
+        let mut polls = limits.clone();
+        polls.stop = limits.stop.child_token();
         let polling = async {
             let outcome = self.keep_polling(&polls).await;
             polls.stop.cancel();
@@ -315,7 +316,7 @@ impl Query {
                 Model::Binary
             }
         };
-        look_up::delivered(self.publisher.publish(model, &[bytes], limits.deadline).await)
+        look_up::delivered(self.publisher.publish(model, &[bytes], limits).await)
     }
 }
 

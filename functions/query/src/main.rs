@@ -35,7 +35,7 @@ async fn main() -> Result<(), Error> {
         async move {
             let left = event.context.deadline().duration_since(std::time::SystemTime::now());
             let deadline = Instant::now() + left.unwrap_or_default().saturating_sub(MARGIN);
-            let limits = Limits { deadline: Some(deadline), ..Limits::default() };
+            let limits = Limits::until(deadline);
             match event::webhook(event.payload)? {
                 Some(request) => {
                     let response = receiver.handle(request, &*query.decide()).await;

@@ -182,7 +182,8 @@ impl Publisher {
         events: &[Vec<u8>],
         limits: &Limits,
     ) -> Result<Vec<Delivery>, PublishError> {
-        let mut queue = Queue::new(model, events, self.options.max_event_bytes);
+        let PublisherOptions { model_version, max_event_bytes, .. } = self.options;
+        let mut queue = Queue::new(model, model_version, events, max_event_bytes);
         while let Some(post) = queue.next() {
             let sent: Vec<&[u8]> =
                 post.events.iter().filter_map(|&at| events.get(at)).map(Vec::as_slice).collect();

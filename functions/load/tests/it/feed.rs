@@ -1,92 +1,15 @@
 //! What becomes of feed minutes.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
-
 use azul_vt::{
     minute::Minute,
     pipeline::Limits,
-    settings::Settings,
-    store::{Clock, Counts, Grant, LedgerRow, MinuteState, local},
+    store::{Counts, GapKind, Grant, LedgerRow, MinuteState},
 };
 use jiff::{SignedDuration, Timestamp};
-use load::{Load, LoadError, NAME, Trigger};
-use sim::{Behaviour, Unknown, feed::Style};
+use load::{NAME, Trigger};
+use sim::Behaviour;
 
-const NOW: &str = "2026-11-24T10:05:30Z";
-const SEED: u64 = 7;
-const RECORDS: u64 = 60;
-
-struct Fixed(Timestamp);
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        self.0
-    }
-}
-
-struct World {
-    virustotal: sim::VirusTotal,
-    dispatcher: sim::Dispatcher,
-    state: tempfile::TempDir,
-}
-
-impl World {
-    /// Minutes 0900 to 0905 are due, and served.
-    async fn new() -> Self {
-        let virustotal = sim::VirusTotal::start().await.unwrap();
-        let dispatcher = sim::Dispatcher::start().await.unwrap();
-        virustotal.set_unknown(Unknown::Missing);
-        let world = Self { virustotal, dispatcher, state: tempfile::tempdir().unwrap() };
-        for minute in Self::minutes() {
-            world
-                .virustotal
-                .serve(&minute, sim::feed::bundle(SEED, &minute, RECORDS, Style::Small));
-        }
-        world
-    }
-
-    fn minutes() -> Vec<String> {
-        (0..6).map(|m| format!("2026112409{m:02}")).collect()
-    }
-
-    async fn load_at(&self, now: &str, more: &[(&str, &str)]) -> Load {
-        let mut pairs = vec![
-            ("VIRUSTOTAL", self.virustotal.url()),
-            ("VIRUSTOTAL_APIKEY", self.virustotal.key()),
-            ("PLUGIN_EVENTS_URL", self.dispatcher.url()),
-            ("STATEDIR", self.state.path().display().to_string()),
-            ("RULES_ROOT", "/nowhere/at/all".to_owned()),
-        ];
-        pairs.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let lookup = |name: &str| {
-            pairs.iter().rev().find(|(n, _)| *n == name).map(|(_, value)| value.clone())
-        };
-        let settings = Settings::read(&lookup).unwrap();
-        let store = local::open(Path::new(&settings.state_dir)).unwrap();
-        // The first run starts at 0900.
-        let start: Minute = "202611240859".parse().unwrap();
-        let _ = store.cursors.advance(NAME, None, start.unix_seconds()).await.unwrap();
-        let clock = Arc::new(Fixed(now.parse().unwrap()));
-        Load::from_settings(settings, store, clock).unwrap()
-    }
-
-    async fn load(&self) -> Load {
-        self.load_at(NOW, &[]).await
-    }
-
-    /// The files that must have arrived for these minutes.
-    fn expected(minutes: &[String]) -> BTreeSet<String> {
-        let files = |minute: &String| {
-            let minute = minute.clone();
-            (0..RECORDS).map(move |index| sim::feed::sha256(SEED, &minute, index))
-        };
-        minutes.iter().flat_map(files).collect()
-    }
-
-    fn arrived(&self) -> BTreeSet<String> {
-        self.dispatcher.arrived().sha256s()
-    }
-}
+use crate::world::{NOW, RECORDS, World, cursor, gap, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_of_every_due_minute_arrives() {
@@ -109,57 +32,21 @@ async fn every_record_of_every_due_minute_arrives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_minutes_are_gaps_that_do_not_stop_the_feed_and_are_tried_again() {
     let world = World::new().await;
-    let late = &World::minutes()[1..5];
+    let late = &World::minutes()[1..6];
     for minute in late {
         world.virustotal.behave(minute, &Behaviour::Missing, 1);
     }
     let load = world.load().await;
     let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
-    assert_eq!((report.loaded, report.missing), (2, 4));
+    assert_eq!((report.loaded, report.missing), (1, 5));
     assert_eq!(report.cursor.unwrap().to_string(), "202611240905");
-    assert_eq!(load.store.ledger.gaps(10).await.unwrap().len(), 4);
+    assert_eq!(load.store.ledger.gaps(10).await.unwrap().len(), 5);
     drop(load);
     let later = world.load_at("2026-11-24T10:16:00Z", &[("FEED_LAG_MINUTES", "71")]).await;
     let report = later.run(&Trigger::Tick, &Limits::default()).await.unwrap();
-    assert_eq!(report.loaded, 4);
+    assert_eq!(report.loaded, 5);
     assert!(later.store.ledger.gaps(10).await.unwrap().is_empty());
     assert_eq!(world.arrived(), World::expected(&World::minutes()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_key_stops_the_feed_before_the_minute() {
-    for behaviour in [Behaviour::Unauthorized, Behaviour::Forbidden] {
-        let world = World::new().await;
-        world.virustotal.behave("202611240902", &behaviour, usize::MAX);
-        let load = world.load().await;
-        let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
-        assert!(matches!(error, LoadError::Refused { .. }), "{error}");
-        let cursor = load.store.cursors.read(NAME).await.unwrap().unwrap();
-        assert_eq!(Minute::from_unix_seconds(cursor).to_string(), "202611240901");
-        let text = azul_vt::errors::chain(&error);
-        assert!(!text.contains(&world.virustotal.key()), "{text}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_that_is_bad_for_ever_is_a_gap_and_one_that_is_bad_once_is_not() {
-    let world = World::new().await;
-    let good = sim::feed::bundle(SEED, "202611240901", RECORDS, Style::Small);
-    let mut flipped = good.clone();
-    let middle = flipped.len() / 2;
-    flipped[middle] ^= 0x40;
-    let bundle = |bytes: &[u8]| Behaviour::Bundle(bytes.to_vec().into());
-    world.virustotal.behave("202611240901", &bundle(&flipped), 1);
-    world.virustotal.behave("202611240902", &bundle(&good[..good.len() - 9]), usize::MAX);
-    world.virustotal.behave("202611240903", &bundle(b""), usize::MAX);
-    let load = world.load().await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
-    assert_eq!((report.loaded, report.failed), (4, 2));
-    let gaps = load.store.ledger.gaps(10).await.unwrap();
-    assert!(gaps.iter().all(|row| matches!(row.state, MinuteState::Gap { .. })));
-    let mut minutes = World::minutes();
-    minutes.drain(2..4);
-    assert_eq!(world.arrived(), World::expected(&minutes));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,4 +151,151 @@ async fn what_is_too_old_to_be_of_use_is_removed() {
     assert_eq!(list("rejects/feed/202611010000").await, [rejects.replace("1.jsonl", "2.jsonl")]);
     assert_eq!(load.store.ledger.get(Minute::of(days(36))).await.unwrap(), None);
     assert!(load.store.ledger.get(Minute::of(days(34))).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn package_limit_counts_the_bundles_of_all_runs_of_a_process() {
+    let world = World::new().await;
+    world.virustotal.behave("202611240900", &Behaviour::Missing, usize::MAX);
+    world.virustotal.behave("202611240902", &Behaviour::NotAvailableYet, 1);
+    let load = world.load_at(NOW, &[("PACKAGE_LIMIT", "3")]).await;
+    // One for a process, or for an invocation.
+    let limits = Limits::default();
+    let report = load.run(&Trigger::Tick, &limits).await.unwrap();
+    assert_eq!((report.loaded, report.missing, report.paused), (1, 1, false));
+    let report = load.run(&Trigger::Tick, &limits).await.unwrap();
+    assert_eq!((report.loaded, report.paused), (2, true));
+    assert!(load.is_sated(&limits));
+    assert_eq!(cursor(&load).await, "202611240903");
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.loaded, report.paused), (2, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_wait_longer_each_time_and_are_buried_after_seven_days() {
+    let world = World::new().await;
+    world.virustotal.behave("202611240900", &Behaviour::Missing, usize::MAX);
+    let asked = || world.virustotal.minutes_asked().len();
+    let mut before = 0;
+    // No minute but the first is ever due.
+    let lag = |minutes: i64| (65 + minutes).to_string();
+    for (minutes, tried) in [
+        (0, true),
+        (9, false),
+        (11, true),
+        (60, false),
+        (72, true),
+        (400, false),
+        (433, true),
+        (1800, false),
+        (1900, true),
+        (3400, true),
+    ] {
+        let now: Timestamp = NOW.parse().unwrap();
+        let now = now + SignedDuration::from_mins(minutes);
+        let lag = lag(minutes);
+        let load = world.load_at(&now.to_string(), &[("FEED_LAG_MINUTES", &lag)]).await;
+        load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        assert_eq!(asked() > before, tried, "after {minutes} minutes");
+        assert_eq!(gap(&load, "202611240900").await.0, GapKind::Missing);
+        before = asked();
+    }
+    let now: Timestamp = NOW.parse().unwrap();
+    let late = now + SignedDuration::from_hours(8 * 24);
+    let lag = lag(8 * 24 * 60);
+    let load = world.load_at(&late.to_string(), &[("FEED_LAG_MINUTES", &lag)]).await;
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.buried, asked()), (1, before));
+    let state = row(&load, "202611240900").await.unwrap().state;
+    assert!(matches!(state, MinuteState::Buried { .. }), "{state:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minutes_that_left_the_seven_days_are_buried_on_virustotals_word() {
+    let world = World::new().await;
+    // Served are 0900 to 0905 alone, nine days before: VirusTotal knows the first of them still.
+    world.virustotal.behave("202611240901", &Behaviour::Missing, usize::MAX);
+    let load = world.load_at("2026-12-03T09:30:00Z", &[]).await;
+    let horizon: Minute = "202611260930".parse().unwrap();
+    let limits = Limits::default();
+    let stop = async {
+        let later = horizon.to_string();
+        world.virustotal.wait_until(|requests| requests.iter().any(|r| r.subject == later)).await;
+        limits.stop.cancel();
+    };
+    let (report, ()) = tokio::join!(load.run(&Trigger::Tick, &limits), stop);
+    let report = report.unwrap();
+    assert_eq!(report.loaded, 1);
+    let first: Minute = "202611240901".parse().unwrap();
+    assert_eq!(i64::try_from(report.buried).unwrap(), horizon.since(first));
+    for minute in [first, horizon.plus(-1)] {
+        let state = row(&load, &minute.to_string()).await.unwrap().state;
+        assert!(matches!(state, MinuteState::Buried { .. }), "{minute}: {state:?}");
+    }
+    assert!(cursor(&load).await >= horizon.plus(-1).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_finds_nothing_leaves_a_loaded_minute_loaded() {
+    let world = World::new().await;
+    let load = world.load().await;
+    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let minute: Minute = "202611240902".parse().unwrap();
+    for bundle in load.store.bundles.list("staged/feed/").await.unwrap() {
+        load.store.bundles.remove(&bundle.key).await.unwrap();
+    }
+    world.virustotal.behave("202611240902", &Behaviour::Missing, usize::MAX);
+    let range = Trigger::Range { from: minute, to: minute };
+    let report = load.run(&range, &Limits::default()).await.unwrap();
+    assert_eq!((report.loaded, report.missing), (0, 1));
+    let state = row(&load, "202611240902").await.unwrap().state;
+    assert!(matches!(state, MinuteState::Loaded), "{state:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_bundle_that_is_gone_or_damaged_is_fetched_anew() {
+    for damage in [None, Some(&b"BZh9 no more"[..])] {
+        let world = World::new().await;
+        let load = world.impatient(&[]).await;
+        let limits = Limits::default();
+        let stop = async {
+            world.dispatcher.wait_until(|arrived, _| !arrived.sha256s().is_empty()).await;
+            limits.stop.cancel();
+        };
+        // Two posts: the second is not waited for.
+        world.dispatcher.fail(&sim::Fault::Delay { ms: 0 }, 2);
+        world.dispatcher.fail(&sim::Fault::Hang, 100);
+        let (report, ()) = tokio::join!(load.run(&Trigger::Tick, &limits), stop);
+        assert!(report.unwrap().paused);
+        world.dispatcher.clear_faults();
+        let MinuteState::Loading { bundle, .. } = row(&load, "202611240900").await.unwrap().state
+        else {
+            panic!("{damage:?}")
+        };
+        load.store.bundles.remove(&bundle).await.unwrap();
+        if let Some(bytes) = damage {
+            let path = load.store.bundles.scratch().join("damaged");
+            std::fs::write(&path, bytes).unwrap();
+            load.store.bundles.put_file(&bundle, &path).await.unwrap();
+        }
+        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        assert_eq!(report.loaded, 1, "{damage:?}");
+        assert_eq!(world.arrived(), World::expected(&["202611240900".into()]), "{damage:?}");
+        assert_eq!(world.virustotal.minutes_asked().len(), 2, "{damage:?}");
+        let counts = row(&load, "202611240900").await.unwrap().counts;
+        assert_eq!(counts.records, RECORDS, "{damage:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_written_ends_the_run_before_the_minute() {
+    let world = World::new().await;
+    let load = world.impatient(&[]).await;
+    let scratch = load.store.bundles.scratch();
+    std::fs::remove_dir_all(&scratch).unwrap();
+    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert!(azul_vt::errors::chain(&error).contains("cannot be written"), "{error}");
+    assert_eq!(cursor(&load).await, "202611240859");
+    std::fs::create_dir(&scratch).unwrap();
+    assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
 }

@@ -3,6 +3,12 @@
 #[cfg(test)]
 mod aws;
 #[cfg(test)]
+mod dispatcher_faults;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod virustotal_faults;
+#[cfg(test)]
+mod world;

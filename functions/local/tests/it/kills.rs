@@ -1,75 +1,226 @@
-//! `vt load`, killed again and again.
+//! `vt load`, killed again and again, against an undisturbed run of the same backlog.
 
-use std::{collections::BTreeSet, process::Stdio, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use azul_vt::{minute::Minute, store::local};
+use azul_vt::{
+    minute::Minute,
+    store::{GapKind, MinuteState, Store, local},
+};
 use jiff::Timestamp;
-use sim::feed::Style;
+use serde_json::Value;
+use sim::{Behaviour, Unknown, feed::Style};
 
 use crate::commands::vt;
 
 const SEED: u64 = 11;
-const RECORDS: u64 = 120;
-const KILLS: u64 = 20;
+/// Minutes that VirusTotal has; two more among them it never had.
+const MINUTES: i64 = 14;
+const MISSING: [i64; 2] = [3, 9];
+/// Of a minute: several posts.
+const RECORDS: u64 = 230;
+const KILLS: usize = 20;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_twenty_kills_everything_arrived_and_the_cursor_passed_nothing() {
-    let (virustotal, dispatcher) =
-        (sim::VirusTotal::start().await.unwrap(), sim::Dispatcher::start().await.unwrap());
-    virustotal.set_unknown(sim::Unknown::Missing);
-    let first = Minute::of(Timestamp::now()).plus(-60);
-    // More than are due: the clock goes on while the test runs.
-    for n in 0..30 {
-        let minute = first.plus(n).to_string();
-        virustotal.serve(&minute, sim::feed::bundle(SEED, &minute, RECORDS, Style::Small));
+/// A feed that ends: later minutes are not available yet, however long the test takes.
+struct Backlog {
+    virustotal: sim::VirusTotal,
+    first: Minute,
+}
+
+impl Backlog {
+    async fn new() -> Self {
+        let virustotal = sim::VirusTotal::start().await.unwrap();
+        virustotal.set_unknown(Unknown::NotAvailableYet);
+        let first = Minute::of(Timestamp::now()).plus(-61 - MINUTES);
+        for n in 0..MINUTES {
+            let minute = first.plus(n).to_string();
+            if MISSING.contains(&n) {
+                virustotal.behave(&minute, &Behaviour::Missing, usize::MAX);
+            } else {
+                let bundle = sim::feed::bundle(SEED, &minute, RECORDS, Style::Small);
+                virustotal.serve(&minute, bundle);
+            }
+        }
+        Self { virustotal, first }
     }
-    let state = tempfile::tempdir().unwrap();
-    // Where the Go plugin stopped: so that the start does not depend on the clock.
-    std::fs::write(state.path().join("v3_files"), first.plus(-1).unix_seconds().to_string())
-        .unwrap();
-    let load = || {
+
+    fn last(&self) -> Minute {
+        self.first.plus(MINUTES - 1)
+    }
+
+    /// `vt load` of it.
+    fn load(&self, dispatcher: &sim::Dispatcher, state: &Path) -> Command {
+        let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/select_rules/example");
         let mut command = vt(&["load"]);
         command
-            .env("VIRUSTOTAL", virustotal.url())
-            .env("VIRUSTOTAL_APIKEY", virustotal.key())
+            .env("VIRUSTOTAL", self.virustotal.url())
+            .env("VIRUSTOTAL_APIKEY", self.virustotal.key())
             .env("PLUGIN_EVENTS_URL", dispatcher.url())
-            .env("STATEDIR", state.path())
-            .env("RULES_ROOT", "/nowhere/at/all")
-            .env("FEED_LAG_MINUTES", "50")
+            .env("STATEDIR", state)
+            .env("RULES_ROOT", rules)
             .env("DISPATCHER_MAX_AGE_HOURS", "-1")
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
-    };
-    let (mut killed, mut arrived_between) = (0, BTreeSet::new());
-    for n in 0..KILLS {
-        let mut child = load().spawn().unwrap();
-        // Moments spread over what a run takes; a run that is over by then was not killed.
-        tokio::time::sleep(Duration::from_millis(40 + (n * 67) % 400)).await;
-        if child.try_wait().unwrap().is_none() {
-            killed += 1;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        arrived_between.insert(dispatcher.arrived().sha256s().len());
     }
-    let last = load().output().unwrap();
-    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+
+    /// A state directory whose first minute is the backlog's: where the Go plugin stopped.
+    fn state(&self) -> tempfile::TempDir {
+        let state = tempfile::tempdir().unwrap();
+        let before = self.first.plus(-1).unix_seconds().to_string();
+        std::fs::write(state.path().join("v3_files"), before).unwrap();
+        state
+    }
+
+    /// Key and content of every event; its time is the run's, and no run has another's.
+    fn events(dispatcher: &sim::Dispatcher) -> BTreeMap<String, Value> {
+        let mut events = dispatcher.keys();
+        for event in events.values_mut() {
+            assert!(event.as_object_mut().unwrap().remove("timestamp").is_some());
+        }
+        events
+    }
+
+    /// The minute of every file.
+    fn minutes(&self) -> BTreeMap<String, Minute> {
+        let files = |n| {
+            let minute = self.first.plus(n);
+            let sha256 = move |index| sim::feed::sha256(SEED, &minute.to_string(), index);
+            (0..RECORDS).map(move |index| (sha256(index), minute))
+        };
+        (0..MINUTES).filter(|n| !MISSING.contains(n)).flat_map(files).collect()
+    }
+
+    /// What holds at any moment: every minute up to the cursor is loaded, with all its events at the
+    /// dispatcher, or a listed gap.
+    async fn check(
+        &self,
+        store: &Store,
+        there: &BTreeSet<String>,
+        all: &Minutes,
+    ) -> Option<Minute> {
+        let cursor = store.cursors.read(load::NAME).await.unwrap();
+        let cursor = Minute::from_unix_seconds(cursor?);
+        assert!(cursor <= self.last(), "the cursor {cursor} is ahead of the feed");
+        let mut minute = self.first;
+        while minute <= cursor {
+            let row = store.ledger.get(minute).await.unwrap();
+            match row.map(|row| row.state) {
+                Some(MinuteState::Loaded) => {
+                    let missing = all[&minute].difference(there).count();
+                    assert_eq!(missing, 0, "events of {minute}, cursor {cursor}");
+                }
+                Some(MinuteState::Gap { kind: GapKind::Missing, .. }) => {
+                    assert!(!all.contains_key(&minute), "{minute} is not missing");
+                }
+                other => panic!("the cursor {cursor} passed {minute}, which is {other:?}"),
+            }
+            minute = minute.next();
+        }
+        Some(cursor)
+    }
+}
+
+/// The keys of the events of each minute.
+type Minutes = BTreeMap<Minute, BTreeSet<String>>;
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    /// From 0 to below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+/// Ends with the test, also where that fails.
+struct Victim(std::process::Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_change_nothing_of_what_arrives_and_the_cursor_never_passes_a_lost_minute() {
+    // KILLS_SEED=… repeats the moments of a run, as far as the machine does.
+    let seed = std::env::var("KILLS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| Timestamp::now().as_millisecond().unsigned_abs());
+    eprintln!("KILLS_SEED={seed}");
+    let backlog = Backlog::new().await;
+
+    // Undisturbed.
+    let (quiet, state) = (sim::Dispatcher::start().await.unwrap(), backlog.state());
+    let output = backlog.load(&quiet, state.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected = Backlog::events(&quiet);
+    let of_file = backlog.minutes();
+    let mut all = Minutes::new();
+    for (key, event) in &expected {
+        let minute = of_file[event["entity"]["sha256"].as_str().unwrap()];
+        all.entry(minute).or_default().insert(key.clone());
+    }
+    assert_eq!(expected.len(), of_file.len());
+    assert!(!quiet.arrived().downloads().is_empty(), "the rules hit nothing");
+
+    // Killed: at a moment of the start, or some posts later and then at any moment.
+    let (dispatcher, state) = (sim::Dispatcher::start().await.unwrap(), backlog.state());
     let store = local::open(state.path()).unwrap();
-    let cursor = store.cursors.read(load::NAME).await.unwrap().unwrap();
-    let cursor = Minute::from_unix_seconds(cursor);
-    assert!(cursor.since(first) >= 9, "{cursor}");
-    let expected: BTreeSet<String> = (0..=cursor.since(first))
-        .flat_map(|n| {
-            let minute = first.plus(n).to_string();
-            (0..RECORDS).map(move |index| sim::feed::sha256(SEED, &minute, index))
-        })
-        .collect();
-    assert_eq!(dispatcher.arrived().sha256s(), expected);
+    let mut random = Random(seed);
+    let mut cursors = BTreeSet::new();
+    for kill in 0..KILLS {
+        let mut command = backlog.load(&dispatcher, state.path());
+        let mut victim = Victim(command.stderr(Stdio::null()).spawn().unwrap());
+        let posts = dispatcher.posts().len();
+        let more = if random.below(4) == 0 { 0 } else { 1 + random.below(7) };
+        let moment = Duration::from_millis(random.below(60));
+        while dispatcher.posts().len() < posts + usize::try_from(more).unwrap() {
+            let ended = victim.0.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?} before kill {kill}: the backlog is too small");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(moment).await;
+        assert!(victim.0.try_wait().unwrap().is_none(), "kill {kill} comes too late");
+        drop(victim);
+        // Its lease is free at once.
+        assert_eq!(store.leases.holder(load::NAME, jiff::Timestamp::now()).await.unwrap(), None);
+        let there: BTreeSet<String> = dispatcher.keys().into_keys().collect();
+        cursors.insert(backlog.check(&store, &there, &all).await);
+    }
+    assert!(cursors.len() > 3, "the kills fell all at one place: {cursors:?}");
+    let last = backlog.load(&dispatcher, state.path()).output().unwrap();
+    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+
+    let there = dispatcher.keys().into_keys().collect();
+    assert_eq!(backlog.check(&store, &there, &all).await, Some(backlog.last()));
+    let arrived = Backlog::events(&dispatcher);
+    assert!(arrived.keys().eq(expected.keys()), "not the same events");
+    for (key, event) in &arrived {
+        assert_eq!(event, &expected[key]);
+    }
+    let requests = |dispatcher: &sim::Dispatcher| -> BTreeSet<sim::Download> {
+        dispatcher.arrived().downloads().into_iter().collect()
+    };
+    assert_eq!(requests(&dispatcher), requests(&quiet));
     let totals = store.ledger.totals().await.unwrap();
-    assert_eq!(totals.loaded, u64::try_from(cursor.since(first) + 1).unwrap());
-    assert_eq!((totals.loading, totals.gaps, totals.buried), (0, 0, 0));
-    assert_eq!(virustotal.key_leaked(), Vec::<String>::new());
-    // The kills fell into the work, not all before or after it.
-    assert!(killed > 3 && arrived_between.len() > 2, "{killed} {arrived_between:?}");
+    let missing = MISSING.len() as u64;
+    let loaded = u64::try_from(MINUTES).unwrap() - missing;
+    assert_eq!(
+        (totals.loaded, totals.gaps, totals.loading, totals.buried),
+        (loaded, missing, 0, 0)
+    );
+    assert_eq!(totals.counts.delivered, loaded * RECORDS);
+    assert_eq!(dispatcher.problems(), Vec::<String>::new());
+    assert_eq!(backlog.virustotal.key_leaked(), Vec::<String>::new());
 }

@@ -11,6 +11,8 @@ mod kills;
 #[cfg(test)]
 mod permissions;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod pushes;
 #[cfg(test)]
 mod served;

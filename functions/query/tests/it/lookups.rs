@@ -159,8 +159,8 @@ async fn an_answer_waits_for_a_dispatcher_that_is_down() {
     world.knows(1);
     put(&query, [event(1)]).await;
     world.dispatcher.down().await;
-    let deadline = Some(tokio::time::Instant::now() + Duration::from_millis(300));
-    query.drain(false, &Limits { deadline, ..Limits::default() }).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+    query.drain(false, &Limits::until(deadline)).await.unwrap();
     assert_eq!(world.waiting(&*clock).await.waiting, 1);
     world.dispatcher.up().await;
     clock.on(SignedDuration::from_mins(1));

@@ -1,10 +1,14 @@
 //! What an answer means for each event of a post, and which posts follow from it. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
 
 use crate::azul::{
     answer::{Accepted, Answer},
+    avro,
     dispatcher::{Model, PostError},
+    event::ModelVersion,
 };
 
 use super::{Delivery, Failure};
@@ -35,8 +39,11 @@ pub(super) enum Verdict {
     NoneTaken { reason: String },
     /// Some may be published, at least one is at fault.
     SomeTaken { reason: String },
-    /// None is published, at least one is not wanted. `all`: that is certain of each.
-    NotWanted { reason: String, all: bool },
+    /// None is published. The first, and all up to the first invalid one, are not wanted; at least one of
+    /// those is older than its source keeps.
+    AgedOff { reason: String },
+    /// None is published. So many, from the first on, are not wanted, as far as the answer counts them.
+    Filtered { reason: String, dropped: Option<usize> },
 }
 
 /// Judges the result of a post of `sent` events.
@@ -45,7 +52,6 @@ pub(super) fn judge(result: Result<Answer, PostError>, sent: usize) -> Judgement
         Ok(answer) => answer,
         Err(error) => return Judgement::Again { failure: error.into(), retry_after: None },
     };
-    let count = u64::try_from(sent).unwrap_or(u64::MAX);
     Judgement::Settled(match answer {
         Answer::Accepted(accepted) => match accepted_of(accepted, sent) {
             Ok(verdict) => verdict,
@@ -61,12 +67,10 @@ pub(super) fn judge(result: Result<Answer, PostError>, sent: usize) -> Judgement
             reason: format!("a gateway before the dispatcher finds it too large (413): {detail}"),
         },
         Answer::Invalid(detail) => Verdict::Invalid { reason: format!("invalid (425): {detail}") },
-        Answer::AgedOff(detail) => {
-            Verdict::NotWanted { reason: format!("aged off (425): {detail}"), all: false }
-        }
-        Answer::Filtered(filtered) => Verdict::NotWanted {
+        Answer::AgedOff(detail) => Verdict::AgedOff { reason: format!("aged off (425): {detail}") },
+        Answer::Filtered(filtered) => Verdict::Filtered {
             reason: format!("filtered by the dispatcher (425): {}", filtered.filters),
-            all: filtered.dropped == Some(count),
+            dropped: filtered.dropped.and_then(|dropped| usize::try_from(dropped).ok()),
         },
         Answer::TooLarge(detail) => {
             Verdict::SomeTaken { reason: format!("too large (500): {detail}") }
@@ -126,22 +130,33 @@ fn accepted_of(accepted: Accepted, sent: usize) -> Result<Verdict, String> {
 #[derive(Debug)]
 pub(super) struct Post {
     pub(super) events: Vec<usize>,
-    /// The same events were posted in the opposite order before, and none was wanted.
-    again_from_behind: bool,
+    /// The newest event that stood among them was posted alone before.
+    without_newest: bool,
 }
 
 /// The posts to come, and the outcomes so far.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct Queue<'a> {
     model: Model,
+    version: ModelVersion,
+    events: &'a [Vec<u8>],
+    /// Source and source time of each event that has them; read when something is aged off.
+    ages: Option<Vec<Option<(String, Timestamp)>>>,
+    /// For each source the newest event that was aged off alone: its time, and the dispatcher's words.
+    aged_off: BTreeMap<String, (Timestamp, String)>,
     /// The next one is the last.
     posts: Vec<Post>,
     pub(super) outcomes: Vec<Option<Delivery>>,
 }
 
-impl Queue {
+impl<'a> Queue<'a> {
     /// One post of all events but the too large ones.
-    pub(super) fn new(model: Model, events: &[Vec<u8>], max_event_bytes: usize) -> Self {
+    pub(super) fn new(
+        model: Model,
+        version: ModelVersion,
+        events: &'a [Vec<u8>],
+        max_event_bytes: usize,
+    ) -> Self {
         let outcomes: Vec<_> = events
             .iter()
             .map(|event| {
@@ -155,19 +170,34 @@ impl Queue {
             .collect();
         let open = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_none());
         let first = open.map(|(at, _)| at).collect();
-        let mut queue = Self { model, posts: Vec::new(), outcomes };
+        let (ages, aged_off) = (None, BTreeMap::new());
+        let mut queue =
+            Self { model, version, events, ages, aged_off, posts: Vec::new(), outcomes };
         queue.push(first);
         queue
     }
 
+    /// The next post; it holds at least one event.
     pub(super) fn next(&mut self) -> Option<Post> {
-        self.posts.pop()
+        while let Some(mut post) = self.posts.pop() {
+            post.events.retain(|&at| match self.known_aged_off(at) {
+                Some(reason) => {
+                    self.set(&[at], &Delivery::Filtered(reason));
+                    false
+                }
+                None => true,
+            });
+            if !post.events.is_empty() {
+                return Some(post);
+            }
+        }
+        None
     }
 
     /// Takes over what an answer told. Every event of the post gets its outcome or stands in exactly one
-    /// of the new posts; those are smaller, or the same once more from behind: so it ends.
+    /// of the new posts, which are smaller: so it ends.
     pub(super) fn apply(&mut self, post: Post, verdict: Verdict) {
-        let Post { mut events, again_from_behind } = post;
+        let Post { mut events, without_newest } = post;
         let alone = events.len() <= 1;
         match verdict {
             Verdict::Delivered => self.set(&events, &Delivery::Delivered),
@@ -202,25 +232,82 @@ impl Queue {
                     self.push(vec![event]);
                 }
             }
-            Verdict::NoneTaken { .. } | Verdict::SomeTaken { .. } => {
-                let last_half = events.split_off(events.len() / 2);
-                self.push(last_half);
+            Verdict::NoneTaken { .. } | Verdict::SomeTaken { .. } => self.push_halves(events),
+            Verdict::AgedOff { reason } if alone => {
+                if let Some((source, time)) = events.first().and_then(|&at| self.age(at)) {
+                    self.aged_off.insert(source, (time, reason.clone()));
+                }
+                self.set(&events, &Delivery::Filtered(reason));
+            }
+            // An invalid event behind unwanted ones is not told of, and what follows it was not looked at.
+            // But a source's expiry goes by the source time: if the newest event alone is aged off, no
+            // other of its source can be delivered.
+            Verdict::AgedOff { .. } => match self.newest(&events) {
+                Some(newest) if !without_newest => {
+                    events.retain(|&at| at != newest);
+                    self.posts.push(Post { events, without_newest: true });
+                    self.push(vec![newest]);
+                }
+                _ => self.push_halves(events),
+            },
+            Verdict::Filtered { reason, dropped } if alone || dropped == Some(events.len()) => {
+                self.set(&events, &Delivery::Filtered(reason));
+            }
+            // Behind those that were dropped stands an invalid one.
+            Verdict::Filtered { dropped: Some(dropped), .. } if dropped < events.len() => {
+                let mut rest = events.split_off(dropped);
+                let behind = rest.split_off(1);
+                self.push(behind);
+                self.push(rest);
                 self.push(events);
             }
-            // The dispatcher gives the same answer where unwanted events are followed by an invalid one:
-            // then it has not looked at what follows. From behind it would see that first.
-            Verdict::NotWanted { all, .. } if !(all || alone || again_from_behind) => {
-                events.reverse();
-                self.posts.push(Post { events, again_from_behind: true });
-            }
-            Verdict::NotWanted { reason, .. } => self.set(&events, &Delivery::Filtered(reason)),
+            Verdict::Filtered { .. } => self.push_halves(events),
         }
     }
 
     fn push(&mut self, events: Vec<usize>) {
         if !events.is_empty() {
-            self.posts.push(Post { events, again_from_behind: false });
+            self.posts.push(Post { events, without_newest: false });
         }
+    }
+
+    fn push_halves(&mut self, mut events: Vec<usize>) {
+        let last_half = events.split_off(events.len() / 2);
+        self.push(last_half);
+        self.push(events);
+    }
+
+    /// Source and source time of an event. Only events of model `binary` are known to age off by them.
+    fn age(&mut self, at: usize) -> Option<(String, Timestamp)> {
+        let (model, version, events) = (self.model, self.version, self.events);
+        let ages = self.ages.get_or_insert_with(|| {
+            let age = |event: &Vec<u8>| {
+                let mut message = Vec::new();
+                avro::bulk(version, &[event], &mut message);
+                let source = avro::decode_binary_bulk(&message).ok()?.pop()?.source;
+                Some((source.name, source.timestamp))
+            };
+            events
+                .iter()
+                .map(|event| if model == Model::Binary { age(event) } else { None })
+                .collect()
+        });
+        ages.get(at)?.clone()
+    }
+
+    fn newest(&mut self, events: &[usize]) -> Option<usize> {
+        let aged = events.iter().filter_map(|&at| Some((self.age(at)?.1, at)));
+        aged.max().map(|(_, at)| at)
+    }
+
+    /// The dispatcher's words, where it aged off an event of the same source that is not older.
+    fn known_aged_off(&mut self, at: usize) -> Option<String> {
+        if self.aged_off.is_empty() {
+            return None;
+        }
+        let (source, time) = self.age(at)?;
+        let (newest, reason) = self.aged_off.get(&source)?;
+        (time <= *newest).then(|| reason.clone())
     }
 
     fn set(&mut self, events: &[usize], delivery: &Delivery) {

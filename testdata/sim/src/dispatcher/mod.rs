@@ -70,6 +70,7 @@ struct State {
     sources: BTreeSet<String>,
     expiry: BTreeMap<String, SignedDuration>,
     filter: Option<(String, Predicate)>,
+    refused: Option<Predicate>,
     max_event_bytes: usize,
     now: Option<Timestamp>,
     serial: u64,
@@ -125,6 +126,7 @@ impl Dispatcher {
                 sources: names.map(str::to_owned).into(),
                 expiry: BTreeMap::new(),
                 filter: None,
+                refused: None,
                 max_event_bytes: 3_145_728,
                 now: None,
                 serial: 0,
@@ -189,6 +191,11 @@ impl Dispatcher {
     /// Events for which `filter` is true are filtered, under that name.
     pub fn filter(&self, name: &str, filter: impl Fn(&Value) -> bool + Send + Sync + 'static) {
         lock(&self.inner.state).filter = Some((name.to_owned(), Box::new(filter)));
+    }
+
+    /// Events for which `refused` is true are invalid, whatever they hold.
+    pub fn refuse(&self, refused: impl Fn(&Value) -> bool + Send + Sync + 'static) {
+        lock(&self.inner.state).refused = Some(Box::new(refused));
     }
 
     /// The largest event taken, in bytes as the server encodes it; 3,145,728 at the start.

@@ -94,8 +94,11 @@ pub(super) fn post(state: &mut State, query: &HashMap<String, String>, body: &[u
                 state.note_bulk(model, &bulk);
                 let sent = bulk.events.len();
                 // The trap: the first invalid event takes all that follow with it.
-                let good: Vec<Value> =
-                    bulk.events.into_iter().take_while(|e| invalid(model, e).is_none()).collect();
+                let good: Vec<Value> = bulk
+                    .events
+                    .into_iter()
+                    .take_while(|e| state.refuses(model, e).is_none())
+                    .collect();
                 let total_ok = good.len();
                 (good, sent, total_ok)
             }
@@ -107,7 +110,7 @@ pub(super) fn post(state: &mut State, query: &HashMap<String, String>, body: &[u
                 let sent = events.len();
                 let mut good = Vec::new();
                 for event in events {
-                    match invalid(model, &event) {
+                    match state.refuses(model, &event) {
                         None => good.push(event),
                         Some(reason) => failures.push(json!({"event": event, "error": reason})),
                     }
@@ -237,6 +240,12 @@ fn nothing_left(dropped: &BTreeMap<String, usize>, failures: &[Value]) -> Respon
 }
 
 impl State {
+    /// Why the event is refused, if it is.
+    fn refuses(&self, model: Model, event: &Value) -> Option<String> {
+        let asked = || self.refused.as_ref().is_some_and(|refused| refused(event));
+        invalid(model, event).or_else(|| asked().then(|| "refused on demand".to_owned()))
+    }
+
     /// The name of what drops the event, if something does.
     fn drops(&self, model: Model, event: &Value) -> Option<String> {
         if model == Model::Binary

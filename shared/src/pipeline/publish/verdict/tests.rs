@@ -1,10 +1,12 @@
 //! The queue against a model of the dispatcher: every event gets exactly the outcome it deserves, in a
 //! bounded number of posts, whatever stands next to it.
 
+use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*, sample::select};
+use serde_json::json;
 
 use super::*;
-use crate::azul::answer::Filtered;
+use crate::azul::{answer::Filtered, event::BinaryEvent};
 
 /// What an event is to the dispatcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,16 +15,43 @@ enum Kind {
     AgedOff,
     Filtered,
     Invalid,
+    /// Invalid, and as old as those that are aged off.
+    InvalidOld,
     TooLarge,
     Undecodable,
 }
 
-use Kind::{AgedOff, Filtered as Dropped, Good, Invalid, TooLarge, Undecodable};
+use Kind::{AgedOff, Filtered as Dropped, Good, Invalid, InvalidOld, TooLarge, Undecodable};
+
+/// An event of that kind, so far as it can be seen from outside: its source time.
+fn event(kind: Kind, at: usize) -> Vec<u8> {
+    let day: Timestamp = match kind {
+        Undecodable => return vec![0xff; 40],
+        AgedOff | InvalidOld => "2020-01-01T00:00:00Z",
+        Good | Dropped | Invalid | TooLarge => "2026-01-01T00:00:00Z",
+    }
+    .parse()
+    .unwrap();
+    // Neither in order nor all different.
+    let time = day + SignedDuration::from_secs(i64::try_from(at * 7919 % 13).unwrap());
+    let author = json!({"name": "a", "version": "1", "category": "plugin", "security": ""});
+    let event: BinaryEvent = serde_json::from_value(json!({
+        "model_version": 6, "author": author, "action": "mapped", "entity": {},
+        "source": {"name": "virustotal", "timestamp": time, "path": []},
+    }))
+    .unwrap();
+    let mut bytes = Vec::new();
+    avro::encode_binary(&event, ModelVersion::V6, &mut bytes);
+    bytes
+}
 
 /// The dispatcher as azul-dispatcher v12 behaves for Avro. Counts what it published.
 struct Model12 {
     kinds: Vec<Kind>,
+    events: Vec<Vec<u8>>,
     published: Vec<u32>,
+    /// Counted as taken in an answer of 200, published or dropped.
+    taken: Vec<bool>,
     posts: usize,
     /// Whether its filters say how many events each of them dropped.
     counts: bool,
@@ -30,7 +59,14 @@ struct Model12 {
 
 impl Model12 {
     fn new(kinds: &[Kind], counts: bool) -> Self {
-        Self { kinds: kinds.to_vec(), published: vec![0; kinds.len()], posts: 0, counts }
+        Self {
+            kinds: kinds.to_vec(),
+            events: kinds.iter().enumerate().map(|(at, kind)| event(*kind, at)).collect(),
+            published: vec![0; kinds.len()],
+            taken: vec![false; kinds.len()],
+            posts: 0,
+            counts,
+        }
     }
 
     fn post(&mut self, events: &[usize]) -> Answer {
@@ -39,7 +75,8 @@ impl Model12 {
         if kinds.contains(&Undecodable) {
             return Answer::Undecodable("no schema fits".into());
         }
-        let decoded = kinds.iter().position(|kind| *kind == Invalid).unwrap_or(kinds.len());
+        let invalid = |kind: &Kind| matches!(kind, Invalid | InvalidOld);
+        let decoded = kinds.iter().position(invalid).unwrap_or(kinds.len());
         let count = |kind| kinds[..decoded].iter().filter(|k| **k == kind).count();
         if count(Good) + count(TooLarge) == 0 {
             if count(AgedOff) > 0 {
@@ -60,14 +97,17 @@ impl Model12 {
         if count(TooLarge) > 0 {
             return Answer::TooLarge("message too large".into());
         }
+        for &at in &events[..decoded] {
+            self.taken[at] = true;
+        }
         let total_ok = u64::try_from(decoded).unwrap();
         Answer::Accepted(Accepted { total_ok, ..Accepted::default() })
     }
 
     /// Publishes all, and gives the outcomes.
     fn run(&mut self, model: Model) -> Vec<Delivery> {
-        let events = vec![Vec::new(); self.kinds.len()];
-        let mut queue = Queue::new(model, &events, 0);
+        let events = self.events.clone();
+        let mut queue = Queue::new(model, ModelVersion::V6, &events, usize::MAX);
         while let Some(post) = queue.next() {
             let Judgement::Settled(verdict) = judge(Ok(self.post(&post.events)), post.events.len())
             else {
@@ -79,11 +119,19 @@ impl Model12 {
     }
 }
 
-fn deserves(kind: Kind, outcome: &Delivery) -> bool {
-    match outcome {
-        Delivery::Delivered => kind == Good,
-        Delivery::Filtered(_) => matches!(kind, AgedOff | Dropped),
-        Delivery::Rejected(_) => matches!(kind, Invalid | TooLarge | Undecodable),
+/// Whether an event of that kind may have that outcome. `taken`: an answer of 200 counted it as taken, which
+/// is all that is ever told of unwanted events among wanted ones.
+fn deserves(kind: Kind, outcome: &Delivery, taken: bool) -> bool {
+    match kind {
+        Good => *outcome == Delivery::Delivered,
+        AgedOff | Dropped => match outcome {
+            Delivery::Delivered => taken,
+            Delivery::Filtered(_) => true,
+            Delivery::Rejected(_) => false,
+        },
+        Invalid | TooLarge | Undecodable => matches!(outcome, Delivery::Rejected(_)),
+        // Too old whatever else it is.
+        InvalidOld => *outcome != Delivery::Delivered,
     }
 }
 
@@ -103,12 +151,13 @@ fn with_culprits(n: usize, culprits: &[(usize, Kind)]) -> Vec<Kind> {
     kinds
 }
 
-fn check(kinds: &[Kind], model: Model) -> usize {
-    let mut dispatcher = Model12::new(kinds, true);
+fn check(kinds: &[Kind], model: Model, counts: bool) -> usize {
+    let mut dispatcher = Model12::new(kinds, counts);
     let outcomes = dispatcher.run(model);
     for (at, (kind, outcome)) in kinds.iter().zip(&outcomes).enumerate() {
-        assert!(deserves(*kind, outcome), "event {at} of {kinds:?} is {outcome:?}");
-        // Of aged-off events among good ones nobody is told; they count as delivered there.
+        let deserved = deserves(*kind, outcome, dispatcher.taken[at]);
+        assert!(deserved, "event {at} of {kinds:?} is {outcome:?}");
+        assert_eq!(*kind == Good, dispatcher.published[at] > 0, "event {at} of {kinds:?}");
     }
     assert!(dispatcher.posts <= most_posts(kinds.len()).max(1), "{} posts", dispatcher.posts);
     dispatcher.posts
@@ -116,24 +165,39 @@ fn check(kinds: &[Kind], model: Model) -> usize {
 
 #[test]
 fn one_culprit_costs_few_posts() {
-    assert_eq!(check(&with_culprits(50, &[]), Model::Binary), 1);
-    assert_eq!(check(&with_culprits(50, &[(17, Invalid)]), Model::Binary), 3);
-    assert_eq!(check(&with_culprits(50, &[(0, Invalid)]), Model::Binary), 4);
-    assert_eq!(check(&with_culprits(50, &[(49, Invalid)]), Model::Binary), 2);
-    assert!(check(&with_culprits(50, &[(17, TooLarge)]), Model::Binary) <= 13);
-    assert!(check(&with_culprits(50, &[(17, Undecodable)]), Model::Binary) <= 13);
-    assert_eq!(check(&[AgedOff; 50], Model::Binary), 2);
-    assert_eq!(check(&[Dropped; 50], Model::Binary), 1);
-    assert_eq!(check(&[AgedOff], Model::Binary), 1);
+    assert_eq!(check(&with_culprits(50, &[]), Model::Binary, true), 1);
+    assert_eq!(check(&with_culprits(50, &[(17, Invalid)]), Model::Binary, true), 3);
+    assert_eq!(check(&with_culprits(50, &[(0, Invalid)]), Model::Binary, true), 4);
+    assert_eq!(check(&with_culprits(50, &[(49, Invalid)]), Model::Binary, true), 2);
+    assert!(check(&with_culprits(50, &[(17, TooLarge)]), Model::Binary, true) <= 13);
+    assert!(check(&with_culprits(50, &[(17, Undecodable)]), Model::Binary, true) <= 13);
+    assert_eq!(check(&[AgedOff; 50], Model::Binary, true), 2);
+    assert_eq!(check(&[Dropped; 50], Model::Binary, true), 1);
+    assert_eq!(check(&[AgedOff], Model::Binary, true), 1);
 }
 
 #[test]
 fn unwanted_events_do_not_hide_what_follows_an_invalid_one() {
     let mut kinds = vec![AgedOff, Dropped, Invalid];
     kinds.extend([Good; 10]);
-    let mut dispatcher = Model12::new(&kinds, true);
-    dispatcher.run(Model::Binary);
-    assert_eq!(dispatcher.published[3..], [1; 10]);
+    check(&kinds, Model::Binary, true);
+    // Nor what stands between two.
+    kinds.extend([Invalid, Dropped, AgedOff]);
+    check(&kinds, Model::Binary, true);
+}
+
+#[test]
+fn outcomes_are_exact_for_every_small_batch() {
+    const KINDS: [Kind; 5] = [Good, AgedOff, Dropped, Invalid, InvalidOld];
+    for size in 1..=6_u32 {
+        for number in 0..KINDS.len().pow(size) {
+            let digit = |place| KINDS[number / KINDS.len().pow(place) % KINDS.len()];
+            let kinds: Vec<Kind> = (0..size).map(digit).collect();
+            for counts in [true, false] {
+                check(&kinds, Model::Binary, counts);
+            }
+        }
+    }
 }
 
 #[test]
@@ -154,11 +218,11 @@ fn a_download_request_is_published_at_most_twice() {
 #[test]
 fn an_event_over_the_limit_is_never_sent() {
     let events = [vec![0; 10], vec![0; 11], vec![0; 10]];
-    let mut queue = Queue::new(Model::Download, &events, 10);
+    let mut queue = Queue::new(Model::Download, ModelVersion::V6, &events, 10);
     assert_eq!(queue.next().unwrap().events, [0, 2]);
     assert!(queue.next().is_none());
     assert!(matches!(queue.outcomes[1], Some(Delivery::Rejected(_))));
-    let mut queue = Queue::new(Model::Download, &events[1..2], 10);
+    let mut queue = Queue::new(Model::Download, ModelVersion::V6, &events[1..2], 10);
     assert!(queue.next().is_none());
 }
 
@@ -206,42 +270,37 @@ proptest! {
 
     #[test]
     fn outcomes_are_exact_for_any_culprits(kinds in vec(culprits(), 1..60)) {
-        check(&kinds, Model::Binary);
-        check(&kinds, Model::Download);
+        check(&kinds, Model::Binary, true);
+        check(&kinds, Model::Download, true);
     }
 
     #[test]
     fn outcomes_are_exact_where_nearly_all_are_culprits(
         kinds in vec(select(vec![Good, Invalid, TooLarge, Undecodable]), 1..60),
     ) {
-        check(&kinds, Model::Binary);
+        check(&kinds, Model::Binary, true);
     }
 
     #[test]
-    fn no_good_event_is_lost_among_unwanted_ones_and_an_invalid_one(
-        mut kinds in vec(
-            select(vec![Good, AgedOff, Dropped, TooLarge, Undecodable]), 1..60,
+    fn outcomes_are_exact_whatever_stands_side_by_side(
+        kinds in vec(
+            select(vec![Good, AgedOff, Dropped, Invalid, InvalidOld, TooLarge, Undecodable]), 1..60,
         ),
-        invalid in any::<prop::sample::Index>(),
         counts in any::<bool>(),
     ) {
-        let at = invalid.index(kinds.len());
-        kinds[at] = Invalid;
-        let mut dispatcher = Model12::new(&kinds, counts);
-        let outcomes = dispatcher.run(Model::Binary);
-        for ((kind, outcome), published) in kinds.iter().zip(&outcomes).zip(&dispatcher.published) {
-            match kind {
-                Good => prop_assert!(*outcome == Delivery::Delivered && *published > 0),
-                TooLarge | Undecodable => {
-                    prop_assert!(matches!(outcome, Delivery::Rejected(_)), "{outcome:?}");
-                }
-                // Among good ones the dispatcher counts them as taken.
-                AgedOff | Dropped => {
-                    prop_assert!(!matches!(outcome, Delivery::Rejected(_)), "{outcome:?}");
-                }
-                Invalid => prop_assert!(*outcome != Delivery::Delivered),
-            }
+        check(&kinds, Model::Binary, counts);
+    }
+
+    #[test]
+    fn outcomes_are_exact_where_nearly_all_are_unwanted(
+        mut kinds in vec(select(vec![AgedOff, Dropped]), 3..60),
+        others in vec((any::<prop::sample::Index>(), select(vec![Good, Invalid, InvalidOld])), 1..5),
+        counts in any::<bool>(),
+    ) {
+        for (place, kind) in others {
+            let at = place.index(kinds.len());
+            kinds[at] = kind;
         }
-        prop_assert!(dispatcher.posts <= most_posts(kinds.len()).max(1));
+        check(&kinds, Model::Binary, counts);
     }
 }

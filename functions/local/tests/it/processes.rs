@@ -1,0 +1,243 @@
+//! Processes of `vt load` beside each other, asked to end, limited, and with hostile input.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use azul_vt::{
+    minute::Minute,
+    store::{Store, local},
+};
+use jiff::Timestamp;
+use sim::{Behaviour, Fault, Unknown, feed::Style};
+
+use crate::served::Stage;
+
+const SEED: u64 = 5;
+const RECORDS: u64 = 60;
+
+/// A process, and what it says.
+struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    said: String,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr, said: String::new() }
+    }
+
+    /// Reads what it says until there are these words.
+    fn until(mut self, words: &str) -> Self {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            let read = self.stderr.read_line(&mut line).unwrap();
+            self.said.push_str(&line);
+            assert!(read > 0, "it ended without saying `{words}`: {}", self.said);
+        }
+        self
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end; one that does not end by far is killed.
+    async fn end(mut self) -> (ExitStatus, String) {
+        let pid = self.child.id();
+        let waiting = tokio::task::spawn_blocking(move || {
+            self.stderr.read_to_string(&mut self.said).unwrap();
+            (self.child.wait().unwrap(), std::mem::take(&mut self.said))
+        });
+        match tokio::time::timeout(Duration::from_secs(30), waiting).await {
+            Ok(ended) => ended.unwrap(),
+            Err(_) => {
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+                panic!("it does not end");
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where a test failed before its end; else it is over.
+        let _ = self.child.kill();
+    }
+}
+
+/// Minutes that are due, the first of them the first to load; later ones are not available yet.
+struct Feed {
+    stage: Stage,
+    first: Minute,
+}
+
+impl Feed {
+    async fn new(minutes: i64) -> Self {
+        let stage = Stage::new().await;
+        stage.virustotal.set_unknown(Unknown::NotAvailableYet);
+        let first = Minute::of(Timestamp::now()).plus(-61 - minutes);
+        for n in 0..minutes {
+            let minute = first.plus(n).to_string();
+            let bundle = sim::feed::bundle(SEED, &minute, RECORDS, Style::Small);
+            stage.virustotal.serve(&minute, bundle);
+        }
+        let before = first.plus(-1).unix_seconds().to_string();
+        std::fs::write(stage.state.path().join("v3_files"), before).unwrap();
+        Self { stage, first }
+    }
+
+    fn minute(&self, n: i64) -> String {
+        self.first.plus(n).to_string()
+    }
+
+    fn load(&self, more: &[&str]) -> Running {
+        Running::start(self.command(more))
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = self.stage.vt(&[&["load"], more].concat());
+        command.env("DISPATCHER_MAX_AGE_HOURS", "-1");
+        command
+    }
+
+    fn store(&self) -> Store {
+        local::open(self.stage.state.path()).unwrap()
+    }
+
+    async fn cursor(&self) -> Option<Minute> {
+        let cursor = self.store().cursors.read(load::NAME).await.unwrap();
+        cursor.map(Minute::from_unix_seconds)
+    }
+
+    fn arrived(&self) -> usize {
+        self.stage.dispatcher.arrived().sha256s().len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_started_together_one_works_and_the_other_says_who_and_exits_with_0() {
+    let feed = Feed::new(3).await;
+    // So that the one at work cannot be done before the other looks.
+    feed.stage.dispatcher.down().await;
+    let (one, other) = (feed.load(&[]), feed.load(&[]));
+    let pids = [one.child.id(), other.child.id()];
+    let (mut one, mut other) = (tokio::spawn(one.end()), tokio::spawn(other.end()));
+    let (first, second, worker) = tokio::select! {
+        ended = &mut one => (ended.unwrap(), other, pids[1]),
+        ended = &mut other => (ended.unwrap(), one, pids[0]),
+    };
+    let (status, said) = first;
+    assert!(status.success(), "{said}");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let who = format!("another run is at work (process {worker} on {}, since 20", host.trim());
+    assert!(said.contains(&who), "{said}");
+    assert_eq!(feed.arrived(), 0);
+    feed.stage.dispatcher.up().await;
+    let (status, said) = second.await.unwrap();
+    assert!(status.success() && said.contains("loaded 3 minutes"), "{said}");
+    assert_eq!(feed.arrived() as u64, 3 * RECORDS);
+    assert_eq!(feed.stage.dispatcher.arrived().repeats, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_load_that_waits_for_a_dispatcher_that_is_down() {
+    let feed = Feed::new(2).await;
+    feed.stage.dispatcher.down().await;
+    let load = feed.load(&[]).until("tried again");
+    load.terminate();
+    let (status, said) = load.end().await;
+    assert!(status.success() && said.contains("stopped before the end"), "{said}");
+    feed.stage.dispatcher.up().await;
+
+    // Down in the middle of the work, and never answering.
+    for down in [true, false] {
+        let dispatcher = &feed.stage.dispatcher;
+        // The registration is taken, and nothing behind it.
+        dispatcher.fail(&Fault::Delay { ms: 0 }, 1);
+        dispatcher.fail(&Fault::Hang, 100);
+        let posts = dispatcher.posts().len();
+        let mut load = feed.load(&["--watch"]);
+        dispatcher.wait_until(|_, now| now.len() > posts + 1).await;
+        if down {
+            dispatcher.down().await;
+            load = load.until("tried again");
+        }
+        load.terminate();
+        let (status, said) = load.end().await;
+        assert!(status.success() && said.contains("stopped before the end"), "{said}");
+        dispatcher.up().await;
+        dispatcher.clear_faults();
+    }
+    let (status, said) = feed.load(&[]).end().await;
+    assert!(status.success(), "{said}");
+    assert_eq!(feed.arrived() as u64, 2 * RECORDS);
+    assert_eq!(feed.cursor().await, Some(feed.first.plus(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_load_that_waits_for_virustotal() {
+    for fault in [
+        Behaviour::Api(Fault::Hang),
+        Behaviour::Content(Fault::HangInBody),
+        Behaviour::TooManyRequests(Some(3600)),
+    ] {
+        let feed = Feed::new(1).await;
+        feed.stage.virustotal.behave(&feed.minute(0), &fault, 100);
+        let load = feed.load(&[]);
+        feed.stage.virustotal.wait_until(|requests| !requests.is_empty()).await;
+        load.terminate();
+        let (status, said) = load.end().await;
+        assert!(status.success() && said.contains("stopped before the end"), "{fault:?}: {said}");
+        assert_eq!(feed.cursor().await, Some(feed.first.plus(-1)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watching_load_ends_when_it_has_loaded_as_many_bundles_as_package_limit_says() {
+    let feed = Feed::new(5).await;
+    // A 404 is no bundle.
+    feed.stage.virustotal.behave(&feed.minute(0), &Behaviour::Missing, usize::MAX);
+    let mut command = feed.command(&["--watch"]);
+    command.env("PACKAGE_LIMIT", "2");
+    let (status, said) = Running::start(command).end().await;
+    assert!(status.success() && said.contains("loaded 2 minutes"), "{said}");
+    assert_eq!(feed.cursor().await, Some(feed.first.plus(2)));
+    assert_eq!(feed.arrived() as u64, 2 * RECORDS);
+}
+
+/// The most memory that a process ever had, in bytes.
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_of_a_gigabyte_of_zeros_costs_its_line_and_little_memory() {
+    let feed = Feed::new(1).await;
+    let minute = feed.minute(0);
+    // 1 GiB of zeros as one line, in streams one after the other; then records.
+    let mut bundle = sim::feed::compress(&vec![0; 16 << 20]).repeat(64);
+    bundle.extend(sim::feed::compress(b"\n"));
+    bundle.extend(sim::feed::bundle(SEED, &minute, RECORDS, Style::Small));
+    assert!(bundle.len() < 1 << 20, "{}", bundle.len());
+    feed.stage.virustotal.serve(&minute, bundle);
+    // It goes on, so that it can be looked at when it is done.
+    let load = feed.load(&["--watch"]).until("loaded 1 minutes");
+    let peak = peak_memory(load.child.id());
+    load.terminate();
+    let (status, said) = load.end().await;
+    assert!(status.success(), "{said}");
+    assert!(said.contains(&format!("{} records, {RECORDS} delivered", RECORDS + 1)), "{said}");
+    assert!(said.contains("1 rejected"), "{said}");
+    assert_eq!(feed.arrived() as u64, RECORDS);
+    assert!(peak < 150 << 20, "{peak} bytes");
+}
