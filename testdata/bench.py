@@ -135,7 +135,7 @@ def write(text):
         _, end, after = rest.partition(END)
         if not end:
             sys.exit(f"bench: {name} lacks the markers")
-        path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def main():

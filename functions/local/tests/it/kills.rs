@@ -194,7 +194,7 @@ async fn twenty_kills_change_nothing_of_what_arrives_and_the_cursor_never_passes
         assert!(victim.0.try_wait().unwrap().is_none(), "kill {kill} comes too late");
         drop(victim);
         // Its lease is free at once.
-        assert_eq!(store.leases.holder(load::NAME, jiff::Timestamp::now()).await.unwrap(), None);
+        assert_eq!(store.leases.holder(load::NAME, Timestamp::now()).await.unwrap(), None);
         let there: BTreeSet<String> = dispatcher.keys().into_keys().collect();
         cursors.insert(backlog.check(&store, &there, &all).await);
     }
