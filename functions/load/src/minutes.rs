@@ -143,6 +143,10 @@ impl Load {
         lease: &Lease,
         report: &mut Report,
     ) -> Result<(), LoadError> {
+        match kind {
+            GapKind::Missing => report.missing += 1,
+            GapKind::Failed => report.failed += 1,
+        }
         let row = self.store.ledger.get(minute).await?;
         let attempts = match row.map(|row| row.state) {
             Some(MinuteState::Gap { attempts, .. }) => attempts.saturating_add(1),
@@ -153,10 +157,6 @@ impl Load {
         let now = self.clock.now();
         let next_try = now.checked_add(gap_delay(attempts)).unwrap_or(now);
         tracing::warn!(%minute, ?kind, attempts, %next_try, reason, "minute is a gap");
-        match kind {
-            GapKind::Missing => report.missing += 1,
-            GapKind::Failed => report.failed += 1,
-        }
         let state = MinuteState::Gap { kind, reason, attempts, next_try };
         let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
         note.put(state, Counts::default()).await?;

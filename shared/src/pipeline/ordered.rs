@@ -1,7 +1,7 @@
 //! Lines through a pure function on several threads, results in order.
 //!
 //! One thread reads chunks of lines, `threads` workers map them, the calling thread hands results on in
-//! the order of the lines. A [`Window`] bounds what is in memory between reader and hand-over, whatever
+//! the order of the lines. A `Window` bounds what is in memory between reader and hand-over, whatever
 //! the workers' speed and the lines' size.
 
 use std::{

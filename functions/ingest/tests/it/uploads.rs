@@ -57,7 +57,7 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
     let store = aws::store(&settings, &config, &places).unwrap();
     let clock = Arc::new(SystemClock);
     let pipeline = Pipeline::from_settings(&settings, store.clone()).unwrap();
-    pipeline.register("tests", clock.now(), None).await.unwrap();
+    pipeline.register(clock.now(), &Limits::default()).await.unwrap();
     let ingest = Arc::new(
         Ingest::new(&settings, store.clone(), Arc::<SystemClock>::clone(&clock), pipeline).unwrap(),
     );

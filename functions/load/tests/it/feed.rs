@@ -200,12 +200,11 @@ async fn gaps_wait_longer_each_time_and_are_buried_after_seven_days() {
         assert_eq!(gap(&load, "202611240900").await.0, GapKind::Missing);
         before = asked();
     }
-    let now: Timestamp = NOW.parse().unwrap();
-    let late = now + SignedDuration::from_hours(8 * 24);
-    let lag = lag(8 * 24 * 60);
-    let load = world.load_at(&late.to_string(), &[("FEED_LAG_MINUTES", &lag)]).await;
+    let tries = || world.virustotal.minutes_asked().iter().filter(|m| *m == "202611240900").count();
+    let before = tries();
+    let load = world.load_at("2026-12-01T09:30:00Z", &[("FEED_LAG_MINUTES", "10080")]).await;
     let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
-    assert_eq!((report.buried, asked()), (1, before));
+    assert!(report.buried >= 1 && tries() == before, "{report:?}");
     let state = row(&load, "202611240900").await.unwrap().state;
     assert!(matches!(state, MinuteState::Buried { .. }), "{state:?}");
 }
@@ -292,10 +291,10 @@ async fn a_disk_that_cannot_be_written_ends_the_run_before_the_minute() {
     let world = World::new().await;
     let load = world.impatient(&[]).await;
     let scratch = load.store.bundles.scratch();
-    std::fs::remove_dir_all(&scratch).unwrap();
+    std::fs::remove_dir_all(scratch).unwrap();
     let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("cannot be written"), "{error}");
     assert_eq!(cursor(&load).await, "202611240859");
-    std::fs::create_dir(&scratch).unwrap();
+    std::fs::create_dir(scratch).unwrap();
     assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
 }

@@ -56,13 +56,11 @@ impl Running {
             self.stderr.read_to_string(&mut self.said).unwrap();
             (self.child.wait().unwrap(), std::mem::take(&mut self.said))
         });
-        match tokio::time::timeout(Duration::from_secs(30), waiting).await {
-            Ok(ended) => ended.unwrap(),
-            Err(_) => {
-                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-                panic!("it does not end");
-            }
+        if let Ok(ended) = tokio::time::timeout(Duration::from_secs(30), waiting).await {
+            return ended.unwrap();
         }
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        panic!("it does not end");
     }
 }
 

@@ -196,6 +196,7 @@ impl<'a> Queue<'a> {
 
     /// Takes over what an answer told. Every event of the post gets its outcome or stands in exactly one
     /// of the new posts, which are smaller: so it ends.
+    #[expect(clippy::match_same_arms, reason = "the order of the arms is the order of the rules")]
     pub(super) fn apply(&mut self, post: Post, verdict: Verdict) {
         let Post { mut events, without_newest } = post;
         let alone = events.len() <= 1;

@@ -161,9 +161,8 @@ async fn who_is_asked_to_end_waits_neither_for_the_next_attempt_nor_long_for_an_
             world.sim.wait_until(|_, posts| !posts.is_empty()).await;
             limits.stop.cancel();
         };
-        let (published, ()) =
-            tokio::join!(publisher.publish(Model::Binary, &events, &limits), asked);
-        let error = published.unwrap_err();
+        let (outcome, ()) = tokio::join!(publisher.publish(Model::Binary, &events, &limits), asked);
+        let error = outcome.unwrap_err();
         assert!(matches!(error, PublishError::Interrupted { .. }), "{error:?}");
     }
 }
@@ -178,8 +177,8 @@ async fn an_answer_that_comes_soon_counts_although_it_was_asked_to_end() {
         world.sim.wait_until(|_, posts| !posts.is_empty()).await;
         limits.stop.cancel();
     };
-    let (published, ()) = tokio::join!(publisher.publish(Model::Binary, &events, &limits), asked);
-    assert_eq!(published.unwrap(), [Delivery::Delivered]);
+    let (outcome, ()) = tokio::join!(publisher.publish(Model::Binary, &events, &limits), asked);
+    assert_eq!(outcome.unwrap(), [Delivery::Delivered]);
 }
 
 #[tokio::test]
