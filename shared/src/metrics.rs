@@ -35,7 +35,7 @@ pub struct Outcome {
 }
 
 /// What became of records.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Delivered {
     last: Gauge<i64, AtomicI64>,
     records: Counter<u64, AtomicU64>,
@@ -44,32 +44,33 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// Enters the metrics into a registry.
-    pub fn register(registry: &mut Registry) -> Self {
-        let this = Self {
-            last: Gauge::default(),
-            records: Counter::default(),
-            outcomes: Family::default(),
-            requests: Counter::default(),
-        };
-        // The name and the unit are the Go plugin's: dashboards know them.
-        registry.register(
-            "virustotal_plugin_last_ingested_timestamp",
-            "When records were delivered last, milliseconds since 1970",
-            this.last.clone(),
-        );
-        registry.register("virustotal_plugin_records", "Records read", this.records.clone());
+    /// Enters the metrics into a registry; `last`: also the time of the last delivery, which is 0 before
+    /// there was one.
+    pub fn register(&self, registry: &mut Registry, last: bool) {
+        if last {
+            // The name and the unit are the Go plugin's: dashboards know them.
+            registry.register(
+                "virustotal_plugin_last_ingested_timestamp",
+                "When records were delivered last, milliseconds since 1970",
+                self.last.clone(),
+            );
+        }
+        registry.register("virustotal_plugin_records", "Records read", self.records.clone());
         registry.register(
             "virustotal_plugin_events",
             "Events and records by outcome",
-            this.outcomes.clone(),
+            self.outcomes.clone(),
         );
         registry.register(
             "virustotal_plugin_download_requests",
             "Download requests that the dispatcher acknowledged",
-            this.requests.clone(),
+            self.requests.clone(),
         );
-        this
+    }
+
+    /// Whether there was a delivery.
+    pub fn any(&self) -> bool {
+        self.last.get() > 0
     }
 
     /// Adds what was counted, up to `now`.
@@ -137,8 +138,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The group `job=`[`JOB`], `function=<function>` of the Pushgateway at `base`: pushes of one function
-    /// replace its own metrics alone.
+    /// The group `job=`[`JOB`], `function=<function>` of the Pushgateway at `base`.
     pub fn new(client: reqwest::Client, base: &Url, function: &str) -> Self {
         let mut url = base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -147,7 +147,8 @@ impl Gateway {
         Self { client, url }
     }
 
-    /// Replaces the group's metrics.
+    /// Replaces those of the group's metrics that `registry` has; others stay, for whoever has nothing new
+    /// to say of them.
     ///
     /// # Errors
     /// No answer within 5 s, or one that is no success. Never worth more than a warning.
@@ -156,7 +157,7 @@ impl Gateway {
         let failed = |error: reqwest::Error| PushError::NoAnswer(error.without_url());
         let request = self
             .client
-            .put(self.url.clone())
+            .post(self.url.clone())
             .header(reqwest::header::CONTENT_TYPE, CONTENT_TYPE)
             .timeout(TIMEOUT)
             .body(render(registry));
@@ -185,7 +186,8 @@ mod tests {
     #[test]
     fn counters_are_named_as_their_samples_are() {
         let mut registry = Registry::default();
-        let delivered = Delivered::register(&mut registry);
+        let delivered = Delivered::default();
+        delivered.register(&mut registry, true);
         let counts = Counts { records: 3, delivered: 2, rejected: 1, ..Counts::default() };
         delivered.add(&counts, Timestamp::from_millisecond(1_700_000_000_123).unwrap());
         let text = render(&registry);

@@ -20,20 +20,10 @@ struct Answer {
 }
 
 /// The counters of `ingest`.
+#[derive(Default)]
 pub struct Metrics {
-    registry: Registry,
     delivered: Delivered,
     answers: Family<Answer, Counter<u64, AtomicU64>>,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::default();
-        let delivered = Delivered::register(&mut registry);
-        let answers = Family::default();
-        registry.register("virustotal_plugin_answers", "HTTP answers by status", answers.clone());
-        Self { registry, delivered, answers }
-    }
 }
 
 impl Metrics {
@@ -47,11 +37,15 @@ impl Metrics {
 
     /// All metrics, in the text format of Prometheus.
     pub fn render(&self) -> String {
-        metrics::render(&self.registry)
+        metrics::render(&self.registry())
     }
 
     /// All metrics, for a Pushgateway.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
+    pub fn registry(&self) -> Registry {
+        let mut registry = Registry::default();
+        self.delivered.register(&mut registry, true);
+        let answers = self.answers.clone();
+        registry.register("virustotal_plugin_answers", "HTTP answers by status", answers);
+        registry
     }
 }

@@ -71,7 +71,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         .await
         .map_err(Failure::job)?;
     if let Some(gateway) = gateway {
-        gateway.try_push(ingest.metrics.registry()).await;
+        gateway.try_push(&ingest.metrics.registry()).await;
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 /// Pushes metrics again and again, until the server ends.
 async fn push(ingest: Arc<Ingest>, gateway: Gateway) {
     loop {
-        gateway.try_push(ingest.metrics.registry()).await;
+        gateway.try_push(&ingest.metrics.registry()).await;
         if ingest.limits.sleep(metrics::INTERVAL).await {
             return;
         }

@@ -44,13 +44,16 @@ impl Pushed {
     /// Where the settings name a gateway.
     pub(crate) fn new(settings: &Settings, store: &Store) -> Result<Option<Arc<Self>>, Failure> {
         let gateway = gateway(settings, load::NAME)?;
-        let pushed = |gateway| Self { feed: Feed::new(), gateway, store: store.clone() };
+        let pushed = |gateway| Self { feed: Feed::default(), gateway, store: store.clone() };
         Ok(gateway.map(pushed).map(Arc::new))
     }
 
     /// Adds what a run did, unless it failed, and pushes.
     pub(crate) async fn ran(&self, report: Option<&Report>) {
         if let Some(report) = report {
+            if report.held_by.is_some() {
+                return; // whoever is at work tells of it
+            }
             self.feed.ran(report);
         }
         self.push().await;
@@ -65,48 +68,38 @@ impl Pushed {
     }
 
     async fn push(&self) {
-        if let Err(error) = self.feed.look(&self.store).await {
-            tracing::warn!(error = chain(&error), "the metrics lack the state");
+        let progress = Progress::look(&self.store).await;
+        if let Err(error) = &progress {
+            tracing::warn!(error = chain(error), "the metrics lack the state");
         }
-        self.gateway.try_push(&self.feed.registry).await;
+        self.gateway.try_push(&self.feed.registry(progress.as_ref().ok())).await;
     }
 }
 
 /// Counters count since the process began.
+#[derive(Default)]
 struct Feed {
-    registry: Registry,
     delivered: Delivered,
     bundles: Family<Outcome, Counter<u64, AtomicU64>>,
-    gaps: Gauge<i64, AtomicI64>,
-    cursor: Gauge<i64, AtomicI64>,
-    lag: Gauge<i64, AtomicI64>,
+}
+
+/// How far the feed was loaded.
+struct Progress {
+    gaps: i64,
+    /// Seconds since 1970; `None` before the first run.
+    cursor: Option<i64>,
+}
+
+impl Progress {
+    async fn look(store: &Store) -> Result<Self, StoreError> {
+        let gaps = store.ledger.totals().await?.gaps;
+        let cursor = store.cursors.read(load::NAME).await?;
+        Ok(Self { gaps: i64::try_from(gaps).unwrap_or(i64::MAX), cursor })
+    }
 }
 
 impl Feed {
-    fn new() -> Self {
-        let mut registry = Registry::default();
-        let delivered = Delivered::register(&mut registry);
-        let bundles = Family::default();
-        let (gaps, cursor, lag) = (Gauge::default(), Gauge::default(), Gauge::default());
-        registry.register("virustotal_plugin_bundles", "Feed minutes by outcome", bundles.clone());
-        registry.register(
-            "virustotal_plugin_gaps",
-            "Feed minutes that are tried again",
-            gaps.clone(),
-        );
-        registry.register(
-            "virustotal_plugin_last_loaded_minute_timestamp_seconds",
-            "The feed minute up to which nothing is open but gaps, since 1970",
-            cursor.clone(),
-        );
-        registry.register(
-            "virustotal_plugin_lag_seconds",
-            "From that minute to now; the feed itself is an hour behind",
-            lag.clone(),
-        );
-        Self { registry, delivered, bundles, gaps, cursor, lag }
-    }
-
+    /// Adds a run.
     fn ran(&self, report: &Report) {
         self.delivered.add(&report.counts, SystemClock.now());
         for (outcome, count) in [
@@ -119,15 +112,31 @@ impl Feed {
         }
     }
 
-    /// Looks at how far the feed was loaded.
-    async fn look(&self, store: &Store) -> Result<(), StoreError> {
-        let now = SystemClock.now();
-        let gaps = store.ledger.totals().await?.gaps;
-        self.gaps.set(i64::try_from(gaps).unwrap_or(i64::MAX));
-        if let Some(seconds) = store.cursors.read(load::NAME).await? {
-            self.cursor.set(seconds);
-            self.lag.set(now.as_second().saturating_sub(seconds));
+    /// What there is to say: what is not known is left out, so that the gateway keeps what it was told before.
+    fn registry(&self, progress: Option<&Progress>) -> Registry {
+        let mut registry = Registry::default();
+        self.delivered.register(&mut registry, self.delivered.any());
+        let bundles = self.bundles.clone();
+        registry.register("virustotal_plugin_bundles", "Feed minutes by outcome", bundles);
+        let Some(&Progress { gaps, cursor }) = progress else { return registry };
+        gauge(&mut registry, "gaps", "Feed minutes that are tried again", gaps);
+        if let Some(cursor) = cursor {
+            gauge(
+                &mut registry,
+                "last_loaded_minute_timestamp_seconds",
+                "The feed minute up to which nothing is open but gaps, since 1970",
+                cursor,
+            );
+            let lag = SystemClock.now().as_second().saturating_sub(cursor);
+            let help = "From that minute to now; the feed itself is an hour behind";
+            gauge(&mut registry, "lag_seconds", help, lag);
         }
-        Ok(())
+        registry
     }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+    let gauge: Gauge<i64, AtomicI64> = Gauge::default();
+    gauge.set(value);
+    registry.register(format!("virustotal_plugin_{name}"), help, gauge);
 }

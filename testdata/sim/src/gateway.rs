@@ -1,4 +1,5 @@
-//! A Prometheus Pushgateway, as far as this project speaks to it: a push replaces a group's metrics.
+//! A Prometheus Pushgateway, as far as this project speaks to it: PUT replaces all metrics of a group, POST those
+//! of the same names.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ pub struct Gateway {
     groups: Groups,
 }
 
-/// A group's path below `/metrics/` → what was pushed to it last, and how often.
+/// A group's path below `/metrics/` → what it holds.
 type Groups = Arc<Mutex<BTreeMap<String, Pushed>>>;
 
 /// What a group holds.
@@ -27,9 +28,9 @@ type Groups = Arc<Mutex<BTreeMap<String, Pushed>>>;
 pub struct Pushed {
     /// Pushes taken.
     pub times: usize,
-    /// A sample's name and labels as written → its value, of the last push. Whole numbers alone are known here.
+    /// A sample's name and labels as written → its value. Whole numbers alone are known here.
     pub samples: BTreeMap<String, i64>,
-    /// The types said of names, of the last push.
+    /// The types said of names.
     pub types: BTreeMap<String, String>,
 }
 
@@ -71,7 +72,12 @@ async fn push(
         Ok((group, samples, types)) => {
             let mut groups = lock(&groups);
             let pushed = groups.entry(group).or_default();
-            *pushed = Pushed { times: pushed.times + 1, samples, types };
+            pushed.times += 1;
+            let replaced = |name: &str| method == Method::PUT || types.contains_key(bare(name));
+            pushed.samples.retain(|name, _| !replaced(name));
+            pushed.types.retain(|name, _| !replaced(name));
+            pushed.samples.extend(samples);
+            pushed.types.extend(types);
             answer(StatusCode::OK, String::new())
         }
         Err((status, why)) => answer(status, why),
@@ -82,6 +88,11 @@ fn answer(status: StatusCode, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response
+}
+
+/// The name without its labels.
+fn bare(name: &str) -> &str {
+    name.split('{').next().unwrap_or_default()
 }
 
 type Read = (String, BTreeMap<String, i64>, BTreeMap<String, String>);
@@ -114,8 +125,7 @@ fn read(
         } else if !line.starts_with('#') {
             let (name, value) = line.rsplit_once(' ').ok_or_else(|| bad(line.into()))?;
             let value: i64 = value.parse().map_err(|_| bad(line.into()))?;
-            let bare = name.split('{').next().unwrap_or_default();
-            if !types.contains_key(bare) {
+            if !types.contains_key(bare(name)) {
                 return Err(bad(format!("a sample without a type: {line}")));
             }
             if samples.insert(name.to_owned(), value).is_some() {

@@ -31,6 +31,47 @@ pub(crate) fn run(args: &[&str], input: &[u8]) -> Output {
     output
 }
 
+pub(crate) fn readme() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap()
+}
+
+#[test]
+fn the_readme_lists_the_settings_that_there_are_with_their_defaults() {
+    let shown = run(&["settings", "--json"], b"").stdout;
+    let shown: Vec<serde_json::Value> = serde_json::from_slice(&shown).unwrap();
+    let readme = readme();
+    let section = readme.split_once("\n## Settings\n").unwrap().1;
+    let section = section.split_once("\n## ").unwrap().0;
+    let quoted = |cell: &str| -> Vec<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut listed = Vec::new();
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = row.split(" | ");
+        let names = quoted(cells.next().unwrap());
+        let default = cells.next().unwrap();
+        for name in names {
+            if let Some(setting) = shown.iter().find(|setting| setting["name"] == *name) {
+                let value = setting["value"].as_str().unwrap();
+                let same =
+                    if value == "none" { default == "none" } else { quoted(default)[0] == value };
+                assert!(same, "{name}: {value} is not {default}");
+            }
+            listed.push(name);
+        }
+    }
+    for setting in &shown {
+        let name = setting["name"].as_str().unwrap();
+        assert!(listed.iter().any(|listed| listed == name), "{name} is not in the README");
+    }
+    // The others are second names, and only those that the first cell calls so.
+    let aliases = ["VIRUSTOTAL_APISERVER", "ALL_PROXY"];
+    for name in listed.iter().filter(|name| **name == name.to_uppercase()) {
+        let known = shown.iter().any(|setting| setting["name"] == **name);
+        assert!(known || aliases.contains(&name.as_str()), "{name} is no setting");
+    }
+}
+
 #[test]
 fn map_gives_a_line_for_each_record_numbered_as_in_the_input() {
     let mut input = sim::feed::lines(3, MINUTE, 2, Style::Small);

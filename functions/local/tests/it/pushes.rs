@@ -45,6 +45,19 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
     assert!(loaded + lag <= now && loaded + lag > now - 600, "{pushed:?}");
     assert!((3600..7200).contains(&lag), "{pushed:?}");
     assert_eq!(pushed.types["virustotal_plugin_records_total"], "counter");
+    stands_in_readme(pushed);
+    let pushed_last = pushed.samples["virustotal_plugin_last_ingested_timestamp"];
+    assert!(pushed_last > 1_700_000_000_000, "{pushed:?}");
+
+    // A run with nothing to do takes nothing back.
+    stage.virustotal.set_unknown(sim::Unknown::NotAvailableYet);
+    let ran = output(load(&gateway.url())).await;
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let groups = gateway.pushed();
+    let after = &groups["job/virustotal_plugin/function/load"];
+    let last = "virustotal_plugin_last_ingested_timestamp";
+    assert_eq!(after.samples[last], pushed_last, "{after:?}");
+    assert_eq!(after.samples["virustotal_plugin_records_total"], 0, "{after:?}");
 
     // Nobody there: a word, no failure, and no password in it.
     gateway.down().await;
@@ -87,6 +100,15 @@ async fn an_ingest_pushes_at_its_end() {
     assert!(ended.success(), "{}", rest.await.unwrap());
     let groups = gateway.pushed();
     let pushed = &groups["job/virustotal_plugin/function/ingest"];
+    stands_in_readme(pushed);
     assert_eq!(pushed.samples["virustotal_plugin_records_total"], 9, "{pushed:?}");
     assert_eq!(pushed.samples["virustotal_plugin_answers_total{status=\"200\"}"], 1);
+}
+
+fn stands_in_readme(pushed: &sim::Pushed) {
+    let readme = crate::commands::readme();
+    for name in pushed.types.keys() {
+        let row = |end| readme.contains(&format!("\n| `{name}{end}"));
+        assert!(row("`") || row("{"), "{name}");
+    }
 }
