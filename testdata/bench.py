@@ -158,6 +158,11 @@ def main():
     sizes = f"{plain.stat().st_size / MB:.0f} MB in {records} records, {compressed.stat().st_size / MB:.1f} MB as bzip2"
     text = [f"Medians of {rounds} runs in turn over one synthetic bundle ({sizes}) on {machine()}; "
             f"× is against {results[0][0]}.", "", table(results, floor)]
+    # It neither waits for a disk nor has a second thread, so that it waits for other processes alone.
+    _, wall, cpu, _ = results[0]
+    if wall > 1.1 * cpu:
+        text += ["", f"Other work was going on: {results[0][0]} had {cpu / wall:.0%} of a core. Wall times are too long, and "
+                 "CPU times somewhat."]
     if absent:
         text += ["", f"Not installed, so not measured: {', '.join(absent)}."]
     text = "\n".join(text)

@@ -344,20 +344,18 @@ impl Load {
         let (swept, error) =
             posted::sweep(&self.pipeline, &*self.clock, limits, |_| Some(()), |_| ()).await;
         report.swept = swept;
-        // A body that fails is said and stays; it must not keep the feed from being loaded.
-        if self.virustotal.is_none()
-            && let Some(error) = error
-        {
-            return Err(LoadError::Posted(error));
-        }
         if self.virustotal.is_none() {
             // Sweeping needs no key: where there was something to sweep, the run did what it could.
-            if swept == 0 {
-                return Err(LoadError::NoKey);
-            }
-            tracing::warn!("VIRUSTOTAL_APIKEY is not set: posted bodies only, no feed");
-            return Ok(());
+            return match error {
+                Some(error) => Err(LoadError::Posted(error)),
+                None if swept == 0 && !limits.reached() => Err(LoadError::NoKey),
+                None => {
+                    tracing::warn!("VIRUSTOTAL_APIKEY is not set: posted bodies only, no feed");
+                    Ok(())
+                }
+            };
         }
+        // A body that failed was said and stays; it does not keep the feed from being loaded.
         self.prune().await?;
         let mut cursor = self.cursor().await?;
         report.cursor = Some(cursor);

@@ -7,11 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
@@ -20,9 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::{
     runtime::Handle,
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     azul::{
@@ -40,19 +34,19 @@ use crate::{
 };
 
 pub mod assemble;
+mod limits;
 pub mod ordered;
 pub mod posted;
 pub mod prepare;
 pub mod publish;
 
+pub use limits::Limits;
 use ordered::{OrderedError, map_lines};
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
 
 /// Posts in flight for one bundle.
 const IN_FLIGHT: usize = 4;
-/// How long what is in flight may still take once the process is asked to end.
-const GRACE: Duration = Duration::from_secs(1);
 /// Prepared batches that wait for a post.
 const WAITING: usize = 2;
 /// Kibibytes of all batches from their preparation to the end of their settling, unless one alone has more.
@@ -102,75 +96,6 @@ pub struct Account {
 pub trait Progress: Send {
     /// Keeps what must survive. An error stops the delivery.
     async fn done(&mut self, account: Account) -> Result<(), StoreError>;
-}
-
-/// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
-#[derive(Clone, Debug, Default)]
-pub struct Limits {
-    /// No new batch is begun, and no post retried, after this.
-    pub deadline: Option<Instant>,
-    /// Cancelled when the process is asked to end.
-    pub stop: CancellationToken,
-    bundles: Arc<AtomicU64>,
-}
-
-impl Limits {
-    /// Until `deadline`.
-    pub fn until(deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), ..Self::default() }
-    }
-
-    /// The same, with a token of its own that is cancelled with this one's, or alone.
-    pub fn child(&self) -> Self {
-        Self { stop: self.stop.child_token(), ..self.clone() }
-    }
-
-    /// Whether it is time to stop.
-    pub fn reached(&self) -> bool {
-        self.stop.is_cancelled() || self.deadline.is_some_and(|d| Instant::now() >= d)
-    }
-
-    /// Waits, at most until it is time to stop. True where it is.
-    pub async fn sleep(&self, wait: Duration) -> bool {
-        let until = Instant::now() + wait;
-        let until = self.deadline.map_or(until, |d| d.min(until));
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = sleep_until(until) => {}
-        }
-        self.reached()
-    }
-
-    /// What `work` comes to; `None` where it is not done at the deadline, or a second after the process
-    /// was asked to end: then it is broken off.
-    pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let deadline = async {
-            match self.deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let asked = async {
-            self.stop.cancelled().await;
-            sleep(GRACE).await;
-        };
-        tokio::select! {
-            biased;
-            done = work => Some(done),
-            () = deadline => None,
-            () = asked => None,
-        }
-    }
-
-    /// Counts a bundle that was loaded to its end.
-    pub fn count_bundle(&self) {
-        self.bundles.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Bundles loaded under these limits.
-    pub fn bundles(&self) -> u64 {
-        self.bundles.load(Ordering::Relaxed)
-    }
 }
 
 /// A bundle to deliver.

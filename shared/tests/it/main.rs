@@ -26,6 +26,8 @@ mod secrets;
 #[cfg(test)]
 mod selection;
 #[cfg(test)]
+mod semantics;
+#[cfg(test)]
 mod sqs;
 #[cfg(test)]
 mod store_aws;

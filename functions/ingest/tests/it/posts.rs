@@ -195,3 +195,18 @@ async fn where_tokens_are_set_an_iam_identity_alone_does_not_suffice() {
     with_token.headers_mut().insert("authorization", "Bearer token-one".parse().unwrap());
     assert_eq!(world.ingest.handle(with_token).await.status(), StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_registration_keeps_no_body_from_being_delivered_and_is_tried_again() {
+    let world = World::new(&[]).await;
+    // Nothing is asked of the dispatcher before there is something to deliver.
+    assert!(world.dispatcher.posts().is_empty());
+    world.dispatcher.fail(&sim::Fault::answer(422, "no schema fits"), 1);
+    assert_eq!(world.post(&[JSON], lines(3)).await.0, StatusCode::OK);
+    assert!(world.dispatcher.arrived().registrations().is_empty());
+    for _ in 0..2 {
+        assert_eq!(world.post(&[JSON], lines(4)).await.0, StatusCode::OK);
+    }
+    assert_eq!(world.dispatcher.arrived().registrations().len(), 1);
+    assert_eq!(world.dispatcher.arrived().sha256s().len(), 4);
+}

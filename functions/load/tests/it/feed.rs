@@ -7,9 +7,9 @@ use azul_vt::{
 };
 use jiff::{SignedDuration, Timestamp};
 use load::{NAME, Trigger};
-use sim::Behaviour;
+use sim::{Behaviour, feed::Style};
 
-use crate::world::{NOW, RECORDS, World, cursor, gap, row};
+use crate::world::{NOW, RECORDS, SEED, World, cursor, gap, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_of_every_due_minute_arrives() {
@@ -297,4 +297,26 @@ async fn a_disk_that_cannot_be_written_ends_the_run_before_the_minute() {
     assert_eq!(cursor(&load).await, "202611240859");
     std::fs::create_dir(scratch).unwrap();
     assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_larger_than_what_may_wait_in_memory_pass_one_after_the_other() {
+    let world = World::new().await;
+    let minute = &World::minutes()[0];
+    let record = |index| sim::feed::record(SEED, minute, index, Style::Small).trim_end().to_owned();
+    let mut lines = Vec::new();
+    for index in 0..RECORDS {
+        let mut line = record(index);
+        if index % 20 == 0 {
+            // Blanks are no values: the record is the same, and 20 MB.
+            line.insert_str(1, &" ".repeat(20 << 20));
+        }
+        lines.extend_from_slice(line.as_bytes());
+        lines.push(b'\n');
+    }
+    world.virustotal.serve(minute, sim::feed::compress(&lines));
+    let load = world.load_at("2026-11-24T10:00:30Z", &[]).await;
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.loaded, report.counts.delivered), (1, RECORDS));
+    assert_eq!(world.arrived(), World::expected(std::slice::from_ref(minute)));
 }

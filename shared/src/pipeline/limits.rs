@@ -1,0 +1,84 @@
+//! When a run stops, and how much it has loaded.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// How long what is in flight may still take once the process is asked to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// No new batch is begun, and no post retried, after this.
+    pub deadline: Option<Instant>,
+    /// Cancelled when the process is asked to end.
+    pub stop: CancellationToken,
+    bundles: Arc<AtomicU64>,
+}
+
+impl Limits {
+    /// Until `deadline`.
+    pub fn until(deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..Self::default() }
+    }
+
+    /// The same, with a token of its own that is cancelled with this one's, or alone.
+    pub fn child(&self) -> Self {
+        Self { stop: self.stop.child_token(), ..self.clone() }
+    }
+
+    /// Whether it is time to stop.
+    pub fn reached(&self) -> bool {
+        self.stop.is_cancelled() || self.deadline.is_some_and(|d| Instant::now() >= d)
+    }
+
+    /// Waits, at most until it is time to stop. True where it is.
+    pub async fn sleep(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        let until = self.deadline.map_or(until, |d| d.min(until));
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = sleep_until(until) => {}
+        }
+        self.reached()
+    }
+
+    /// What `work` comes to; `None` where it is not done at the deadline, or a second after the process
+    /// was asked to end: then it is broken off.
+    pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let asked = async {
+            self.stop.cancelled().await;
+            sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = deadline => None,
+            () = asked => None,
+        }
+    }
+
+    /// Counts a bundle that was loaded to its end.
+    pub fn count_bundle(&self) {
+        self.bundles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bundles loaded under these limits.
+    pub fn bundles(&self) -> u64 {
+        self.bundles.load(Ordering::Relaxed)
+    }
+}
