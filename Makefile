@@ -16,10 +16,13 @@ lint: ## Format, clippy and documents, all without a warning
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-demo: ## A synthetic feed through a killed and resumed load, and a posted bundle; then README's own commands
+ifeq ($(STATE),aws)
+demo: aws
+endif
+demo: ## A synthetic feed through a killed and resumed load, and a posted bundle; then README's own commands. STATE=aws: on the emulator
 	cargo build --workspace --locked
 	./testdata/demo.sh
-	./testdata/examples.sh
+	$(if $(filter aws,$(STATE)),,./testdata/examples.sh)
 
 bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build --release --workspace --locked

@@ -93,6 +93,11 @@ impl Aws {
         format!("http://{}", self.address)
     }
 
+    /// Its directory, with its `log`. It goes with the handle, unless it holds a file `keep` by then.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// The variables by which AWS's clients find it, as its owner, who may do anything.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         self.environment_of("test", "test")

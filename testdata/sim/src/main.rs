@@ -1,7 +1,8 @@
 //! `sim`: the stand-ins as a process of their own, and synthetic feed data as files.
 
 use std::{
-    io::Write,
+    fmt::Write as _,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use sim::{
-    Behaviour, Dispatcher, Unknown, VirusTotal,
+    Aws, Behaviour, Dispatcher, Unknown, VirusTotal,
     feed::{self, Style},
 };
 
@@ -29,6 +30,8 @@ enum Command {
     Serve(Serve),
     /// Writes one minute of the synthetic feed: bzip2, or plain lines where FILE ends in .jsonl
     Feed(Feed),
+    /// Runs the emulator of AWS until it is told to end; prints how clients find it, as lines for a shell
+    Aws(Emulator),
     /// Prints the sha256 of every record of the given minutes, a line each, sorted
     Expected(Expected),
 }
@@ -77,6 +80,18 @@ struct Serve {
 }
 
 #[derive(Debug, Args)]
+struct Emulator {
+    /// Entries of Secrets Manager that it begins with
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE", value_parser = entry)]
+    secret: Vec<(String, String)>,
+}
+
+fn entry(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[derive(Debug, Args)]
 struct Feed {
     /// The minute (like 202601020304)
     #[arg(long)]
@@ -116,6 +131,7 @@ async fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Serve(args) => serve(args).await,
         Command::Feed(args) => write_feed(&args),
+        Command::Aws(args) => emulate(&args).await,
         Command::Expected(args) => expected(&args),
     }
 }
@@ -157,6 +173,20 @@ async fn serve(args: Serve) -> Result<()> {
     let leaks = virustotal.key_leaked();
     ensure!(leaks.is_empty(), "the key was seen where it must not be: {leaks:?}");
     Ok(())
+}
+
+async fn emulate(args: &Emulator) -> Result<()> {
+    let aws = Aws::start()?.context("there is no emulator of AWS to run")?;
+    for (name, value) in &args.secret {
+        aws.secret(name, value)?;
+    }
+    let mut lines = String::new();
+    for (name, value) in aws.environment() {
+        writeln!(lines, "export {name}={value}")?;
+    }
+    writeln!(lines, "emulator_home='{}'", aws.home().display())?;
+    print(lines.as_bytes())?;
+    ended().await
 }
 
 /// Waits for SIGTERM or ctrl-c.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use sim::{TEST_KEY, feed};
+use sim::{Aws, TEST_KEY, feed};
 
 fn sim() -> Command {
     Command::new(env!("CARGO_BIN_EXE_sim"))
@@ -44,6 +44,33 @@ async fn serve_prints_its_urls_and_ends_at_sigterm() {
     let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert!(killed.success());
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn aws_prints_how_it_is_found_and_ends_at_sigterm() {
+    if Aws::shared().unwrap().is_none() {
+        return;
+    }
+    let mut child = sim()
+        .args(["aws", "--secret", "azul-vt/key=value"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let said: Vec<String> = said.take(5).collect();
+    let value = |name: &str| {
+        let line = said.iter().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_matches('\'').to_owned()
+    };
+    let address = value("export AWS_ENDPOINT_URL=http://");
+    let home = value("emulator_home=");
+    assert!(std::net::TcpStream::connect(&address).is_ok());
+    assert!(std::path::Path::new(&home).join("log").exists());
+    let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert!(child.wait().unwrap().success());
+    assert!(std::net::TcpStream::connect(&address).is_err());
+    assert!(!std::path::Path::new(&home).exists());
 }
 
 #[test]
