@@ -4,7 +4,7 @@
 use azul_vt::{
     secrets::Secret,
     settings::Settings,
-    webhook::{BadSecret, Pending, Secrets},
+    webhook::{BadSecret, LetIn, Pending, Secrets},
 };
 use http::{Extensions, HeaderMap, header};
 use jiff::Timestamp;
@@ -13,26 +13,6 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::reply::Problem;
-
-/// Among a request's extensions it says that its caller was let in before: by AWS, or because only this machine can
-/// reach the server. Without secrets and tokens only such callers may post.
-#[derive(Clone, Copy, Debug)]
-pub struct LetIn;
-
-/// Marks a request from AWS with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
-/// authentication. AWS writes the identity; no caller can.
-pub fn let_in_by_iam(request: &mut lambda_http::Request) {
-    use lambda_http::{RequestExt as _, request::RequestContext};
-    let known = match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV2(context)) => {
-            context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())
-        }
-        _ => false,
-    };
-    if known {
-        request.extensions_mut().insert(LetIn);
-    }
-}
 
 /// What the server asks of its callers.
 pub(crate) struct Auth {

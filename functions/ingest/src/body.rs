@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    pin::pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -53,39 +53,21 @@ where
 }
 
 /// Reads a body of which nothing but its signature counts.
-pub(crate) async fn check<B>(body: B, mut caller: Caller, max_bytes: u64) -> Result<(), Problem>
+pub(crate) async fn check<B>(body: B, caller: Caller, max_bytes: u64) -> Result<(), Problem>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut body = pin!(body);
-    let mut size = 0_u64;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
-        let Ok(data) = frame.into_data() else { continue }; // trailers
-        size = size.saturating_add(data.len() as u64);
-        if size > max_bytes {
-            return Err(Problem::TooLarge(max_bytes));
-        }
-        if let Caller::Signed(pending) = &mut caller {
-            pending.update(&data);
-        }
-    }
-    finish(caller)
-}
-
-/// After the whole body.
-fn finish(caller: Caller) -> Result<(), Problem> {
-    match caller {
-        Caller::Trusted => Ok(()),
-        Caller::Signed(pending) => pending.finish().map(drop).map_err(|_| Problem::Unauthorized),
-    }
+    let body = pin!(body);
+    let mut chunks = Chunks::new(body, caller, max_bytes);
+    while chunks.next().await?.is_some() {}
+    chunks.finish()
 }
 
 async fn write<B>(
     path: &Path,
     body: B,
-    mut caller: Caller,
+    caller: Caller,
     encoding: Option<Compression>,
     max_bytes: u64,
 ) -> Result<String, Problem>
@@ -93,31 +75,67 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut body = pin!(body);
+    let body = pin!(body);
+    let mut chunks = Chunks::new(body, caller, max_bytes);
     let mut file = File::create(path).await.map_err(Problem::Disk)?;
     let mut hash = Sha256::new();
-    let (mut size, mut start) = (0_u64, Vec::with_capacity(MAGIC));
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
-        let Ok(data) = frame.into_data() else { continue }; // trailers
-        size = size.saturating_add(data.len() as u64);
-        if size > max_bytes {
-            return Err(Problem::TooLarge(max_bytes));
-        }
+    let mut start = Vec::with_capacity(MAGIC);
+    while let Some(data) = chunks.next().await? {
         start.extend(data.iter().take(MAGIC.saturating_sub(start.len())));
         hash.update(&data);
-        if let Caller::Signed(pending) = &mut caller {
-            pending.update(&data);
-        }
         file.write_all(&data).await.map_err(Problem::Disk)?;
     }
-    finish(caller)?;
+    chunks.finish()?;
     if let Some(encoding) = encoding
-        && size > 0
+        && !start.is_empty()
         && Compression::of(&start) != encoding
     {
         return Err(Problem::NotEncoded(encoding));
     }
     file.flush().await.map_err(Problem::Disk)?;
     Ok(hex::encode(hash.finalize()))
+}
+
+/// The bytes of a body, as long as it is not too large; its signature is checked at its end.
+struct Chunks<'a, B> {
+    body: Pin<&'a mut B>,
+    caller: Caller,
+    size: u64,
+    max_bytes: u64,
+}
+
+impl<'a, B> Chunks<'a, B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn new(body: Pin<&'a mut B>, caller: Caller, max_bytes: u64) -> Self {
+        Self { body, caller, size: 0, max_bytes }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
+            let Ok(data) = frame.into_data() else { continue }; // trailers
+            self.size = self.size.saturating_add(data.len() as u64);
+            if self.size > self.max_bytes {
+                return Err(Problem::TooLarge(self.max_bytes));
+            }
+            if let Caller::Signed(pending) = &mut self.caller {
+                pending.update(&data);
+            }
+            return Ok(Some(data));
+        }
+        Ok(None)
+    }
+
+    /// After the whole body.
+    fn finish(self) -> Result<(), Problem> {
+        match self.caller {
+            Caller::Trusted => Ok(()),
+            Caller::Signed(pending) => {
+                pending.finish().map(drop).map_err(|_| Problem::Unauthorized)
+            }
+        }
+    }
 }

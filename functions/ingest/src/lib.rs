@@ -29,7 +29,6 @@ mod metrics;
 mod reply;
 
 use auth::{Auth, Caller};
-pub use auth::{LetIn, let_in_by_iam};
 pub use metrics::Metrics;
 use reply::{Account, Problem, Reply};
 

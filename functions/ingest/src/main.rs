@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
+    lambda,
     pipeline::Pipeline,
     settings::Settings,
     store::{self, SystemClock},
@@ -29,7 +30,7 @@ async fn main() -> Result<(), Error> {
     }
     let ingest = Arc::new(ingest);
     lambda_http::run(service_fn(move |mut request: Request| {
-        ingest::let_in_by_iam(&mut request);
+        lambda::let_in_by_iam(&mut request);
         let ingest = Arc::clone(&ingest);
         async move {
             let (parts, body) = ingest.handle(request).await.into_parts();

@@ -10,8 +10,9 @@ use azul_vt::{
     settings::Settings,
     store::{self, SystemClock},
     telemetry::{self, Format},
+    webhook::LetIn,
 };
-use ingest::{Ingest, LetIn};
+use ingest::Ingest;
 
 use crate::{
     failure::{Failure, say},

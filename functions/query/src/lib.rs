@@ -35,7 +35,6 @@ use jiff::SignedDuration;
 use tokio::time::Instant;
 
 pub mod answer;
-pub mod event;
 mod look_up;
 pub mod wanted;
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
-    pipeline::Limits,
+    lambda,
     secrets::Secret,
     settings::Settings,
     store::{self, Clock, SystemClock, inbox::Queue},
@@ -12,9 +12,8 @@ use azul_vt::{
     webhook::receive::Receiver,
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use query::{Query, event};
+use query::Query;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 /// What is kept of the invocation's time: the dispatcher's answer to a poll may come half a minute late.
 const MARGIN: Duration = Duration::from_secs(40);
@@ -33,13 +32,11 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
         let (query, receiver) = (Arc::clone(&query), Arc::clone(&receiver));
         async move {
-            let left = event.context.deadline().duration_since(std::time::SystemTime::now());
-            let deadline = Instant::now() + left.unwrap_or_default().saturating_sub(MARGIN);
-            let limits = Limits::until(deadline);
-            match event::webhook(event.payload)? {
+            let limits = lambda::limits_before(event.context.deadline(), MARGIN);
+            match lambda::webhook(event.payload)? {
                 Some(request) => {
                     let response = receiver.handle(request, &*query.decide()).await;
-                    Ok::<_, Error>(event::answer(&response))
+                    Ok::<_, Error>(lambda::answer(&response))
                 }
                 None => Ok(json!(query.run(&limits).await?)),
             }

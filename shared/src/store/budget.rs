@@ -21,6 +21,13 @@ pub struct Window {
     pub limit: u32,
 }
 
+impl Window {
+    /// How long a grant counts: the window's length and [`WINDOW_MARGIN`].
+    pub fn counted(&self) -> SignedDuration {
+        self.length.saturating_add(WINDOW_MARGIN)
+    }
+}
+
 /// Answer to somebody who wants to make a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {

@@ -127,6 +127,12 @@ pub(super) enum Body {
 impl Message {
     pub(super) const FORMAT: u8 = 1;
 
+    /// A message of an item that is due at once.
+    pub(super) fn new(id: &str, body: &str, attempts: u32, since: Timestamp) -> Self {
+        let body = Body::Body(body.to_owned());
+        Self { format: Self::FORMAT, id: id.to_owned(), attempts, since, due: None, body }
+    }
+
     /// Reads a message; the error says why it is none, and quotes nothing of it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match serde_json::from_str(text) {

@@ -10,7 +10,7 @@ use azul_vt::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use ingest::{Ingest, LetIn};
+use ingest::Ingest;
 use sim::feed::Style;
 
 const MINUTE: &str = "202611240900";
@@ -44,7 +44,7 @@ impl World {
     }
 
     async fn send(&self, mut request: Request<Full<Bytes>>) -> (StatusCode, String) {
-        request.extensions_mut().insert(LetIn);
+        request.extensions_mut().insert(azul_vt::webhook::LetIn);
         let response: Response<Bytes> = self.ingest.handle(request).await;
         let status = response.status();
         (status, String::from_utf8(response.into_body().to_vec()).unwrap())
@@ -171,7 +171,7 @@ fn event(name: &str) -> lambda_http::Request {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/events");
     let text = std::fs::read_to_string(format!("{dir}/{name}.json")).unwrap();
     let mut request = lambda_http::request::from_str(&text).unwrap();
-    ingest::let_in_by_iam(&mut request);
+    azul_vt::lambda::let_in_by_iam(&mut request);
     request
 }
 

@@ -16,7 +16,7 @@ use crate::{
     http_client::Backoff,
     store::{
         StoreError,
-        budget::{Budget, Permit, WINDOW_MARGIN, Window, WindowUsage},
+        budget::{Budget, Permit, Window, WindowUsage},
     },
 };
 
@@ -86,7 +86,7 @@ impl AwsBudget {
             let nth = last.and_then(|l| (l.number + 1).checked_sub(u64::from(window.limit)));
             let Some(nth) = nth.filter(|nth| *nth > 0) else { continue };
             if let Some(granted) = self.granted(name, nth, action).await? {
-                wait = wait.max(length(window).saturating_sub(now.duration_since(granted)));
+                wait = wait.max(window.counted().saturating_sub(now.duration_since(granted)));
             }
         }
         Ok(wait)
@@ -114,7 +114,7 @@ impl Budget for AwsBudget {
             if wait > SignedDuration::ZERO {
                 return Ok(Permit::Wait(wait));
             }
-            let longest = windows.iter().map(length).max().unwrap_or_default().max(KEPT);
+            let longest = windows.iter().map(Window::counted).max().unwrap_or_default().max(KEPT);
             let values = item([
                 (":granted", time(now)),
                 (":expires", expiry(now.saturating_add(longest).unwrap_or(Timestamp::MAX))),
@@ -140,7 +140,7 @@ impl Budget for AwsBudget {
         let last = self.last(name, &action).await?.map_or(0, |last| last.number);
         let mut usage = Vec::new();
         for window in windows {
-            let from = now.saturating_sub(length(window)).unwrap_or(Timestamp::MIN);
+            let from = now.saturating_sub(window.counted()).unwrap_or(Timestamp::MIN);
             // The times grow with the numbers: between the last old one and the first young one.
             let (mut old, mut young) = (0, last + 1);
             while young - old > 1 {
@@ -156,10 +156,6 @@ impl Budget for AwsBudget {
         }
         Ok(usage)
     }
-}
-
-fn length(window: &Window) -> SignedDuration {
-    window.length.saturating_add(WINDOW_MARGIN)
 }
 
 /// Numbers in the order of text.

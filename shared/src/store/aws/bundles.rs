@@ -14,7 +14,7 @@ use aws_config::SdkConfig;
 use aws_sdk_s3::{
     Client,
     config::http::HttpResponse,
-    error::SdkError,
+    error::{ProvideErrorMetadata, SdkError},
     operation::{
         get_object::{GetObjectError, GetObjectOutput, builders::GetObjectFluentBuilder},
         put_object::builders::PutObjectFluentBuilder,
@@ -29,7 +29,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::error::failed;
+use super::{
+    error::{failed, unavailable},
+    s3,
+};
 use crate::store::{
     BundleInfo, BundleReader, Bundles, StoreError, Upload,
     keys::{check_key, check_prefix},
@@ -73,10 +76,7 @@ impl S3Bundles {
     /// # Errors
     /// [`StoreError::StateDir`].
     pub fn new(config: &SdkConfig, name: &str, state_dir: &Path) -> Result<Self, StoreError> {
-        // The buckets of an emulator have no host names of their own.
-        let by_path = config.endpoint_url().is_some();
-        let s3 = aws_sdk_s3::config::Builder::from(config).force_path_style(by_path).build();
-        let bucket = Bucket { client: Client::from_conf(s3), name: name.to_owned() };
+        let bucket = Bucket { client: s3(config), name: name.to_owned() };
         Ok(Self { bucket, scratch: local::scratch(state_dir)? })
     }
 }
@@ -188,18 +188,11 @@ impl Bucket {
 
     /// Puts a file in one request. False where the key exists.
     async fn put_whole(&self, key: &str, from: &Path, action: &str) -> Result<bool, StoreError> {
-        let mut conflicts = 0;
-        loop {
+        put_new(action, || async {
             let body = ByteStream::from_path(from).await.map_err(|e| unavailable(action, e))?;
-            match self.put_object(key).if_none_match("*").body(body).send().await {
-                Ok(_) => return Ok(true),
-                Err(e) if status(&e) == Some(412) => return Ok(false),
-                Err(e) if status(&e) == Some(409) && conflicts < MOST_CONFLICTS => {}
-                Err(e) => return Err(failed(action, BUCKET, e)),
-            }
-            conflicts += 1;
-            tokio::time::sleep(PAUSE * conflicts).await;
-        }
+            Ok(self.put_object(key).if_none_match("*").body(body).send().await)
+        })
+        .await
     }
 
     /// Puts a file in parts. False where the key exists.
@@ -241,20 +234,13 @@ impl Unfinished {
         });
         let parts = stream::iter(parts).buffered(PARTS_AT_ONCE).try_collect().await?;
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let mut conflicts = 0;
-        loop {
+        put_new(action, || async {
             let complete = self.bucket.client.complete_multipart_upload();
             let complete = complete.bucket(&self.bucket.name).key(&self.key);
             let complete = complete.set_upload_id(self.id.clone()).if_none_match("*");
-            match complete.multipart_upload(parts.clone()).send().await {
-                Ok(_) => return Ok(true),
-                Err(e) if status(&e) == Some(412) => return Ok(false),
-                Err(e) if status(&e) == Some(409) && conflicts < MOST_CONFLICTS => {}
-                Err(e) => return Err(failed(action, BUCKET, e)),
-            }
-            conflicts += 1;
-            tokio::time::sleep(PAUSE * conflicts).await;
-        }
+            Ok(complete.multipart_upload(parts.clone()).send().await)
+        })
+        .await
     }
 
     async fn part(
@@ -384,6 +370,26 @@ impl io::Read for Reader {
     }
 }
 
+/// Sends a conditional write until S3 does not refuse it because of another one at the same time. False
+/// where the key exists.
+async fn put_new<T, E, F>(action: &str, mut send: impl FnMut() -> F) -> Result<bool, StoreError>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    F: Future<Output = Result<Result<T, SdkError<E, HttpResponse>>, StoreError>>,
+{
+    let mut conflicts = 0;
+    loop {
+        match send().await? {
+            Ok(_) => return Ok(true),
+            Err(e) if status(&e) == Some(412) => return Ok(false),
+            Err(e) if status(&e) == Some(409) && conflicts < MOST_CONFLICTS => {}
+            Err(e) => return Err(failed(action, BUCKET, e)),
+        }
+        conflicts += 1;
+        tokio::time::sleep(PAUSE * conflicts).await;
+    }
+}
+
 /// What S3 tells of an object. Keys that are none of ours were put there by others.
 fn info(object: &Object) -> Option<BundleInfo> {
     let key = object.key().filter(|key| check_key(key).is_ok())?.to_owned();
@@ -406,8 +412,4 @@ fn content_type(key: &str) -> &'static str {
 
 fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
-}
-
-fn unavailable(action: &str, source: impl Into<Boxed>) -> StoreError {
-    StoreError::Unavailable { action: action.to_owned(), source: source.into() }
 }

@@ -31,6 +31,14 @@ const ABSENT: [&str; 5] = [
     "TableNotFoundException",
 ];
 
+/// `action` failed for a reason that may pass.
+pub(super) fn unavailable(
+    action: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Unavailable { action: action.to_owned(), source: source.into() }
+}
+
 /// Why `action` failed for good. `place` is the setting that names where it was tried.
 pub(super) fn failed<E, R>(action: &str, place: &str, error: SdkError<E, R>) -> StoreError
 where
@@ -54,8 +62,7 @@ where
     } else if unasked {
         "look at AWS_REGION, AWS_ENDPOINT_URL and the credentials (AWS_*)".to_owned()
     } else {
-        let action = action.to_owned();
-        return StoreError::Unavailable { action, source: error.into() };
+        return unavailable(action, error);
     };
     StoreError::Refused { action: action.to_owned(), advice, source: error.into() }
 }

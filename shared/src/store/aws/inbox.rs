@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use url::Url;
 
-use super::error::failed;
+use super::error::{failed, unavailable};
 use crate::store::{
     Bundles, StoreError,
     inbox::{Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Queue},
@@ -253,15 +253,7 @@ impl Inbox for SqsInbox {
         let place = self.place(queue)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for NewItem { id, body } in items {
-            let message = Message {
-                format: Message::FORMAT,
-                id: id.clone(),
-                attempts: 0,
-                since: now,
-                due: None,
-                body: Body::Body(body.clone()),
-            };
-            let (text, _) = self.write(queue, message).await?;
+            let (text, _) = self.write(queue, Message::new(id, body, 0, now)).await?;
             if entries.len() == MOST_MESSAGES || bytes + text.len() > MOST_BYTES {
                 self.send_all(place, std::mem::take(&mut entries)).await?;
                 bytes = 0;
@@ -367,14 +359,9 @@ impl Inbox for SqsInbox {
     ) -> Result<bool, StoreError> {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
-        let message = Message {
-            format: Message::FORMAT,
-            id: item.id.clone(),
-            attempts: item.attempts.saturating_add(u32::from(again.is_attempt)),
-            since: item.since,
-            due: Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX)),
-            body: Body::Body(item.body.clone()),
-        };
+        let attempts = item.attempts.saturating_add(u32::from(again.is_attempt));
+        let mut message = Message::new(&item.id, &item.body, attempts, item.since);
+        message.due = Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX));
         let (text, object) = self.write(queue, message).await?;
         self.send(place, &text, again.after).await?;
         self.end(place, &receipt.handle).await?;
@@ -393,14 +380,7 @@ impl Inbox for SqsInbox {
     ) -> Result<bool, StoreError> {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
-        let message = Message {
-            format: Message::FORMAT,
-            id: item.id.clone(),
-            attempts: item.attempts,
-            since: item.since,
-            due: None,
-            body: Body::Body(item.body.clone()),
-        };
+        let message = Message::new(&item.id, &item.body, item.attempts, item.since);
         let (text, _) = self.write(queue, message).await?;
         self.give_up(place, &text, &receipt.handle, reason).await?;
         Ok(true)
@@ -473,11 +453,4 @@ fn seconds(time: SignedDuration, most: SignedDuration) -> i32 {
     let time = time.clamp(SignedDuration::ZERO, most);
     let up = i64::from(time.subsec_nanos() > 0);
     i32::try_from(time.as_secs().saturating_add(up)).unwrap_or(i32::MAX)
-}
-
-fn unavailable(
-    action: &str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> StoreError {
-    StoreError::Unavailable { action: action.to_owned(), source: source.into() }
 }

@@ -20,7 +20,10 @@ use aws_sdk_s3::types::{
 };
 use aws_sdk_sqs::types::QueueAttributeName;
 
-use super::error::failed;
+use super::{
+    error::{failed, unavailable},
+    s3,
+};
 use crate::store::StoreError;
 
 /// Between two looks at a table that is being made, and how many.
@@ -93,8 +96,8 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
             .build();
         let schema = KeySchemaElement::builder().attribute_name(key).key_type(kind).build();
         create = create
-            .attribute_definitions(attribute.map_err(|error| incomplete(&action, error))?)
-            .key_schema(schema.map_err(|error| incomplete(&action, error))?);
+            .attribute_definitions(attribute.map_err(|error| unavailable(&action, error))?)
+            .key_schema(schema.map_err(|error| unavailable(&action, error))?);
     }
     match create.send().await {
         Ok(_) => {}
@@ -113,7 +116,7 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
         }
         tokio::time::sleep(LOOK).await;
     }
-    Err(StoreError::Unavailable { action, source: "it is not active after two minutes".into() })
+    Err(unavailable(&action, "it is not active after two minutes"))
 }
 
 /// Lets a table forget what expired in it, and keep what it held in the last 35 days for a restore.
@@ -129,14 +132,14 @@ pub async fn keep_and_forget(config: &SdkConfig, name: &str) -> Result<(), Store
     // To ask for it again is an error.
     if !matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
         let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("expires_at");
-        let ttl = ttl.build().map_err(|error| incomplete(&action, error))?;
+        let ttl = ttl.build().map_err(|error| unavailable(&action, error))?;
         let set = client.update_time_to_live().table_name(name).time_to_live_specification(ttl);
         set.send().await.map_err(|error| failed(&action, "STATE_TABLE", error))?;
     }
     let action = format!("setting what the table {name} keeps for a restore");
     let recovery =
         PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build();
-    let recovery = recovery.map_err(|error| incomplete(&action, error))?;
+    let recovery = recovery.map_err(|error| unavailable(&action, error))?;
     let set = client.update_continuous_backups().table_name(name);
     let set = set.point_in_time_recovery_specification(recovery).send().await;
     set.map_err(|error| failed(&action, "STATE_TABLE", error))?;
@@ -148,10 +151,7 @@ pub async fn keep_and_forget(config: &SdkConfig, name: &str) -> Result<(), Store
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
 pub async fn bucket(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
-    // The buckets of an emulator have no host names of their own.
-    let by_path = config.endpoint_url().is_some();
-    let client = aws_sdk_s3::config::Builder::from(config).force_path_style(by_path).build();
-    let client = aws_sdk_s3::Client::from_conf(client);
+    let client = s3(config);
     let action = format!("making the bucket {name}");
     // The first region is the one that may not be named.
     let region = config.region().map(ToString::to_string).filter(|region| region != "us-east-1");
@@ -187,7 +187,7 @@ pub async fn bucket(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
         .abort_incomplete_multipart_upload(abort)
         .build()
         .and_then(|rule| BucketLifecycleConfiguration::builder().rules(rule).build());
-    let rules = rule.map_err(|error| incomplete(&action, error))?;
+    let rules = rule.map_err(|error| unavailable(&action, error))?;
     let set = client.put_bucket_lifecycle_configuration().bucket(name);
     let set = set.lifecycle_configuration(rules).send().await;
     set.map_err(|error| failed(&action, "BUNDLE_BUCKET", error))?;
@@ -206,8 +206,7 @@ pub async fn queue(config: &SdkConfig, name: &str) -> Result<String, StoreError>
     let seen = seen.attribute_names(QueueAttributeName::QueueArn).send().await;
     let seen = seen.map_err(|error| failed(&action, "the queue", error))?;
     let arn = seen.attributes.and_then(|mut all| all.remove(&QueueAttributeName::QueueArn));
-    let arn =
-        arn.ok_or_else(|| StoreError::Unavailable { action, source: "it has no ARN".into() })?;
+    let arn = arn.ok_or_else(|| unavailable(&action, "it has no ARN"))?;
     let redrive = serde_json::json!({ "deadLetterTargetArn": arn, "maxReceiveCount": DELIVERIES });
     one_queue(&client, name, Some(redrive.to_string())).await
 }
@@ -221,10 +220,7 @@ async fn one_queue(
     let action = format!("making the queue {name}");
     let made = client.create_queue().queue_name(name).send().await;
     let url = made.map_err(|error| failed(&action, "the queue", error))?.queue_url;
-    let url = url.ok_or_else(|| StoreError::Unavailable {
-        action: action.clone(),
-        source: "it has no URL".into(),
-    })?;
+    let url = url.ok_or_else(|| unavailable(&action, "it has no URL"))?;
     let set = client
         .set_queue_attributes()
         .queue_url(&url)
@@ -237,9 +233,4 @@ async fn one_queue(
     };
     set.send().await.map_err(|error| failed(&action, "the queue", error))?;
     Ok(url)
-}
-
-/// The SDK's builders refuse what lacks something; ours never do.
-fn incomplete(action: &str, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Unavailable { action: action.to_owned(), source: Box::new(error) }
 }

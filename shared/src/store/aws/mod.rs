@@ -79,6 +79,14 @@ pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
     Ok(loader.load().await)
 }
 
+/// A client of S3.
+fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
+    // The buckets of an emulator have no host names of their own.
+    let by_path = config.endpoint_url().is_some();
+    let config = aws_sdk_s3::config::Builder::from(config).force_path_style(by_path).build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
 /// The state in `places`, spoken to as `config` says.
 ///
 /// # Errors

@@ -7,16 +7,16 @@ use rusqlite::{OptionalExtension, params};
 use super::db::{Db, nanoseconds, unsigned};
 use crate::store::{
     StoreError,
-    budget::{Budget, Permit, WINDOW_MARGIN, Window, WindowUsage},
+    budget::{Budget, Permit, Window, WindowUsage},
 };
 
 pub(super) struct LocalBudget {
     pub(super) db: Db,
 }
 
-fn length(window: &Window) -> i64 {
-    let length = window.length.saturating_add(WINDOW_MARGIN);
-    i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
+/// In nanoseconds.
+fn counted(window: &Window) -> i64 {
+    i64::try_from(window.counted().as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[async_trait]
@@ -52,7 +52,7 @@ impl Budget for LocalBudget {
                         .query_row(params![name, before], |row| row.get(0))
                         .optional()?;
                     if let Some(nth) = nth {
-                        let free = nth.saturating_add(length(window));
+                        let free = nth.saturating_add(counted(window));
                         wait = wait.max(free.saturating_sub(now));
                     }
                 }
@@ -63,7 +63,7 @@ impl Budget for LocalBudget {
                     "INSERT INTO budget (name, granted) VALUES (?1, ?2)",
                     params![name, now],
                 )?;
-                let longest = windows.iter().map(length).max().unwrap_or(0);
+                let longest = windows.iter().map(counted).max().unwrap_or(0);
                 db.execute(
                     "DELETE FROM budget WHERE name = ?1 AND granted < ?2",
                     params![name, now.saturating_sub(longest)],
@@ -87,7 +87,7 @@ impl Budget for LocalBudget {
                 )?;
                 let mut usage = Vec::new();
                 for window in windows {
-                    let from = now.saturating_sub(length(&window));
+                    let from = now.saturating_sub(counted(&window));
                     let used = statement.query_row(params![name, from], |row| row.get(0))?;
                     usage.push(WindowUsage { window, used: unsigned(used, "the budget")? });
                 }

@@ -1,6 +1,7 @@
-//! Events of Lambda: which are webhooks, and how they are answered.
+//! What the Lambdas share: requests of function URLs, who sent them, and when to stop.
 
-use azul_vt::webhook::LetIn;
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -9,6 +10,29 @@ use lambda_http::{
     request::{LambdaRequest, RequestContext},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{pipeline::Limits, webhook::LetIn};
+
+/// Limits that end `margin` before an invocation's deadline.
+pub fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
+    let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+    Limits::until(Instant::now() + left.saturating_sub(margin))
+}
+
+/// Marks a request with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
+/// authentication. AWS writes the identity; no caller can.
+pub fn let_in_by_iam(request: &mut lambda_http::Request) {
+    let known = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => {
+            context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())
+        }
+        _ => false,
+    };
+    if known {
+        request.extensions_mut().insert(LetIn);
+    }
+}
 
 /// The request of a function URL; `None` where the event is another one. A caller whom IAM let in is
 /// marked with [`LetIn`].
@@ -21,16 +45,7 @@ pub fn webhook(event: Value) -> Result<Option<Request<Full<Bytes>>>, serde_json:
     }
     let request: LambdaRequest = serde_json::from_value(event)?;
     let mut request = lambda_http::Request::from(request);
-    // AWS writes the identity where the URL has IAM authentication; no caller can.
-    let known = match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV2(context)) => {
-            context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())
-        }
-        _ => false,
-    };
-    if known {
-        request.extensions_mut().insert(LetIn);
-    }
+    let_in_by_iam(&mut request);
     Ok(Some(request.map(|body| {
         Full::from(match body {
             Body::Text(text) => Bytes::from(text),
