@@ -98,7 +98,12 @@ impl Query {
         } else if !memory.knows(CLAIMED_BY, &own, now).await.map_err(|e| failed(&e))? {
             return Err(later(SOON));
         }
-        let looked = self.ask(sha256, item.attempts).await;
+        // Whoever asked before may have come to its end between the first look and the claim.
+        let looked = match self.remembered(sha256).await {
+            Ok(Some(known)) => Ok(known),
+            Ok(None) => self.ask(sha256, item.attempts).await,
+            Err(error) => Err(failed(&error)),
+        };
         if let Err(error) = memory.forget(ON_ITS_WAY, sha256).await {
             tracing::warn!(error = chain(&error), "the others wait until the claim ends");
         }
