@@ -555,7 +555,7 @@ fn first_position(settings: &Settings, now: Timestamp) -> Result<Minute, LoadErr
 }
 
 /// Who we are, so that an operator finds the process.
-fn owner() -> String {
+pub fn owner() -> String {
     let process = format!("process {}", std::process::id());
     // Linux; elsewhere the process alone must do.
     match std::fs::read_to_string("/proc/sys/kernel/hostname") {

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Retry(RetryArgs),
     #[command(visible_alias = "tload")]
     Ingest(IngestArgs),
+    Query(QueryArgs),
+    Quota(QuotaArgs),
     Map(MapArgs),
     Select(SelectArgs),
     Rules(RulesArgs),
@@ -84,6 +86,37 @@ Examples:
   vt ingest
   curl -H 'Content-Type: application/json' --data-binary @records.jsonl http://localhost:8854")]
 pub(crate) struct IngestArgs {}
+
+/// Look binaries up in VirusTotal that Azul got elsewhere, for ever.
+///
+/// Polls the dispatcher for the binaries of `LOOKUP_SOURCES`; --listen takes them by webhook too. What waits is kept
+/// until it is answered, within `VT_REQUESTS_PER_MINUTE`, `…_DAY` and `…_MONTH`. A link to this program that is called
+/// `azul-vtquery` runs this command. A hash that is asked for is known to VirusTotal.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  VIRUSTOTAL_APIKEY=xxxx LOOKUP_SOURCES=incidents PLUGIN_EVENTS_URL=http://dispatcher:8111 vt query
+  VT_REQUESTS_PER_MINUTE=public VT_REQUESTS_PER_DAY=public LOOKUP_SOURCES='*' vt query
+  LOOKUP_SOURCES=incidents vt query --listen")]
+pub(crate) struct QueryArgs {
+    /// Take webhooks too, at `WEBHOOK_LISTEN`; without `WEBHOOK_SECRETS` on loopback only.
+    #[arg(long)]
+    pub(crate) listen: bool,
+}
+
+/// Print how many requests of VirusTotal, and how many downloads, are used.
+///
+/// Asks VirusTotal for the quotas of the key's user, which costs none.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vt quota
+  vt quota --json")]
+pub(crate) struct QuotaArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Load one minute again, from its staged bundle where that is kept; ignores the age limit.
 #[derive(Debug, Args)]

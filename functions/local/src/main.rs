@@ -11,6 +11,8 @@ mod load;
 mod map;
 mod metrics;
 mod output;
+mod query;
+mod quota;
 mod rejects;
 mod rules;
 mod select;
@@ -18,13 +20,22 @@ mod settings;
 mod state;
 mod status;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::parse_from(by_name(std::env::args_os().collect()));
     failure::exit_code(run(cli.command))
+}
+
+/// A link to this program that has another program's name runs that program's job.
+fn by_name(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_stem);
+    if name.is_some_and(|name| name == "azul-vtquery") {
+        args.insert(1, "query".into());
+    }
+    args
 }
 
 fn run(command: cli::Command) -> Result<(), failure::Failure> {
@@ -32,6 +43,8 @@ fn run(command: cli::Command) -> Result<(), failure::Failure> {
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Retry(args) => load::retry(args.minute),
         cli::Command::Ingest(_) => ingest::run(),
+        cli::Command::Query(args) => query::run(&args),
+        cli::Command::Quota(args) => quota::run(&args),
         cli::Command::Map(args) => map::run(&args),
         cli::Command::Select(args) => select::run(&args),
         cli::Command::Rules(args) => rules::run(args.command),

@@ -32,7 +32,7 @@ use azul_vt::{
     worker::{After, Drained, Work, Workers},
 };
 use jiff::SignedDuration;
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 
 pub mod answer;
 mod look_up;
@@ -100,6 +100,7 @@ pub struct Query {
     publisher: Publisher,
     answers: Answers,
     wanted: Arc<Wanted>,
+    registered: OnceCell<()>,
 }
 
 impl Query {
@@ -144,6 +145,7 @@ impl Query {
             dispatcher,
             answers,
             wanted: Arc::new(wanted),
+            registered: OnceCell::new(),
             settings,
             store,
             clock,
@@ -161,11 +163,16 @@ impl Query {
         })
     }
 
-    /// Tells Azul of this plugin.
-    ///
-    /// # Errors
-    /// The dispatcher does not take it.
-    pub async fn register(&self, limits: &Limits) -> Result<(), QueryError> {
+    /// Tells Azul of this plugin, once a process. False where it was asked to stop meanwhile.
+    async fn register(&self, limits: &Limits) -> Result<bool, QueryError> {
+        match self.registered.get_or_try_init(|| self.post_registration(limits)).await {
+            Ok(()) => Ok(true),
+            Err(PublishError::Interrupted { .. }) => Ok(false),
+            Err(error) => Err(QueryError::Register(error)),
+        }
+    }
+
+    async fn post_registration(&self, limits: &Limits) -> Result<(), PublishError> {
         let description = "Looks binaries up in VirusTotal that Azul got elsewhere.";
         let event = register_event(
             &answer::author(),
@@ -175,7 +182,7 @@ impl Query {
             self.clock.now(),
             self.settings.model_version,
         );
-        Ok(self.publisher.register(&event, limits).await?)
+        self.publisher.register(&event, limits).await
     }
 
     /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,
@@ -237,6 +244,9 @@ impl Query {
     /// # Errors
     /// See [`QueryError`].
     pub async fn run(&self, limits: &Limits) -> Result<Drained, QueryError> {
+        if !self.register(limits).await? {
+            return Ok(Drained::default());
+        }
         self.tidy().await?;
         let mut polls = limits.clone();
         polls.stop = limits.stop.child_token();

@@ -6,7 +6,7 @@ use azul_vt::{
     errors::chain,
     pipeline::publish::{Delivery, PublishError},
     store::{
-        StoreError,
+        BUDGET, StoreError,
         budget::Permit,
         inbox::{Again, Item},
     },
@@ -28,8 +28,6 @@ const ON_ITS_WAY: &str = "look-up";
 const CLAIMED_BY: &str = "look-up by";
 /// … and that VirusTotal wants to be left alone.
 const PAUSED: &str = "pause";
-/// Whose budget it is.
-const BUDGET: &str = "virustotal";
 /// Folder of reports.
 const FOLDER: &str = "reports/";
 /// Longer than a look-up takes; whoever dies at one holds the others up for no longer.

@@ -18,6 +18,9 @@ use url::Url;
 
 use crate::{http_client::HttpSetupError, minute::Minute, settings::Settings};
 
+/// What [`budget::Budget`] and the pauses call requests of VirusTotal's API.
+pub const BUDGET: &str = "virustotal";
+
 pub mod aws;
 pub mod budget;
 pub mod inbox;

@@ -10,4 +10,4 @@ pub mod user;
 pub use client::{Options, VirusTotal};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
-pub use user::{CurrentUser, Privilege};
+pub use user::{Allowance, CurrentUser, Privilege};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{client::VirusTotal, error::VirusTotalError};
 
@@ -30,7 +30,54 @@ pub struct Privilege {
     pub expiration_date: Option<i64>,
 }
 
+/// A quota of the key's user or of its group, as "Get a user's overall quotas" tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Allowance {
+    /// VirusTotal's name of it, such as `api_requests_daily`.
+    pub name: String,
+    /// `user` or `group`.
+    pub of: String,
+    /// How much may be used.
+    pub allowed: u64,
+    /// How much is.
+    pub used: u64,
+}
+
 impl VirusTotal {
+    /// Quotas of the key's user and group: `GET /api/v3/users/me/overall_quotas`, free of quota; see
+    /// [`current_user`](Self::current_user) for `me`. In order of name.
+    ///
+    /// # Errors
+    /// Any [`VirusTotalError`].
+    pub async fn allowances(&self) -> Result<Vec<Allowance>, VirusTotalError> {
+        #[derive(Deserialize)]
+        struct Body {
+            data: BTreeMap<String, BTreeMap<String, Option<Quota>>>,
+        }
+        #[derive(Deserialize)]
+        struct Quota {
+            allowed: u64,
+            used: u64,
+        }
+        let path = "/api/v3/users/me/overall_quotas";
+        let mut reply = self.get("the key's quotas", path, true).await?;
+        let body = self.small_body(&mut reply.response, MAX_USER_BYTES).await;
+        let body = body.and_then(|body| serde_json::from_slice::<Body>(&body).ok());
+        let Some(Body { data }) = body else {
+            let status = Some(reply.response.status().as_u16());
+            let message = "the answer is not a list of quotas";
+            let answer = reply.asked.answer(status, "UnreadableAnswer", message.into());
+            return Err(VirusTotalError::Unexpected(answer));
+        };
+        let quotas = data.into_iter().flat_map(|(name, by)| {
+            by.into_iter().filter_map(move |(of, quota)| {
+                let Quota { allowed, used } = quota?;
+                Some(Allowance { name: name.clone(), of, allowed, used })
+            })
+        });
+        Ok(quotas.collect())
+    }
+
     /// Who the key belongs to and what it may do: `GET /api/v3/users/me`.
     ///
     /// VirusTotal documents `/users/{id}`, where the id may be the key, but a key has no place in a URL.

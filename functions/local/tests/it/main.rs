@@ -15,4 +15,8 @@ mod processes;
 #[cfg(test)]
 mod pushes;
 #[cfg(test)]
+mod queries;
+#[cfg(test)]
+mod running;
+#[cfg(test)]
 mod served;

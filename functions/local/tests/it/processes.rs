@@ -1,10 +1,6 @@
 //! Processes of `vt load` beside each other, asked to end, limited, and with hostile input.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
-    time::Duration,
-};
+use std::process::Command;
 
 use azul_vt::{
     minute::Minute,
@@ -13,63 +9,10 @@ use azul_vt::{
 use jiff::Timestamp;
 use sim::{Behaviour, Fault, Unknown, feed::Style};
 
-use crate::served::Stage;
+use crate::{running::Running, served::Stage};
 
 const SEED: u64 = 5;
 const RECORDS: u64 = 60;
-
-/// A process, and what it says.
-struct Running {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    said: String,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr, said: String::new() }
-    }
-
-    /// Reads what it says until there are these words.
-    fn until(mut self, words: &str) -> Self {
-        let mut line = String::new();
-        while !line.contains(words) {
-            line.clear();
-            let read = self.stderr.read_line(&mut line).unwrap();
-            self.said.push_str(&line);
-            assert!(read > 0, "it ended without saying `{words}`: {}", self.said);
-        }
-        self
-    }
-
-    fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    }
-
-    /// Waits for its end; one that does not end by far is killed.
-    async fn end(mut self) -> (ExitStatus, String) {
-        let pid = self.child.id();
-        let waiting = tokio::task::spawn_blocking(move || {
-            self.stderr.read_to_string(&mut self.said).unwrap();
-            (self.child.wait().unwrap(), std::mem::take(&mut self.said))
-        });
-        if let Ok(ended) = tokio::time::timeout(Duration::from_secs(30), waiting).await {
-            return ended.unwrap();
-        }
-        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-        panic!("it does not end");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Where a test failed before its end; else it is over.
-        let _ = self.child.kill();
-    }
-}
 
 /// Minutes that are due, the first of them the first to load; later ones are not available yet.
 struct Feed {

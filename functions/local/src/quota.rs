@@ -1,0 +1,82 @@
+//! `vt quota`: how many requests of VirusTotal, and how many downloads, are used and left.
+
+use azul_vt::{
+    settings::Settings,
+    store::{BUDGET, QuotaUsage, Store, budget::WindowUsage},
+    virustotal::{Allowance, VirusTotal},
+};
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+
+use crate::{
+    cli::QuotaArgs,
+    failure::{Failure, say},
+    output::Output,
+    settings, state,
+};
+
+/// As `--json` prints it.
+#[derive(Debug, Default, Serialize)]
+struct Quota {
+    /// Requests that this program made, by the windows of `VT_REQUESTS_PER_…`.
+    requests: Vec<WindowUsage>,
+    /// What VirusTotal says of the key's user and group.
+    virustotal: Vec<Allowance>,
+    /// Downloads reserved today (UTC), by category.
+    downloads: Vec<QuotaUsage>,
+}
+
+/// Prints what is used.
+pub(crate) fn run(args: &QuotaArgs) -> Result<(), Failure> {
+    let settings = settings::read()?;
+    let store = state::existing(&settings)?;
+    let quota = state::block_on(read(&settings, store.as_ref()))?;
+    let mut output = Output::open();
+    if args.json {
+        output.json(&quota)?;
+    } else {
+        print(&quota, &mut output)?;
+    }
+    output.finish()
+}
+
+async fn read(settings: &Settings, store: Option<&Store>) -> Result<Quota, Failure> {
+    let now = Timestamp::now();
+    let mut quota = Quota::default();
+    if let Some(store) = store {
+        let windows = &settings.lookup.windows;
+        quota.requests = store.budget.usage(BUDGET, windows, now).await.map_err(Failure::job)?;
+        let today = TimeZone::UTC.to_datetime(now).date();
+        quota.downloads = store.quotas.usage(today).await.map_err(Failure::job)?;
+    }
+    if settings.virustotal_apikey.is_some() {
+        let virustotal = VirusTotal::from_settings(settings).map_err(Failure::usage)?;
+        // Not every key may ask, and what is known here is worth printing without it.
+        match virustotal.allowances().await {
+            Ok(allowances) => quota.virustotal = allowances,
+            Err(error) => {
+                say(&format!("VirusTotal tells no quotas: {}", azul_vt::errors::chain(&error)));
+            }
+        }
+    }
+    Ok(quota)
+}
+
+fn print(quota: &Quota, output: &mut Output) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for usage in &quota.requests {
+        let name = format!("requests in the last {}", usage.window.name);
+        rows.push([name, format!("{} of {}", usage.used, usage.window.limit)]);
+    }
+    for allowance in &quota.virustotal {
+        let name = format!("VirusTotal {} ({})", allowance.name, allowance.of);
+        rows.push([name, format!("{} of {}", allowance.used, allowance.allowed)]);
+    }
+    for usage in &quota.downloads {
+        rows.push([format!("downloads today {}", usage.category), usage.used.to_string()]);
+    }
+    if rows.is_empty() {
+        return output.line("nothing is limited, and nothing is used");
+    }
+    output.table(&rows)
+}

@@ -1,0 +1,134 @@
+//! `vt query` and `vt quota`.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::{
+    running::Running,
+    served::{Stage, output, text},
+};
+
+fn sha256(n: u64) -> String {
+    format!("{:064x}", n + 0xabcd)
+}
+
+/// The n-th file, as the dispatcher hands it out.
+fn event(n: u64) -> Value {
+    let author = json!({"name": "someone", "category": "plugin"});
+    let node = json!({"author": author, "action": "sourced", "sha256": sha256(n),
+        "timestamp": "2026-11-24T08:00:00Z"});
+    json!({
+        "model_version": 6, "kafka_key": format!("key-{n}"), "timestamp": "2026-11-24T08:00:00Z",
+        "author": author, "action": "sourced", "dequeued": format!("key-{n}.VirustotalFileLookup.1.0"),
+        "source": {"name": "incidents", "timestamp": "2026-11-24T08:00:00Z", "path": [node]},
+        "entity": {"sha256": sha256(n), "size": 5,
+            "datastreams": [{"label": "content", "sha256": sha256(n), "size": 5}]},
+    })
+}
+
+async fn stage() -> Stage {
+    let stage = Stage::new().await;
+    stage.dispatcher.register_source("incidents");
+    let attributes = json!({"sha256": sha256(1), "type_tag": "pdf", "tags": ["seen"]});
+    let report = json!({"data": {"type": "file", "id": sha256(1), "attributes": attributes}});
+    stage.virustotal.report(&sha256(1), report.to_string());
+    stage
+}
+
+fn query(mut command: Command) -> Running {
+    command.env("LOOKUP_SOURCES", "incidents").env("WEBHOOK_LISTEN", "127.0.0.1:0");
+    Running::start(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_posted_event_is_looked_up_and_answered_and_the_plugin_is_registered_once() {
+    let stage = stage().await;
+    let running = query(stage.vt(&["query", "--listen"])).until("listening on ");
+    let address = running.said.split("listening on ").nth(1).unwrap();
+    let address = address.split_whitespace().next().unwrap().to_owned();
+    for _ in 0..2 {
+        let response = reqwest::Client::new()
+            .post(&address)
+            .json(&json!({"events": [event(1), event(2)]}))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 202);
+    }
+    let statuses = |arrived: &sim::Arrived| arrived.of(sim::Model::Status).count();
+    stage.dispatcher.wait_until(|arrived, _| statuses(arrived) == 2).await;
+
+    let second = output({
+        let mut second = stage.vt(&["query"]);
+        second.env("LOOKUP_SOURCES", "incidents");
+        second
+    });
+    let second = second.await;
+    assert_eq!(second.status.code(), Some(0));
+    assert!(text(&second.stderr).contains("another `vt query` is at work (process "));
+
+    running.terminate();
+    let (status, said) = running.end().await;
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("answered 2 look-ups"), "{said}");
+    let arrived = stage.dispatcher.arrived();
+    assert_eq!(arrived.registrations().len(), 1);
+    let mut asked = stage.virustotal.reports_asked();
+    asked.sort();
+    assert_eq!(asked, [sha256(1), sha256(2)]);
+    assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
+    assert_eq!(stage.dispatcher.problems(), Vec::<String>::new());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_called_azul_vtquery_looks_up() {
+    let stage = stage().await;
+    let link = stage.state.path().join("azul-vtquery");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vt"), &link).unwrap();
+    let mut command = Command::new(&link);
+    for (name, value) in stage.vt(&[]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env_remove("LOOKUP_SOURCES");
+    let found = output(command).await;
+    assert_eq!(found.status.code(), Some(2));
+    assert!(text(&found.stderr).contains("LOOKUP_SOURCES is not set"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quota_of_both_sides_is_told() {
+    let stage = stage().await;
+    // Some state to look into.
+    let store = azul_vt::store::local::open(stage.state.path()).unwrap();
+    let limited = || {
+        let mut command = stage.vt(&["quota", "--json"]);
+        command.env("VT_REQUESTS_PER_MINUTE", "public");
+        command
+    };
+    let window = azul_vt::store::budget::Window {
+        name: "minute",
+        length: jiff::SignedDuration::from_mins(1),
+        limit: 4,
+    };
+    let now = jiff::Timestamp::now();
+    store.budget.ask(azul_vt::store::BUDGET, &[window], now).await.unwrap();
+    let found = output(limited()).await;
+    assert_eq!(found.status.code(), Some(0), "{found:?}");
+    let told: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(told["requests"][0]["used"], 1);
+    assert_eq!(told["requests"][0]["window"]["limit"], 4);
+    let daily =
+        json!({"name": "api_requests_daily", "of": "user", "allowed": 1_000_000, "used": 345});
+    assert!(told["virustotal"].as_array().unwrap().contains(&daily), "{told}");
+    assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
+
+    let mut command = stage.vt(&["quota"]);
+    command.env("VT_REQUESTS_PER_MINUTE", "public");
+    let found = output(command).await;
+    assert!(text(&found.stdout).contains("requests in the last minute"), "{found:?}");
+}

@@ -1,0 +1,60 @@
+//! A process of `vt` that goes on until it is told to end.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+/// A process, and what it says.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    stderr: BufReader<ChildStderr>,
+    pub(crate) said: String,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr, said: String::new() }
+    }
+
+    /// Reads what it says until there are these words.
+    pub(crate) fn until(mut self, words: &str) -> Self {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            let read = self.stderr.read_line(&mut line).unwrap();
+            self.said.push_str(&line);
+            assert!(read > 0, "it ended without saying `{words}`: {}", self.said);
+        }
+        self
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end; one that does not end by far is killed.
+    pub(crate) async fn end(mut self) -> (ExitStatus, String) {
+        let pid = self.child.id();
+        let waiting = tokio::task::spawn_blocking(move || {
+            self.stderr.read_to_string(&mut self.said).unwrap();
+            (self.child.wait().unwrap(), std::mem::take(&mut self.said))
+        });
+        if let Ok(ended) = tokio::time::timeout(Duration::from_secs(30), waiting).await {
+            return ended.unwrap();
+        }
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        panic!("it does not end");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where a test failed before its end; else it is over.
+        let _ = self.child.kill();
+    }
+}
