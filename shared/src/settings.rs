@@ -272,11 +272,15 @@ impl Settings {
         let push_gateway = r.secret_url(
             &["PLUGIN_PROMETHEUS_PUSH_GATEWAY"],
             "an http or https URL, such as http://pushgateway:9091",
+            web_url,
         )?;
         let proxy = "a proxy's URL, such as http://proxy:3128";
-        let https_proxy =
-            r.secret_url(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"], proxy)?;
-        let plain_proxy = r.secret_url(&["HTTP_PROXY", "http_proxy"], proxy)?;
+        let https_proxy = r.secret_url(
+            &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+            proxy,
+            proxy_url,
+        )?;
+        let plain_proxy = r.secret_url(&["HTTP_PROXY", "http_proxy"], proxy, proxy_url)?;
         let no_proxy = r.text(&["NO_PROXY", "no_proxy"], "");
         let ca_bundle =
             Some(r.text(&["CA_BUNDLE"], "")).filter(|t| !t.is_empty()).map(PathBuf::from);
@@ -365,7 +369,7 @@ impl Reader<'_> {
             Some(used) if used == name => "environment",
             Some(used) => used,
         };
-        let value = if value.is_empty() { "none".into() } else { value };
+        let value = if value.is_empty() { "none".into() } else { without_password(value) };
         self.shown.push(Shown { name, value, source });
     }
 
@@ -381,7 +385,7 @@ impl Reader<'_> {
         let text = found.map_or_else(|| default.to_owned(), |(_, text)| text);
         let value = parse(&text).ok_or_else(|| SettingError {
             name: name.or(names.first().copied()).unwrap_or_default(),
-            shown: text.chars().take(200).collect(),
+            shown: without_password(text.clone()).chars().take(200).collect(),
             expected: format!("write {expected}"),
         })?;
         self.show(names, name, text);
@@ -460,28 +464,37 @@ impl Reader<'_> {
         &mut self,
         names: &[&'static str],
         expected: &str,
+        read: fn(&str) -> Option<Url>,
     ) -> Result<Option<Url>, SettingError> {
         let Some((name, text)) = self.find(names) else {
             self.show(names, None, String::new());
             return Ok(None);
         };
-        let Some(url) = web_url(&text) else {
-            return Err(SettingError {
-                name,
-                shown: "***".into(),
-                expected: format!("write {expected}"),
-            });
-        };
-        let mut shown = url.clone();
-        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
-            return Err(SettingError {
-                name,
-                shown: "***".into(),
-                expected: format!("write {expected}"),
-            });
-        }
-        self.show(names, Some(name), shown.to_string());
+        // What is no URL may hold a password anywhere.
+        let url = read(&text).ok_or_else(|| SettingError {
+            name,
+            shown: "***".into(),
+            expected: format!("write {expected}"),
+        })?;
+        self.show(names, Some(name), url.to_string());
         Ok(Some(url))
+    }
+}
+
+/// A proxy's URL. Without a scheme, as curl takes it too, it is spoken to by HTTP.
+fn proxy_url(text: &str) -> Option<Url> {
+    if text.contains("://") { web_url(text) } else { web_url(&format!("http://{text}")) }
+}
+
+/// A value as it may be shown: a URL without its password.
+fn without_password(text: String) -> String {
+    let Ok(mut url) = Url::parse(&text) else { return text };
+    if url.password().is_none() {
+        return text;
+    }
+    match url.set_password(Some("***")) {
+        Ok(()) => url.to_string(),
+        Err(()) => "***".into(),
     }
 }
 
@@ -629,7 +642,7 @@ mod tests {
         assert!(!format!("{s:?}").contains("canary"));
         assert!(matches!(s.ingest_tokens, Some(SecretSource::Value(_))));
         assert_eq!(s.ingest_listen.to_string(), "0.0.0.0:8854");
-        let error = read(&[("HTTPS_PROXY", "canary5")]).unwrap_err();
+        let error = read(&[("HTTPS_PROXY", "ftp://canary5")]).unwrap_err();
         assert!(!error.to_string().contains("canary"));
     }
 

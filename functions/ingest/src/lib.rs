@@ -11,6 +11,7 @@ use std::{
 };
 
 use azul_vt::{
+    bundle::BundleError,
     errors::chain,
     http_client,
     pipeline::{DeliverError, Limits, Pipeline, posted, publish::PublishError},
@@ -229,6 +230,9 @@ impl Ingest {
                 Reply::delivered(Account::new(posted))
             }
             Ok(None) => Reply::staged("the server is ending"),
+            Err(DeliverError::Bundle(BundleError::TooLarge { limit })) => {
+                Reply::from(Problem::TooLarge(limit))
+            }
             Err(DeliverError::Bundle(error)) if !error.is_transient() => {
                 Reply::from(Problem::Undecodable(chain(&error)))
             }

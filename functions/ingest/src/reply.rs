@@ -33,7 +33,9 @@ pub(crate) enum Problem {
         "not authorised: send a Standard Webhooks signature or a bearer token that this server knows"
     )]
     Unauthorized,
-    #[error("the body is larger than {0} bytes: split it at a line's end and post the parts")]
+    #[error(
+        "the body is larger than {0} bytes (MAX_BUNDLE_BYTES; decompressed, where it is compressed): split it at a line's end and post the parts"
+    )]
     TooLarge(u64),
     #[error(
         "Content-Type `{0}` is not taken: send JSON lines as application/json, application/jsonlines or application/x-ndjson"
@@ -46,7 +48,7 @@ pub(crate) enum Problem {
     #[error("the body broke off: {0}; post it again")]
     BodyBroken(String),
     #[error(
-        "the body cannot be decoded: {0}. The lines before are delivered; mend the body and post it again"
+        "the body cannot be decoded: {0}. Nothing of it is delivered; mend it and post it again"
     )]
     Undecodable(String),
     #[error("the body could not be kept on disk; post it again later")]
@@ -87,12 +89,12 @@ pub(crate) struct Account {
     accepted: u64,
     /// Not wanted.
     filtered: u64,
-    /// Can never be delivered; kept by the server.
-    rejected: u64,
+    /// Lines that can never be delivered, and why: the first thousand. The server keeps them.
+    rejected: Vec<RejectedLine>,
+    /// How many they are.
+    rejected_count: u64,
     /// Download requests made.
     requests: u64,
-    /// Which lines, and why.
-    rejects: Vec<RejectedLine>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -110,9 +112,9 @@ impl Account {
             records: counts.records,
             accepted: counts.delivered,
             filtered: counts.filtered,
-            rejected: counts.rejected,
+            rejected: rejects.map(|(line, reason)| RejectedLine { line, reason }).collect(),
+            rejected_count: counts.rejected,
             requests: counts.requests,
-            rejects: rejects.map(|(line, reason)| RejectedLine { line, reason }).collect(),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! One minute: fetched, staged, verified, delivered, noted in the ledger.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io::{Read as _, Seek as _},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use azul_vt::{
@@ -11,6 +15,7 @@ use azul_vt::{
     pipeline::{Account, Ended, Input, Limits, Progress},
     store::{
         BundleReader, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store, StoreError,
+        rejects::Rejects,
     },
     virustotal::VirusTotalError,
 };
@@ -202,11 +207,8 @@ impl Load {
             };
             let short = fetched.sha256_hex.get(..12).unwrap_or(&fetched.sha256_hex);
             let verified = match self.verify(path.clone()).await? {
-                // The feed is compressed: an error page that came with 200 is not.
-                Ok(Compression::Plain) => {
-                    Err("it is not compressed, so it is no bundle".to_owned())
-                }
-                Ok(compression) => Ok(compression),
+                Ok(Some(compression)) => Ok(compression),
+                Ok(None) => Err("it is neither compressed nor a list of objects".to_owned()),
                 Err(error) => Err(chain(&error)),
             };
             match verified {
@@ -222,6 +224,9 @@ impl Load {
                     tracing::warn!(%minute, fetch, error = bad, "the bundle cannot be decoded");
                     let key = format!("rejects/feed/{minute}/bundle-{short}");
                     self.store.bundles.put_file(&key, &path).await?;
+                    let rejects = Rejects::new(Arc::clone(&self.store.bundles));
+                    let origin = format!("feed/{minute}");
+                    rejects.write_bundle(&origin, &key, &bad, self.clock.now()).await?;
                     if limits.reached() {
                         return Ok(Staging::Paused);
                     }
@@ -235,12 +240,18 @@ impl Load {
     async fn verify(
         &self,
         path: PathBuf,
-    ) -> Result<Result<Compression, bundle::BundleError>, LoadError> {
+    ) -> Result<Result<Option<Compression>, bundle::BundleError>, LoadError> {
         let caps = self.pipeline.caps;
         let checked = tokio::task::spawn_blocking(move || {
-            let file = std::fs::File::open(&path)
-                .map_err(|source| bundle::BundleError::Read { at: 0, source })?;
-            bundle::verify(file, caps).map(|verified| verified.compression)
+            let read = |source| bundle::BundleError::Read { at: 0, source };
+            let mut file = std::fs::File::open(&path).map_err(read)?;
+            let mut start = [0; 1];
+            // An error page that came with 200 is not compressed, and no list of objects.
+            file.read(&mut start).map_err(read)?;
+            file.rewind().map_err(read)?;
+            let verified = bundle::verify(file, caps)?;
+            let is_bundle = verified.compression != Compression::Plain || start == *b"{";
+            Ok::<_, bundle::BundleError>(is_bundle.then_some(verified.compression))
         });
         match checked.await {
             Ok(Err(error)) if error.is_transient() => {

@@ -1,14 +1,17 @@
 //! The lines of an input through a pure function, in order, on several threads.
 
-use std::path::Path;
+use std::{
+    io::{Cursor, Read as _},
+    path::Path,
+};
 
-use anyhow::Error;
+use anyhow::{Context as _, Error};
 use azul_vt::{
     bundle::{BundleError, Caps, Line, Lines},
     pipeline::ordered::{OrderedError, map_lines},
     settings::Settings,
 };
-use serde::Serialize;
+use serde::{Serialize, de::IgnoredAny};
 
 use crate::{failure::Failure, input::Input, output::Output};
 
@@ -35,6 +38,24 @@ impl Source {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         Ok(Self { input: Input::open(path)?, caps, threads })
+    }
+
+    /// VirusTotal answers with a report over many lines: where the whole input is one JSON text, not compressed
+    /// and no longer than a line may be, it becomes one line.
+    pub(crate) fn one_document_as_one_line(mut self) -> Result<Self, Failure> {
+        let mut start = Vec::new();
+        let most = u64::try_from(self.caps.max_line_bytes).unwrap_or(u64::MAX);
+        let read = self.input.reader.by_ref().take(most.saturating_add(1)).read_to_end(&mut start);
+        let name = &self.input.name;
+        read.with_context(|| format!("cannot read {name}")).map_err(Failure::Usage)?;
+        if serde_json::from_slice::<IgnoredAny>(&start).is_ok() {
+            // JSON has line breaks only where it may have blanks.
+            for byte in start.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
+                *byte = b' ';
+            }
+        }
+        self.input.reader = Box::new(Cursor::new(start).chain(self.input.reader));
+        Ok(self)
     }
 
     /// Calls `work` for each line that is not blank and `take` with the results, in order. Where the input

@@ -40,7 +40,10 @@ pub(crate) fn run(args: &MapArgs) -> Result<(), Failure> {
         max_event_bytes: settings.max_event_bytes,
         now: args.now.unwrap_or_else(Timestamp::now),
     };
-    let source = lines::Source::open(&args.file, args.threads, &settings)?;
+    let mut source = lines::Source::open(&args.file, args.threads, &settings)?;
+    if args.report {
+        source = source.one_document_as_one_line()?;
+    }
     match args.format {
         Format::Json => source.print(|line, bytes| work.json(line, bytes)),
         Format::Avro => work.avro(source),

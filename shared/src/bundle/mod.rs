@@ -15,6 +15,9 @@ pub use error::BundleError;
 /// How many bytes of a line over the cap are kept, so that it can be shown.
 pub const KEPT_OF_LONG_LINE: usize = 4096;
 
+/// What some programs write before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Decompressed bytes asked of the decoder at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -138,6 +141,10 @@ impl<R: Read> Lines<R> {
         }
         loop {
             let line = self.line(buf).inspect_err(|_| self.ended = true)?;
+            // Editors of Windows write it; it is no part of the text.
+            if self.number == 1 && buf.starts_with(BYTE_ORDER_MARK) {
+                buf.drain(..BYTE_ORDER_MARK.len());
+            }
             if !matches!(line, Some(Line::Record { .. }) if buf.trim_ascii().is_empty()) {
                 return Ok(line);
             }

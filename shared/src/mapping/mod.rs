@@ -22,7 +22,7 @@ pub use self::{
 use self::{
     entity::{FileTypes, describe, references},
     json::Kind,
-    record::FileObject,
+    record::{BadValue, FileObject},
     shapes::Sink,
 };
 use crate::azul::event::{
@@ -78,14 +78,14 @@ impl Mapper {
     /// Maps a record of the feed. `now` becomes the event's own time and is what age counts from.
     pub fn map_feed(&self, record: &Record, now: Timestamp) -> Mapped {
         let file = record.feed_object();
-        let (sha256, analysed) = match identify(file) {
+        let mut sink = Sink::default();
+        let (sha256, analysed) = match identify(file, &mut sink) {
             Ok(identity) => identity,
             Err(outcome) => return outcome,
         };
         if let Some(reason) = self.too_old(analysed, now) {
             return Mapped::Filtered(reason);
         }
-        let mut sink = Sink::default();
         let source = self.new_source(file, &sha256, analysed, &mut sink);
         self.event(file, &sha256, source, now, sink)
     }
@@ -110,7 +110,7 @@ impl Mapper {
                 let source = self.continued_source(&input.source, &sha256);
                 (sha256, source)
             }
-            None => match identify(file) {
+            None => match identify(file, &mut sink) {
                 Ok((sha256, analysed)) => {
                     let source = self.new_source(file, &sha256, analysed, &mut sink);
                     (sha256, source)
@@ -226,16 +226,17 @@ impl Mapper {
     }
 }
 
-/// What a record must have: identity and time. A missing time counts as 1970, which the age
-/// limit filters.
-fn identify(file: FileObject<'_>) -> Result<(Cow<'_, str>, Timestamp), Mapped> {
+/// Identity and time. A time that is missing, or none, counts as 1970, which the age limit filters.
+fn identify<'a>(
+    file: FileObject<'a>,
+    sink: &mut Sink,
+) -> Result<(Cow<'a, str>, Timestamp), Mapped> {
     let sha256 = identity(file)?;
-    match file.last_analysis_date() {
-        Ok(analysed) => Ok((sha256, analysed.unwrap_or(Timestamp::UNIX_EPOCH))),
-        Err(_) => Err(Mapped::Rejected(
-            "attributes.last_analysis_date is not a time in whole seconds since 1970".into(),
-        )),
-    }
+    let analysed = file.last_analysis_date().unwrap_or_else(|_: BadValue| {
+        sink.bad_values += 1;
+        None
+    });
+    Ok((sha256, analysed.unwrap_or(Timestamp::UNIX_EPOCH)))
 }
 
 fn identity(file: FileObject<'_>) -> Result<Cow<'_, str>, Mapped> {

@@ -1,14 +1,15 @@
 //! Bodies that somebody posted: staged under `posted/`, delivered, removed.
 
-use jiff::Timestamp;
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress};
 use crate::{
-    bundle::BundleError,
+    bundle::{self, BundleError, Verified},
     errors::chain,
-    store::{Clock, Counts, StoreError},
+    store::{BundleReader, Clock, Counts, StoreError, rejects::Rejects},
 };
 
 /// Folder of staged bodies; their names are their SHA-256.
@@ -37,12 +38,12 @@ impl Progress for Posted {
 }
 
 /// Delivers the staged body `key` (`posted/<sha256>`, or an object somebody put under `incoming/`), and
-/// removes it once everything in it is accounted for. `None` where it is not there any more, or `limits`
-/// ended the work: then it stays.
+/// removes it once everything in it is accounted for. Ages count at `now`: when it came in. `None` where it
+/// is not there any more, or `limits` ended the work: then it stays.
 ///
 /// # Errors
-/// See [`DeliverError`]; the body stays, except where it can never be decoded: then what came before the
-/// fault is delivered, and the body goes to `rejects/`.
+/// See [`DeliverError`]; the body stays, except where it can never be decoded: then nothing of it is
+/// delivered, and it goes to `rejects/`.
 pub async fn deliver(
     pipeline: &Pipeline,
     key: &str,
@@ -51,25 +52,42 @@ pub async fn deliver(
 ) -> Result<Option<Posted>, DeliverError> {
     let bundles = &pipeline.store.bundles;
     let Some(reader) = bundles.open(key).await? else { return Ok(None) };
+    match verify(pipeline, reader).await {
+        // No bytes are no records.
+        Ok(_) | Err(DeliverError::Bundle(BundleError::Empty)) => {}
+        Err(DeliverError::Bundle(error)) if !error.is_transient() => {
+            bury(pipeline, key, &chain(&error), now).await?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error),
+    }
+    let Some(reader) = bundles.open(key).await? else { return Ok(None) };
     let mut posted = Posted::default();
     let input = Input { reader, origin: key.to_owned(), lines_done: 0, now };
     match pipeline.deliver(input, limits, &mut posted).await {
-        // No bytes are no records.
         Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {
             bundles.remove(key).await?;
             Ok(Some(posted))
         }
         Ok(Ended::Paused) => Ok(None),
-        Err(DeliverError::Bundle(error)) if !error.is_transient() => {
-            bury(pipeline, key).await?;
-            Err(error.into())
-        }
         Err(error) => Err(error),
     }
 }
 
+/// Decodes a whole body: a fault in it shows before a line of it leaves.
+async fn verify(pipeline: &Pipeline, reader: BundleReader) -> Result<Verified, DeliverError> {
+    let caps = pipeline.caps;
+    let verified = tokio::task::spawn_blocking(move || bundle::verify(reader, caps));
+    Ok(verified.await.map_err(|_| DeliverError::Panicked)??)
+}
+
 /// Moves a body that can never be decoded under `rejects/`.
-async fn bury(pipeline: &Pipeline, key: &str) -> Result<(), StoreError> {
+async fn bury(
+    pipeline: &Pipeline,
+    key: &str,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let bundles = &pipeline.store.bundles;
     let Some(mut reader) = bundles.open(key).await? else { return Ok(()) };
     // Named by the body, which only one task of a process works at a time.
@@ -86,7 +104,9 @@ async fn bury(pipeline: &Pipeline, key: &str) -> Result<(), StoreError> {
         source,
     };
     copied.await.map_err(|e| unavailable(e.into()))?.map_err(|e| unavailable(e.into()))?;
-    bundles.put_file(&format!("rejects/{key}/body"), &copy).await?;
+    let body = format!("rejects/{key}/body");
+    bundles.put_file(&body, &copy).await?;
+    Rejects::new(Arc::clone(bundles)).write_bundle(key, &body, reason, now).await?;
     bundles.remove(key).await
 }
 
@@ -110,7 +130,9 @@ pub async fn sweep<Guard: Send>(
             break;
         }
         let Some(_guard) = claim(&body.key) else { continue };
-        match deliver(pipeline, &body.key, clock.now(), limits).await {
+        // A record that was young enough when it was posted does not grow old while it waits.
+        let posted = body.modified.min(clock.now());
+        match deliver(pipeline, &body.key, posted, limits).await {
             Ok(Some(posted)) => {
                 swept += 1;
                 tracing::info!(

@@ -27,7 +27,7 @@ pub struct Candidate<'a> {
     pub source: &'a Source,
     /// Hex.
     pub sha256: &'a str,
-    /// Bytes. A file of unknown size is not asked for.
+    /// Bytes. A file of unknown size, or of none, is not asked for.
     pub size: Option<u64>,
     /// The feed's direct link to the sample.
     pub download_url: Option<&'a str>,
@@ -94,7 +94,7 @@ impl Selector {
 
     fn may_download(&self, candidate: &Candidate<'_>) -> bool {
         let sha256 = candidate.sha256.as_bytes();
-        let Some(size) = candidate.size else { return false };
+        let Some(size) = candidate.size.filter(|size| *size > 0) else { return false };
         sha256.len() == 64
             && sha256.iter().all(u8::is_ascii_hexdigit)
             && self.options.max_download_bytes.is_none_or(|max| size <= max)

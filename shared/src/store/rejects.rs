@@ -156,6 +156,22 @@ impl Rejects {
         self.bundles.put(&key, &lines).await
     }
 
+    /// Keeps why a bundle of `origin` was refused as a whole. Its bytes, named by `bytes`, are kept beside.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_bundle(
+        &self,
+        origin: &str,
+        bytes: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let reason = format!("{reason}; its bytes are kept as {bytes}");
+        let reject = Reject::new(origin, 0, RejectStage::Bundle, reason, b"", now);
+        self.write(origin, 0, &[reject]).await
+    }
+
     /// The objects kept, in order of key.
     ///
     /// # Errors

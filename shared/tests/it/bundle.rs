@@ -298,3 +298,14 @@ fn zstd_frames_to_be_skipped_are_skipped() {
     assert!(error.is_none(), "{error:?}");
     assert_eq!(lines.len(), 1);
 }
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    for compression in ALL {
+        let bytes = compress(b"\xef\xbb\xbf{}\n\xef\xbb\xbf[]\n", compression);
+        let (lines, error) = read(&bytes[..], CAPS);
+        assert!(error.is_none());
+        let lines: Vec<_> = lines.into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(lines, [b"{}".to_vec(), b"\xef\xbb\xbf[]".to_vec()]);
+    }
+}

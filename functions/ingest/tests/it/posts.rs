@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Pipeline,
     settings::Settings,
-    store::{SystemClock, local},
+    store::{
+        SystemClock, local,
+        rejects::{RejectStage, Rejects},
+    },
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -94,8 +97,8 @@ async fn a_json_account_names_refused_lines() {
     let account: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(account["records"], 5);
     assert_eq!(account["accepted"], 3);
-    assert_eq!(account["rejected"], 2);
-    let numbers: Vec<_> = account["rejects"]
+    assert_eq!(account["rejected_count"], 2);
+    let numbers: Vec<_> = account["rejected"]
         .as_array()
         .unwrap()
         .iter()
@@ -209,4 +212,65 @@ async fn a_refused_registration_keeps_no_body_from_being_delivered_and_is_tried_
     }
     assert_eq!(world.dispatcher.arrived().registrations().len(), 1);
     assert_eq!(world.dispatcher.arrived().sha256s().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_of_a_damaged_body_leaves_and_it_is_kept_with_the_reason() {
+    let world = World::new(&[]).await;
+    let mut damaged = sim::feed::compress(&lines(20));
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let (status, said) = world.post(&[JSON], damaged.clone()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(said.contains("Nothing of it is delivered"), "{said}");
+    assert!(world.dispatcher.arrived().sha256s().is_empty());
+    assert_eq!(world.staged().await, 0);
+    let rejects = Rejects::new(Arc::clone(&world.ingest.store.bundles));
+    let [why] = &rejects.list().await.unwrap()[..] else { panic!("one body was refused") };
+    let reject = rejects.read(&why.key).await.unwrap().unwrap().remove(0);
+    assert_eq!((reject.stage, reject.line), (RejectStage::Bundle, 0));
+    let bytes = reject.reason.rsplit(' ').next().unwrap();
+    let kept = world.ingest.store.bundles.list(bytes).await.unwrap();
+    assert_eq!(kept[0].size, damaged.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_decompressed_is_to_be_split() {
+    let world = World::new(&[("MAX_BUNDLE_BYTES", "100000")]).await;
+    let zeros = sim::feed::compress(&vec![b' '; 200_000]);
+    assert_eq!(world.post(&[JSON], zeros).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_does_not_grow_too_old_while_it_waits() {
+    let world = World::new(&[("DISPATCHER_MAX_AGE_HOURS", "1")]).await;
+    let now = jiff::Timestamp::now();
+    let analysed = now.as_second() - 3600 + 2;
+    let record = format!("{{\"id\":\"aa\",\"attributes\":{{\"last_analysis_date\":{analysed}}}}}");
+    let store = &world.ingest.store;
+    let file = store.bundles.scratch().join("body");
+    std::fs::write(&file, record).unwrap();
+    store.bundles.put_file("posted/body", &file).await.unwrap();
+    // The sweep comes an hour later.
+    let later = Later(now + jiff::SignedDuration::from_hours(1));
+    let limits = azul_vt::pipeline::Limits::default();
+    let (swept, error) = azul_vt::pipeline::posted::sweep(
+        &world.ingest.pipeline,
+        &later,
+        &limits,
+        |_| Some(()),
+        |_| (),
+    )
+    .await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!((swept, world.dispatcher.arrived().sha256s().len()), (1, 1));
+}
+
+/// A clock that stands.
+struct Later(jiff::Timestamp);
+
+impl azul_vt::store::Clock for Later {
+    fn now(&self) -> jiff::Timestamp {
+        self.0
+    }
 }

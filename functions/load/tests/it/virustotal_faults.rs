@@ -1,9 +1,16 @@
 //! Every fault of VirusTotal and of a bundle, and what the minute comes to.
 
-use azul_vt::{pipeline::Limits, store::GapKind, store::MinuteState};
+use std::{sync::Arc, time::Duration};
+
+use azul_vt::{
+    pipeline::Limits,
+    store::{
+        GapKind, MinuteState,
+        rejects::{RejectStage, Rejects},
+    },
+};
 use load::{LoadError, Trigger};
 use sim::{Asked, Behaviour, Fault, feed::Style};
-use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::world::{RECORDS, SEED, World, cursor, gap, rejects, row};
@@ -161,7 +168,7 @@ fn bad_bundles() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("cut off", good[..good.len() - 9].to_vec(), "cut off"),
         ("a flipped byte", flipped, "damaged"),
         ("empty", Vec::new(), "no bytes"),
-        ("an error page", b"<html>sorry</html>\n".to_vec(), "not compressed"),
+        ("an error page", b"<html>sorry</html>\n".to_vec(), "neither compressed nor"),
         ("more behind its end", trailing, "after"),
     ]
 }
@@ -195,8 +202,13 @@ async fn a_bundle_that_stays_bad_is_a_failed_gap_and_kept() {
         assert!(reason.contains(words) && reason.contains("fetched 3 times"), "{fault}: {reason}");
         assert_eq!(cursor(&load).await, MINUTE, "{fault}");
         let kept = load.store.bundles.list("rejects/feed/").await.unwrap();
-        assert_eq!(kept.len(), 1, "{fault}: the same bytes are kept once");
+        let (why, kept): (Vec<_>, Vec<_>) = kept.iter().partition(|o| o.key.ends_with(".jsonl"));
+        assert_eq!((why.len(), kept.len()), (1, 1), "{fault}: the same bytes are kept once");
         assert_eq!(kept[0].size, bundle.len() as u64, "{fault}");
+        let rejects = Rejects::new(Arc::clone(&load.store.bundles));
+        let reject = rejects.read(&why[0].key).await.unwrap().unwrap().remove(0);
+        assert!(reject.stage == RejectStage::Bundle && reject.reason.contains(words), "{fault}");
+        assert!(reject.reason.ends_with(&kept[0].key), "{fault}: {}", reject.reason);
     }
 }
 
@@ -263,4 +275,15 @@ async fn lines_that_are_no_records_cost_themselves_alone_and_bad_text_is_replace
     let events = world.dispatcher.keys();
     let magic: Vec<_> = events.values().map(|e| e["entity"]["magic"].as_str().unwrap()).collect();
     assert_eq!(magic, ["\u{fffd}"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_of_plain_lines_is_loaded() {
+    let world = World::new().await;
+    let plain = sim::feed::lines(SEED, MINUTE, RECORDS, Style::Small);
+    world.virustotal.behave(MINUTE, &Behaviour::Bundle(plain.into()), usize::MAX);
+    let load = world.impatient(&[]).await;
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.loaded, report.failed), (1, 0));
+    assert_eq!(world.arrived(), World::expected(&[MINUTE.into()]));
 }

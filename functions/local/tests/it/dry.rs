@@ -404,3 +404,12 @@ fn the_corpus_requests_come_out_of_select() {
     };
     assert_eq!(entities(&output.stdout), entities(&fs::read(expected).unwrap()));
 }
+
+#[test]
+fn a_report_over_many_lines_is_one_record() {
+    let report = "{\n  \"data\": {\r\n    \"id\": \"aa\",\n    \"attributes\": {}\n  }\n}\n";
+    let output = run(&["map", "--report", "--now", NOW, "-"], report.as_bytes());
+    let rows = rows(&output.stdout);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["events"][0]["entity"]["sha256"], "aa");
+}
