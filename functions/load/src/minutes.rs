@@ -193,6 +193,10 @@ impl Load {
                         return Ok(Staging::Missing(answer.to_string()));
                     }
                     Err(VirusTotalError::NotAvailableYet(_)) => return Ok(Staging::NotYet),
+                    // VirusTotal does not document how it refuses what it keeps no longer.
+                    Err(error) if minute < self.horizon() && is_gone(&error) => {
+                        return Ok(Staging::Missing(error.to_string()));
+                    }
                     Err(error) if error.is_transient() => {
                         let wait = backoff.next_wait(error.retry_after());
                         let attempt = backoff.attempts();
@@ -261,6 +265,11 @@ impl Load {
             Err(error) => Err(unavailable("verifying a fetched bundle", error)),
         }
     }
+}
+
+/// Whether an answer may say that there is no such minute any more.
+fn is_gone(error: &VirusTotalError) -> bool {
+    error.answer().is_some_and(|answer| matches!(answer.status, Some(400 | 410)))
 }
 
 fn unavailable(action: &str, source: impl std::error::Error + Send + Sync + 'static) -> LoadError {

@@ -6,10 +6,12 @@ use azul_vt::{
     http_client::HttpSetupError,
     minute::Minute,
     pipeline::assemble,
+    secrets::Secret,
     selection::RuleSet,
     settings::Settings,
     store,
     virustotal::{CurrentUser, VirusTotal, VirusTotalError},
+    webhook::Secrets,
 };
 use jiff::Timestamp;
 
@@ -64,11 +66,7 @@ fn print(findings: &[(&str, Finding)]) -> Result<(), Failure> {
 
 /// What the checks found, in the order in which one would look.
 async fn check(settings: &Settings) -> Vec<(&'static str, Finding)> {
-    let set = settings.shown.iter().filter(|shown| shown.source != "default").count();
-    let mut findings = vec![(
-        "settings",
-        Good(format!("{set} are set, the others have their defaults; `vt settings` shows them")),
-    )];
+    let mut findings = vec![("settings", usable(settings))];
     let mut clocks = Vec::new();
     match virustotal(settings) {
         Ok(client) => {
@@ -99,6 +97,25 @@ async fn check(settings: &Settings) -> Vec<(&'static str, Finding)> {
     findings
 }
 
+/// What reading the settings does not look at: names of handlers, and secrets.
+fn usable(settings: &Settings) -> Finding {
+    if let Err(error) = assemble::mapper(settings, false) {
+        return Bad(format!("HANDLERS: {error}"));
+    }
+    let lookup = &settings.lookup;
+    for (name, source) in [
+        ("INGEST_SECRETS", settings.ingest_secrets.as_ref()),
+        ("WEBHOOK_SECRETS", lookup.webhook_secrets.as_ref()),
+    ] {
+        let secrets = Secret::of(name, source, settings).map(Secrets::new).transpose();
+        if let Err(error) = secrets {
+            return Bad(format!("{name}: {error}"));
+        }
+    }
+    let set = settings.shown.iter().filter(|shown| shown.source != "default").count();
+    Good(format!("{set} are set, the others have their defaults; `vt settings` shows them"))
+}
+
 fn virustotal(settings: &Settings) -> Result<VirusTotal, String> {
     if settings.virustotal_apikey.is_none() {
         return Err(
@@ -120,7 +137,7 @@ fn key(user: Result<CurrentUser, VirusTotalError>) -> Finding {
                 .map(|(name, _)| name.as_str())
                 .collect();
             let granted =
-                if granted.is_empty() { "none listed".into() } else { granted.join(", ") };
+                if granted.is_empty() { "none granted".into() } else { granted.join(", ") };
             Good(format!("it is {}'s; privileges: {granted}", user.id))
         }
         // Whose key it is cannot be asked everywhere; the feed minute below tells what matters.

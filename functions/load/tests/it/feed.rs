@@ -7,7 +7,7 @@ use azul_vt::{
 };
 use jiff::{SignedDuration, Timestamp};
 use load::{NAME, Trigger};
-use sim::{Behaviour, feed::Style};
+use sim::{Behaviour, Fault, feed::Style};
 
 use crate::world::{NOW, RECORDS, SEED, World, cursor, gap, row};
 
@@ -211,9 +211,19 @@ async fn gaps_wait_longer_each_time_and_are_buried_after_seven_days() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn minutes_that_left_the_seven_days_are_buried_on_virustotals_word() {
+    let answer = |status| {
+        Fault::answer(status, r#"{"error":{"code":"InvalidArgumentError","message":"?"}}"#)
+    };
+    let gone = [Behaviour::Missing, Behaviour::Api(answer(400)), Behaviour::Api(answer(410))];
+    for gone in gone {
+        buried_by(&gone).await;
+    }
+}
+
+async fn buried_by(gone: &Behaviour) {
     let world = World::new().await;
     // Served are 0900 to 0905 alone, nine days before: VirusTotal knows the first of them still.
-    world.virustotal.behave("202611240901", &Behaviour::Missing, usize::MAX);
+    world.virustotal.behave("202611240901", gone, usize::MAX);
     let load = world.load_at("2026-12-03T09:30:00Z", &[]).await;
     let horizon: Minute = "202611260930".parse().unwrap();
     let limits = Limits::default();

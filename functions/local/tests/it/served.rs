@@ -59,6 +59,23 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_settings_that_other_commands_refuse() {
+    let stage = Stage::new().await;
+    for (name, value) in [("HANDLERS", "nobody"), ("INGEST_SECRETS", "x"), ("WEBHOOK_SECRETS", "x")]
+    {
+        let mut command = stage.vt(&["doctor"]);
+        command.env(name, value);
+        let found = output(command).await;
+        let said = text(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{said}");
+        assert!(
+            said.lines().any(|line| line.contains("settings: ") && line.contains(name)),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_finds_nothing_where_all_is_in_place() {
     let stage = Stage::new().await;
     let found = output(stage.vt(&["doctor"])).await;
