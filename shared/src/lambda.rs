@@ -14,9 +14,13 @@ use tokio::time::Instant;
 
 use crate::{pipeline::Limits, webhook::LetIn};
 
-/// Limits that end `margin` before an invocation's deadline.
+/// The time of an invocation that does not say how long it may take.
+const UNSTATED: Duration = Duration::from_mins(1);
+
+/// Limits that end `margin` before an invocation's deadline. `cargo lambda watch` states one long ago: the
+/// invocation has a minute then.
 pub fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
-    let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+    let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNSTATED);
     Limits::until(Instant::now() + left.saturating_sub(margin))
 }
 
@@ -68,4 +72,22 @@ pub fn answer(response: &Response<Bytes>) -> Value {
         "body": String::from_utf8_lossy(response.body()),
         "isBase64Encoded": false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invocation_has_the_time_that_is_stated_and_a_minute_where_it_is_long_over() {
+        let hour = Duration::from_hours(1);
+        let until = |deadline| {
+            let limits = limits_before(deadline, Duration::from_secs(10));
+            limits.deadline.unwrap().duration_since(Instant::now())
+        };
+        let stated = until(SystemTime::now() + hour);
+        assert!(stated > hour / 2 && stated < hour, "{stated:?}");
+        let unstated = until(SystemTime::UNIX_EPOCH + hour);
+        assert!(unstated > UNSTATED / 2 && unstated < UNSTATED, "{unstated:?}");
+    }
 }
