@@ -142,11 +142,14 @@ def main():
     urls = json.loads(urls.read_text())
     environment.update(exports(found.read_text()))
     environment.update(exports(output(BIN / "vt", "aws", "init")))
+    python = Path(os.environ.get("AZUL_VT_AWS") or ROOT / "target/aws") / "bin/python"
+    put = [python, ROOT / "testdata/aws/objects.py", environment["AWS_ENDPOINT_URL"]]
+    output(*put, "azul-vt-rules", "vt/", ROOT / "testdata/select_rules/example")
     environment.update(
         VIRUSTOTAL=urls["virustotal"],
         VIRUSTOTAL_APIKEY_SECRET="azul-vt/key",
         PLUGIN_EVENTS_URL=urls["dispatcher"],
-        RULES_ROOT=str(ROOT / "testdata/select_rules/example"),
+        RULES_ROOT="s3://azul-vt-rules/vt/",
         FEED_BACKLOG_HOURS="1",
         FEED_LAG_MINUTES="58",
         DISPATCHER_MAX_AGE_HOURS="-1",

@@ -178,11 +178,11 @@ pub enum SetupError {
 }
 
 impl Load {
-    /// What the settings describe. Asks nobody.
+    /// What the settings describe. Reads the rules.
     ///
     /// # Errors
-    /// A setting that cannot be used.
-    pub fn from_settings(
+    /// A setting or a rule that cannot be used.
+    pub async fn from_settings(
         settings: Settings,
         store: Store,
         clock: Arc<dyn Clock>,
@@ -192,7 +192,7 @@ impl Load {
             None => None,
         };
         Ok(Self {
-            pipeline: Pipeline::from_settings(&settings, store.clone())?,
+            pipeline: Pipeline::from_settings(&settings, store.clone()).await?,
             ageless: Arc::new(assemble::mapper(&settings, true).map_err(AssembleError::from)?),
             virustotal,
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),

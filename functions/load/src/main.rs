@@ -20,7 +20,7 @@ async fn main() -> Result<(), Error> {
     let settings = Settings::from_env()?;
     telemetry::init(&settings.log, Format::Json)?;
     let store = store::open(&settings).await?;
-    let load = Arc::new(Load::from_settings(settings, store, Arc::new(SystemClock))?);
+    let load = Arc::new(Load::from_settings(settings, store, Arc::new(SystemClock)).await?);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
         let load = Arc::clone(&load);
         async move {

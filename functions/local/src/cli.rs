@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use azul_vt::{azul::event::ModelVersion, minute::Minute};
+use azul_vt::{azul::event::ModelVersion, minute::Minute, settings::RulesRoot};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
@@ -203,9 +203,9 @@ pub(crate) struct SelectArgs {
     #[arg(value_name = "FILE|-")]
     pub(crate) file: PathBuf,
 
-    /// Folder with the rules, all `*.yaml` below it [default: setting `RULES_ROOT`]
+    /// Folder with the rules, or `s3://bucket/prefix/`, all `*.yaml` below it [default: setting `RULES_ROOT`]
     #[arg(long, value_name = "DIR")]
-    pub(crate) rules: Option<PathBuf>,
+    pub(crate) rules: Option<RulesRoot>,
 
     /// Version of the event models, 5 or 6 [default: setting `AZUL_MODEL_VERSION`]
     #[arg(long, value_name = "5|6", value_parser = model_version)]
@@ -248,9 +248,9 @@ pub(crate) enum RulesCommand {
 Examples:
   vt rules check select_rules")]
 pub(crate) struct CheckArgs {
-    /// Folder with the rules, all `*.yaml` below it.
+    /// Folder with the rules, or `s3://bucket/prefix/`, all `*.yaml` below it.
     #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: RulesRoot,
 }
 
 /// Print `true` or `false` for each line that is not blank: does the rule match it?

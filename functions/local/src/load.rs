@@ -65,7 +65,7 @@ async fn load(
     let store = store::open(&settings).await.map_err(Failure::job)?;
     let pushed = metrics::Pushed::new(&settings, &store)?;
     let clock = Arc::new(SystemClock);
-    let mut load = Load::from_settings(settings, store, clock).map_err(Failure::usage)?;
+    let mut load = Load::from_settings(settings, store, clock).await.map_err(Failure::usage)?;
     if let Some(bar) = bar.clone() {
         load.observer = Box::new(move |step| match step {
             Step::Minute(minute, due) => {

@@ -20,6 +20,8 @@ mod poll;
 #[cfg(test)]
 mod publish;
 #[cfg(test)]
+mod rules_s3;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 mod secrets;

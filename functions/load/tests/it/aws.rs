@@ -72,7 +72,7 @@ async fn a_run_whose_lease_is_taken_ends_and_writes_no_more() {
     assert!(store.cursors.advance(NAME, None, before).await.unwrap());
 
     let clock = Arc::new(Fixed(NOW.parse().unwrap()));
-    let mut load = Load::from_settings(settings, store.clone(), clock).unwrap();
+    let mut load = Load::from_settings(settings, store.clone(), clock).await.unwrap();
     // Taken when the second minute begins.
     let (thief, taken) = (store.clone(), AtomicBool::new(false));
     load.observer = Box::new(move |step| {

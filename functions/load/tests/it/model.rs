@@ -182,7 +182,7 @@ impl World {
     }
 
     /// A process of its own, as far as state goes.
-    fn load(&self) -> Load {
+    async fn load(&self) -> Load {
         let settings = [
             ("VIRUSTOTAL", self.virustotal.url()),
             ("VIRUSTOTAL_APIKEY", self.virustotal.key()),
@@ -196,12 +196,12 @@ impl World {
         let settings = Settings::read(&lookup).unwrap();
         let store = local::open(Path::new(&settings.state_dir)).unwrap();
         let clock: Arc<dyn Clock> = Arc::<Adjustable>::clone(&self.clock);
-        Load::from_settings(settings, store, clock).unwrap()
+        Load::from_settings(settings, store, clock).await.unwrap()
     }
 
     async fn tick(&self, milliseconds: u64) -> Result<Report, LoadError> {
         let limits = Limits::until(Instant::now() + Duration::from_millis(milliseconds));
-        self.load().run(&Trigger::Tick, &limits).await
+        self.load().await.run(&Trigger::Tick, &limits).await
     }
 
     fn set_clock(&self, now: Timestamp) {

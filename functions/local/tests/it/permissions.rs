@@ -9,7 +9,7 @@ use std::{
 
 use azul_vt::minute::Minute;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sim::{Aws, Model, Unknown, feed::Style};
 
 use crate::{
@@ -26,26 +26,22 @@ fn permissions() -> Permissions {
 
 /// The policy of a function.
 fn policy(function: &str, table: &str, bucket: &str) -> String {
-    let all = permissions();
-    let statements: Vec<Value> = all[function]
-        .iter()
-        .map(|(what, actions)| {
-            let resource = match what.as_str() {
-                "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
-                "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
-                "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
-                // An entry's ARN ends with six characters that AWS chooses.
-                entry if entry.ends_with("_SECRET") => {
-                    format!("arn:aws:secretsmanager:us-east-1:000000000000:secret:{entry}-??????")
-                }
-                other => panic!("{other} is nothing"),
-            };
-            json!({ "Effect": "Allow", "Action": actions, "Resource": resource })
-        })
-        .collect();
-    json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
+    sim::policy(&permissions()[function], |what| match what {
+        "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
+        "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
+        "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
+        "RULES_ROOT" => format!("arn:aws:s3:::{RULES}"),
+        "RULES_ROOT/*" => format!("arn:aws:s3:::{RULES}/*"),
+        // An entry's ARN ends with six characters that AWS chooses.
+        entry if entry.ends_with("_SECRET") => {
+            format!("arn:aws:secretsmanager:us-east-1:000000000000:secret:{entry}-??????")
+        }
+        other => panic!("{other} is nothing"),
+    })
 }
 
+/// The bucket of the rules.
+const RULES: &str = "azul-vt-rules";
 const TOKEN: &str = "token-of-the-tests";
 
 struct Stage {
@@ -70,7 +66,9 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let rule =
             "- any: {syntax: gjson, rule: attributes.size, reference: all, daily_quota: 9}\n";
-        std::fs::write(dir.path().join("rules.yaml"), rule).unwrap();
+        std::fs::create_dir(dir.path().join("rules")).unwrap();
+        std::fs::write(dir.path().join("rules/rules.yaml"), rule).unwrap();
+        aws.objects(RULES, "vt/", &dir.path().join("rules")).unwrap();
         for (name, value) in [
             ("VIRUSTOTAL", virustotal.url()),
             ("VIRUSTOTAL_APIKEY_SECRET", "VIRUSTOTAL_APIKEY_SECRET".into()),
@@ -78,7 +76,7 @@ impl Stage {
             ("PLUGIN_EVENTS_URL", dispatcher.url()),
             ("FEED_BACKLOG_HOURS", "1".into()),
             ("FEED_LAG_MINUTES", "54".into()),
-            ("RULES_ROOT", dir.path().display().to_string()),
+            ("RULES_ROOT", format!("s3://{RULES}/vt/")),
             ("STATEDIR", dir.path().join("state").display().to_string()),
             ("INGEST_LISTEN", "127.0.0.1:0".into()),
         ] {
@@ -178,6 +176,26 @@ async fn without_any_one_of_them_load_is_refused_and_says_why() {
         assert_eq!(refused.status.code(), Some(1), "{action}");
         let said = text(&refused.stderr);
         assert!(said.contains("what they may do with STATE_TABLE"), "{action}: {said}");
+        assert!(said.contains(action), "{action}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_may_not_be_read_end_the_start_and_say_why() {
+    let Some(stage) = Stage::new().await else { return };
+    let all = policy("load", "azul-vt", "azul-vt-bundles");
+    let rules = format!("arn:aws:s3:::{RULES}");
+    for (less, action) in [
+        (all.replace(&format!("\"{rules}\""), "\"arn:aws:s3:::others\""), "s3:ListBucket"),
+        (all.replace(&format!("\"{rules}/*\""), "\"arn:aws:s3:::others/*\""), "s3:GetObject"),
+    ] {
+        assert_ne!(less, all);
+        let mut command = vt(&["load"]);
+        command.envs(stage.aws.user(&less).unwrap()).envs(stage.settings.clone());
+        let refused = output(command).await;
+        assert_eq!(refused.status.code(), Some(2), "{action}");
+        let said = text(&refused.stderr);
+        assert!(said.contains("what they may do with RULES_ROOT"), "{action}: {said}");
         assert!(said.contains(action), "{action}: {said}");
     }
 }
