@@ -95,7 +95,9 @@ pub async fn rule_source(
     Ok(match root {
         RulesRoot::Dir(dir) => Box::new(Directory(dir.clone())),
         RulesRoot::Bucket { bucket, prefix } => {
-            Box::new(aws::S3Rules::new(&aws::config(settings).await?, bucket, prefix))
+            // Boxed: its future is large, and asked for rarely.
+            let config = Box::pin(aws::config(settings)).await?;
+            Box::new(aws::S3Rules::new(&config, bucket, prefix))
         }
     })
 }

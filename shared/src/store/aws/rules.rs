@@ -1,6 +1,10 @@
 //! Selection rules in an S3 bucket.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws_config::{SdkConfig, timeout::TimeoutConfig};
@@ -19,7 +23,7 @@ const RULES_ROOT: &str = "RULES_ROOT";
 const MOST_OBJECTS: usize = 10_000;
 /// … files, bytes of one and bytes of all: far more than people write, and little memory.
 const MOST_FILES: usize = 1_000;
-const MOST_BYTES: usize = 1024 * 1024;
+const MOST_BYTES: i64 = 1024 * 1024;
 const MOST_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
 const AT_ONCE: usize = 8;
 /// A bundle waits for a look at the rules; with all its tries a call takes no longer.
@@ -61,13 +65,15 @@ impl S3Rules {
 
     fn is_rule_file(&self, key: &str) -> bool {
         let Some(path) = key.strip_prefix(&self.prefix) else { return false };
-        key.ends_with(".yaml") && !path.split('/').any(|part| part.starts_with('.'))
+        // As in a directory, where `.YAML` is none either.
+        let is_yaml = Path::new(path).extension().is_some_and(|extension| extension == "yaml");
+        is_yaml && !path.split('/').any(|part| part.starts_with('.'))
     }
 
     /// The key of a rule file and its mark, an `ETag`; `None` for another object.
     fn mark(&self, object: &Object) -> Result<Option<(String, String)>, RuleError> {
         let Some(key) = object.key().filter(|key| self.is_rule_file(key)) else { return Ok(None) };
-        if object.size().is_some_and(|size| size > MOST_BYTES as i64) {
+        if object.size().is_some_and(|size| size > MOST_BYTES) {
             return Err(self.too_much(key, "is larger than 1 MiB"));
         }
         Ok(Some((key.to_owned(), object.e_tag().unwrap_or_default().to_owned())))
