@@ -24,6 +24,18 @@ pub fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
     Limits::until(Instant::now() + left.saturating_sub(margin))
 }
 
+/// Where this process runs as a Lambda, so that an operator finds its log: function and log stream. `None`: it
+/// is no Lambda. Lambda itself sets the variables that it reads.
+pub fn instance() -> Option<String> {
+    instance_in(&|name| std::env::var(name).ok())
+}
+
+fn instance_in(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let function = variable("AWS_LAMBDA_FUNCTION_NAME")?;
+    let stream = variable("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_default();
+    Some(format!("Lambda {function}, log stream {stream}"))
+}
+
 /// Marks a request with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
 /// authentication. AWS writes the identity; no caller can.
 pub fn let_in_by_iam(request: &mut lambda_http::Request) {
@@ -77,6 +89,18 @@ pub fn answer(response: &Response<Bytes>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lambda_is_named_by_its_function_and_its_log_stream() {
+        let variables = |name: &str| match name {
+            "AWS_LAMBDA_FUNCTION_NAME" => Some("load".to_owned()),
+            "AWS_LAMBDA_LOG_STREAM_NAME" => Some("2026/11/24/[$LATEST]0123".to_owned()),
+            _ => None,
+        };
+        let name = instance_in(&variables).unwrap();
+        assert_eq!(name, "Lambda load, log stream 2026/11/24/[$LATEST]0123");
+        assert_eq!(instance_in(&|_| None), None);
+    }
 
     #[test]
     fn an_invocation_has_the_time_that_is_stated_and_a_minute_where_it_is_long_over() {

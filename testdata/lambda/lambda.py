@@ -29,6 +29,8 @@ BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "d
 EVENTS = ROOT / "testdata/events"
 FUNCTIONS = ["load", "ingest", "query"]
 RECORDS = 20
+# 30 MB of them.
+UPLOADED = 1200
 KEY = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 # Long for an invocation here, which takes a second.
 PATIENCE = 120
@@ -179,10 +181,12 @@ def main():
     posted = post()
     check("files that did not arrive", posted - set(ask(urls["dispatcher"] + "/sim/keys")), set())
     minutes = load_the_feed()
-    minutes.append(upload_and_load())
+    uploaded = upload_and_load()
     check("items that query worked", looking_up.result()["done"], 1)
 
-    expected = set(output(BIN / "sim", "expected", "--records", RECORDS, *minutes).split()) | posted
+    expected = posted
+    for records, minutes in ((RECORDS, minutes), (UPLOADED, [uploaded])):
+        expected |= set(output(BIN / "sim", "expected", "--records", records, *minutes).split())
     arrived = set(ask(urls["dispatcher"] + "/sim/keys"))
     summary = ask(urls["dispatcher"] + "/sim/summary")
     check("files that did not arrive", expected - arrived, set())
@@ -208,7 +212,7 @@ def load_the_feed():
 
 
 def upload_and_load():
-    """Asks for an upload, uploads, and tells `load` as S3 would, twice; gives the minute."""
+    """Asks for an upload, uploads 30 MB, and tells `load` as S3 would, twice; gives the minute."""
     minute = "202601020400"
     asking = event("function-url-post-iam")
     asking["rawPath"] = asking["requestContext"]["http"]["path"] = "/uploads"
@@ -217,8 +221,10 @@ def upload_and_load():
     answer = invoke("ingest", asking)
     check("the answer to who asks for an upload", answer["statusCode"], 200)
     upload = json.loads(answer["body"])
-    bundle = work / "upload.json.bz2"
-    output(BIN / "sim", "feed", "--minute", minute, "--records", RECORDS, "--output", bundle)
+    bundle = work / "upload.jsonl"
+    output(BIN / "sim", "feed", "--minute", minute, "--records", UPLOADED, "--output", bundle)
+    if bundle.stat().st_size < 30_000_000:
+        fail("the upload has less than 30 MB")
     put = urllib.request.Request(upload["url"], bundle.read_bytes(), upload["headers"], method="PUT")
     with urllib.request.urlopen(put, timeout=30) as answer:
         check("the answer to the upload", answer.status, 200)
@@ -230,7 +236,7 @@ def upload_and_load():
     for swept in (1, 0):
         [report] = invoke("load", told)
         check("objects delivered", report["swept"], swept)
-        check("records of them", report["counts"]["delivered"], swept * RECORDS)
+        check("records of them", report["counts"]["delivered"], swept * UPLOADED)
     return minute
 
 

@@ -556,6 +556,9 @@ fn first_position(settings: &Settings, now: Timestamp) -> Result<Minute, LoadErr
 
 /// Who we are, so that an operator finds the process.
 pub fn owner() -> String {
+    if let Some(instance) = azul_vt::lambda::instance() {
+        return instance;
+    }
     let process = format!("process {}", std::process::id());
     // Linux; elsewhere the process alone must do.
     match std::fs::read_to_string("/proc/sys/kernel/hostname") {

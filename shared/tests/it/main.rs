@@ -16,6 +16,8 @@ mod mapping;
 #[cfg(test)]
 mod mapping_corpus;
 #[cfg(test)]
+mod permissions;
+#[cfg(test)]
 mod poll;
 #[cfg(test)]
 mod publish;

@@ -283,6 +283,11 @@ pub fn policy(
     let statements: Vec<Value> = permissions
         .iter()
         .map(|(what, actions)| {
+            let mut actions = actions.clone();
+            // The emulator asks for an action that IAM does not have: there a message's includes batches.
+            if actions.iter().any(|action| action == "sqs:SendMessage") {
+                actions.push("sqs:SendMessageBatch".to_owned());
+            }
             json!({ "Effect": "Allow", "Action": actions, "Resource": resource(what) })
         })
         .collect();

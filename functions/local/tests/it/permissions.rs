@@ -9,12 +9,14 @@ use std::{
 
 use azul_vt::minute::Minute;
 use jiff::Timestamp;
-use serde_json::Value;
-use sim::{Aws, Model, Unknown, feed::Style};
+use serde_json::{Value, json};
+use sim::{Aws, Behaviour, Model, Unknown, feed::Style};
 
 use crate::{
     aws::{exported, output, text},
     commands::vt,
+    queries,
+    running::Running,
 };
 
 /// By function, then by what they are for: permissions.
@@ -30,6 +32,10 @@ fn policy(function: &str, table: &str, bucket: &str) -> String {
         "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
         "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
         "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
+        "INBOX_QUEUE_URL" => format!("arn:aws:sqs:us-east-1:000000000000:{table}-inbox"),
+        "dead-letter queue of INBOX_QUEUE_URL" => {
+            format!("arn:aws:sqs:us-east-1:000000000000:{table}-inbox-dead")
+        }
         "RULES_ROOT" => format!("arn:aws:s3:::{RULES}"),
         "RULES_ROOT/*" => format!("arn:aws:s3:::{RULES}/*"),
         // An entry's ARN ends with six characters that AWS chooses.
@@ -43,6 +49,7 @@ fn policy(function: &str, table: &str, bucket: &str) -> String {
 /// The bucket of the rules.
 const RULES: &str = "azul-vt-rules";
 const TOKEN: &str = "token-of-the-tests";
+const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 struct Stage {
     aws: Aws,
@@ -63,6 +70,7 @@ impl Stage {
         virustotal.set_unknown(Unknown::Missing);
         aws.secret("VIRUSTOTAL_APIKEY_SECRET", &virustotal.key()).unwrap();
         aws.secret("INGEST_TOKENS_SECRET", TOKEN).unwrap();
+        aws.secret("WEBHOOK_SECRETS_SECRET", WEBHOOK_SECRET).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let rule =
             "- any: {syntax: gjson, rule: attributes.size, reference: all, daily_quota: 9}\n";
@@ -79,6 +87,11 @@ impl Stage {
             ("RULES_ROOT", format!("s3://{RULES}/vt/")),
             ("STATEDIR", dir.path().join("state").display().to_string()),
             ("INGEST_LISTEN", "127.0.0.1:0".into()),
+            ("WEBHOOK_SECRETS_SECRET", "WEBHOOK_SECRETS_SECRET".into()),
+            ("WEBHOOK_LISTEN", "127.0.0.1:0".into()),
+            ("LOOKUP_SOURCES", "incidents".into()),
+            ("VT_REQUESTS_PER_MINUTE", "100".into()),
+            ("VT_MAX_ATTEMPTS", "1".into()),
         ] {
             settings.push((name.to_owned(), value));
         }
@@ -150,6 +163,45 @@ async fn ingest_needs_no_permission_that_is_not_in_its_list() {
     }
     assert_eq!(stage.dispatcher.arrived().of(Model::Binary).count(), 2 * 70);
     assert!(requested() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn query_needs_no_permission_that_is_not_in_its_list() {
+    let Some(stage) = Stage::new().await else { return };
+    stage.dispatcher.register_source("incidents");
+    stage.virustotal.report(&queries::sha256(1), queries::report(1));
+    let running = Running::start(stage.vt("query", &["query", "--listen"])).until("listening on ");
+    let url = running.said.split("listening on ").nth(1).unwrap();
+    let url = url.split_whitespace().next().unwrap().to_owned();
+    let mut large = queries::event(4);
+    large["source"]["references"] = json!({ "case": "x".repeat(250_000) });
+    // Known, known again, unknown, too large for a message, and one that VirusTotal fails at.
+    let mut sent = 0;
+    for event in [queries::event(1), queries::event(1), queries::event(2), large, queries::event(3)]
+    {
+        if event == queries::event(3) {
+            stage.virustotal.behave_for_files(&Behaviour::ServerError, 100);
+        }
+        sent += 1;
+        let (id, now) = (format!("msg-{sent}"), Timestamp::now());
+        let body = json!([event]).to_string();
+        let signed = azul_vt::webhook::sign(WEBHOOK_SECRET, &id, now, body.as_bytes()).unwrap();
+        let post = reqwest::Client::new().post(&url).header("content-type", "application/json");
+        let post = post.header("webhook-id", id).header("webhook-signature", signed);
+        let post = post.header("webhook-timestamp", now.as_second().to_string());
+        let answer = post.body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+        let all =
+            |arrived: &sim::Arrived, _: &[sim::Posted]| arrived.of(Model::Status).count() == sent;
+        stage.dispatcher.wait_until(all).await;
+    }
+    let counts = |status: &str| stage.dispatcher.arrived().count(Model::Status, status);
+    assert_eq!((counts("completed"), counts("opt-out"), counts("error-network")), (2, 2, 1));
+    running.terminate();
+    let (status, said) = running.end().await;
+    // What is given up, and nothing else.
+    assert!(status.success() && said.matches("ERROR").count() == 1, "{said}");
+    assert!(said.contains("answered 4 look-ups; 0 put back, 1 given up"), "{said}");
 }
 
 /// Ended with its test.
