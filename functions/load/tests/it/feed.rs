@@ -272,8 +272,8 @@ async fn a_staged_bundle_that_is_gone_or_damaged_is_fetched_anew() {
             limits.stop.cancel();
         };
         // Two posts: the second is not waited for.
-        world.dispatcher.fail(&sim::Fault::Delay { ms: 0 }, 2);
-        world.dispatcher.fail(&sim::Fault::Hang, 100);
+        world.dispatcher.fail(&Fault::Delay { ms: 0 }, 2);
+        world.dispatcher.fail(&Fault::Hang, 100);
         let (report, ()) = tokio::join!(load.run(&Trigger::Tick, &limits), stop);
         assert!(report.unwrap().paused);
         world.dispatcher.clear_faults();
