@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
@@ -131,7 +131,7 @@ pub struct Pipeline {
     contact: String,
     registered: OnceCell<()>,
     selector: RwLock<Arc<Selector>>,
-    follower: Option<tokio::sync::Mutex<assemble::RuleFollower>>,
+    follower: Option<Mutex<assemble::RuleFollower>>,
 }
 
 /// A batch on its way, and its share of [`BATCHES_KIB`].
@@ -205,11 +205,10 @@ impl Pipeline {
     }
 
     /// Puts changed rules in force, from the next bundle on. Looks at most once a minute.
-    async fn follow_rules(&self) {
+    fn follow_rules(&self) {
         let Some(follower) = &self.follower else { return };
-        // Where another bundle is at it, this one does not wait for it.
-        let Ok(mut follower) = follower.try_lock() else { return };
-        if let Some(selector) = follower.refresh().await {
+        let changed = follower.lock().unwrap_or_else(PoisonError::into_inner).refresh();
+        if let Some(selector) = changed {
             *self.selector.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(selector);
         }
     }
@@ -251,7 +250,7 @@ impl Pipeline {
         limits: &Limits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
-        self.follow_rules().await;
+        self.follow_rules();
         let (origin, now) = (input.origin.clone(), input.now);
         let (send, receive) = mpsc::channel(WAITING);
         let preparing = self.prepare(mapper, input, Outlet::new(send));
