@@ -1,5 +1,5 @@
-# What a developer needs: `make test`, `make lint`, `make demo`, `make bench`.
-.PHONY: help test aws lint demo bench
+# What a developer needs: `make help` lists it.
+.PHONY: help test aws lint demo lambda bench
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -9,7 +9,7 @@ test: aws ## All tests, against stand-ins of VirusTotal, the dispatcher and AWS 
 # The path is where the tests look for it.
 export AZUL_VT_AWS ?= $(CURDIR)/target/aws
 aws: ## The emulator of AWS that tests talk to, in a virtual environment of Python; installed once
-	@./testdata/aws/install.sh "$$AZUL_VT_AWS"
+	@./testdata/aws/install.sh "$$AZUL_VT_AWS" testdata/aws/requirements.txt
 
 lint: ## Format, clippy and documents, all without a warning
 	cargo fmt --all --check
@@ -23,6 +23,11 @@ demo: ## A synthetic feed through a killed and resumed load, and a posted bundle
 	cargo build --workspace --locked
 	./testdata/demo.sh
 	$(if $(filter aws,$(STATE)),,./testdata/examples.sh)
+
+lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
+	cargo build --workspace --locked
+	@./testdata/aws/install.sh target/lambda testdata/lambda/requirements.txt
+	./testdata/lambda/lambda.py target/lambda
 
 bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build --release --workspace --locked

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A synthetic feed goes through `vt load`, killed once and gone on with, past a minute that VirusTotal never
 # produced; a bundle is posted to `vt ingest`; then what arrived is compared with what there was.
-# With STATE=aws the state is in a table and a bucket of an emulator of AWS and the API key in its Secrets
-# Manager, else in a directory and a variable. Needs the built workspace, Python 3 and for STATE=aws what
+# With STATE=aws the state is in a table and a bucket of an emulator of AWS, the rules in another bucket and the
+# API key in Secrets Manager, else in directories and a variable. Needs the built workspace, Python 3 and for STATE=aws what
 # `make aws` installs. Leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -58,8 +58,10 @@ aws)
     "$bin/vt" aws init >"$work/made"
     # shellcheck disable=SC1091
     . "$work/made"
-    export VIRUSTOTAL_APIKEY_SECRET=azul-vt/key
-    echo "emulator of AWS: $AWS_ENDPOINT_URL, table $STATE_TABLE, bucket $BUNDLE_BUCKET"
+    "${AZUL_VT_AWS:-target/aws}/bin/python" testdata/aws/objects.py \
+        "$AWS_ENDPOINT_URL" azul-vt-rules vt/ "$RULES_ROOT"
+    export VIRUSTOTAL_APIKEY_SECRET=azul-vt/key RULES_ROOT=s3://azul-vt-rules/vt/
+    echo "emulator of AWS: $AWS_ENDPOINT_URL, table $STATE_TABLE, bucket $BUNDLE_BUCKET, rules $RULES_ROOT"
     ;;
 *)
     echo "STATE is local or aws, not $STATE"

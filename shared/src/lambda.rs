@@ -14,10 +14,26 @@ use tokio::time::Instant;
 
 use crate::{pipeline::Limits, webhook::LetIn};
 
-/// Limits that end `margin` before an invocation's deadline.
+/// The time of an invocation that does not say how long it may take.
+const UNSTATED: Duration = Duration::from_mins(1);
+
+/// Limits that end `margin` before an invocation's deadline. `cargo lambda watch` states one long ago: the
+/// invocation has a minute then.
 pub fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
-    let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+    let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNSTATED);
     Limits::until(Instant::now() + left.saturating_sub(margin))
+}
+
+/// Where this process runs as a Lambda, so that an operator finds its log: function and log stream. `None`: it
+/// is no Lambda. Lambda itself sets the variables that it reads.
+pub fn instance() -> Option<String> {
+    instance_in(&|name| std::env::var(name).ok())
+}
+
+fn instance_in(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let function = variable("AWS_LAMBDA_FUNCTION_NAME")?;
+    let stream = variable("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_default();
+    Some(format!("Lambda {function}, log stream {stream}"))
 }
 
 /// Marks a request with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
@@ -68,4 +84,34 @@ pub fn answer(response: &Response<Bytes>) -> Value {
         "body": String::from_utf8_lossy(response.body()),
         "isBase64Encoded": false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lambda_is_named_by_its_function_and_its_log_stream() {
+        let variables = |name: &str| match name {
+            "AWS_LAMBDA_FUNCTION_NAME" => Some("load".to_owned()),
+            "AWS_LAMBDA_LOG_STREAM_NAME" => Some("2026/11/24/[$LATEST]0123".to_owned()),
+            _ => None,
+        };
+        let name = instance_in(&variables).unwrap();
+        assert_eq!(name, "Lambda load, log stream 2026/11/24/[$LATEST]0123");
+        assert_eq!(instance_in(&|_| None), None);
+    }
+
+    #[test]
+    fn an_invocation_has_the_time_that_is_stated_and_a_minute_where_it_is_long_over() {
+        let hour = Duration::from_hours(1);
+        let until = |deadline| {
+            let limits = limits_before(deadline, Duration::from_secs(10));
+            limits.deadline.unwrap().duration_since(Instant::now())
+        };
+        let stated = until(SystemTime::now() + hour);
+        assert!(stated > hour / 2 && stated < hour, "{stated:?}");
+        let unstated = until(SystemTime::UNIX_EPOCH + hour);
+        assert!(unstated > UNSTATED / 2 && unstated < UNSTATED, "{unstated:?}");
+    }
 }

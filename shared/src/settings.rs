@@ -13,8 +13,10 @@ use url::Url;
 use crate::{azul::event::ModelVersion, secrets::SecretSource};
 
 mod lookup;
+mod rules_root;
 
 pub use lookup::LookupSettings;
+pub use rules_root::{NotARulesRoot, RulesRoot};
 
 /// 1 MB, everywhere in this project.
 pub const MB: u64 = 1_048_576;
@@ -79,14 +81,12 @@ pub struct Settings {
     pub minutes_queue: Option<Url>,
     /// `PACKAGE_LIMIT`: bundles loaded a run; `None`: no limit.
     pub package_limit: Option<u64>,
-    /// `RULES_ROOT`.
-    pub rules_root: String,
+    /// `RULES_ROOT`; a bucket only where the state is on AWS.
+    pub rules_root: RulesRoot,
     /// `MAX_DOWNLOAD_SIZE_MB`, in bytes: no requests for larger files; `None`: no limit.
     pub max_download_bytes: Option<u64>,
     /// `FEED_LAG_MINUTES`.
     pub feed_lag_minutes: i64,
-    /// `FAN_OUT_MINUTES`: further behind, minutes go to workers where there are any.
-    pub fan_out_minutes: i64,
     /// `FEED_BACKLOG_HOURS`: first run only.
     pub feed_backlog_hours: i64,
     /// HANDLERS, as written; the mapping checks the names.
@@ -186,7 +186,19 @@ impl Settings {
         let OnAws { state: aws, inbox_queue, minutes_queue } = r.aws()?;
         let package_limit =
             r.parse(&["PACKAGE_LIMIT"], "-1", "a number of bundles, or -1 for no limit", limit)?;
-        let rules_root = r.text(&["RULES_ROOT"], "./select_rules");
+        let rules_root = r.parse(
+            &["RULES_ROOT"],
+            "./select_rules",
+            "a directory, or s3://bucket/prefix/",
+            |t| t.parse::<RulesRoot>().ok(),
+        )?;
+        if let (RulesRoot::Bucket { .. }, None) = (&rules_root, &aws) {
+            return Err(SettingError {
+                name: "RULES_ROOT",
+                shown: rules_root.to_string(),
+                expected: "rules are in a bucket only where the state is on AWS: set STATE_TABLE and BUNDLE_BUCKET too, or name a directory".into(),
+            });
+        }
         let max_download_bytes = r.parse(
             &["MAX_DOWNLOAD_SIZE_MB"],
             "20",
@@ -199,10 +211,6 @@ impl Settings {
             "a number of minutes, at least 60 on the real feed",
             |t| within(t, 0, 10_080),
         )?;
-        let fan_out_minutes =
-            r.parse(&["FAN_OUT_MINUTES"], "15", "a number of minutes from 1 to 10080", |t| {
-                within(t, 1, 10_080)
-            })?;
         let feed_backlog_hours = r.parse(
             &["FEED_BACKLOG_HOURS"],
             "72",
@@ -306,7 +314,6 @@ impl Settings {
             rules_root,
             max_download_bytes,
             feed_lag_minutes,
-            fan_out_minutes,
             feed_backlog_hours,
             handlers,
             model_version,
@@ -604,6 +611,7 @@ mod tests {
             ("PACKAGE_LIMIT", "-2"),
             ("FEED_BACKLOG_HOURS", "169"),
             ("AZUL_MODEL_VERSION", "4"),
+            ("RULES_ROOT", "s3://"),
             ("RULES_LENIENT", "yes"),
             ("INGEST_LISTEN", "0.0.0.0:8854"),
             ("PLUGIN_HEADERS", "[]"),
@@ -635,6 +643,17 @@ mod tests {
             assert!(error.expected.contains(other), "{error}");
         }
         assert_eq!(read(&[("STATE_TABLE", "a/b"), bucket]).unwrap_err().name, "STATE_TABLE");
+    }
+
+    #[test]
+    fn rules_are_in_a_bucket_only_where_the_state_is_on_aws() {
+        let rules = ("RULES_ROOT", "s3://azul-vt-rules/vt/");
+        let error = read(&[rules]).unwrap_err();
+        assert_eq!(error.name, "RULES_ROOT");
+        assert!(error.to_string().contains("STATE_TABLE"), "{error}");
+        let places = [("STATE_TABLE", "azul-vt"), ("BUNDLE_BUCKET", "azul-vt-bundles"), rules];
+        let s = read(&places).unwrap();
+        assert_eq!(s.rules_root.to_string(), "s3://azul-vt-rules/vt/");
     }
 
     #[test]

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Makes a virtual environment with the emulator of AWS in $1. What is there already is used again, without
-# a network. Where it cannot be had this says so and ends well: the tests that need it skip and say why;
-# in CI they fail.
+# Makes a virtual environment of Python in $1 with what the file $2 lists, no more (packages' own dependencies
+# are listed too). What is there already is used again, without a network. Where it cannot be had this says so
+# and ends well: what needs it says that it is missing, tests skip; in CI it fails.
 set -eu
 there=$1
-wanted=$(dirname "$0")/requirements.txt
+wanted=$2
 if cmp -s "$wanted" "$there/installed.txt"; then exit 0; fi
 
 cannot() {
-    echo "no emulator of AWS, so its tests will skip: $1" >&2
+    echo "what $wanted lists is not installed, so what needs it cannot run: $1" >&2
     test "${CI:-}" != true
     exit
 }
@@ -23,6 +23,6 @@ elif python3 -m venv --without-pip "$there" && python3 -m pip --version >/dev/nu
 else
     cannot "install python3-venv (or pip) and run make again"
 fi
-$pip install --quiet --disable-pip-version-check --requirement "$wanted" \
-    || cannot "pip could not install what $wanted lists"
+$pip install --quiet --disable-pip-version-check --no-deps --requirement "$wanted" \
+    || cannot "pip could not install it"
 cp "$wanted" "$there/installed.txt"

@@ -21,7 +21,7 @@ async fn main() -> Result<(), Error> {
     telemetry::init(&settings.log, Format::Json)?;
     let store = store::open(&settings).await?;
     let clock = Arc::new(SystemClock);
-    let pipeline = Pipeline::from_settings(&settings, store.clone())?;
+    let pipeline = Pipeline::from_settings(&settings, store.clone()).await?;
     let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
     // The time that a function URL leaves is known at each request; the shortest common one is a minute.
     ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(MARGIN));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use azul_vt::{azul::event::ModelVersion, minute::Minute};
+use azul_vt::{azul::event::ModelVersion, minute::Minute, settings::RulesRoot};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
@@ -34,7 +34,6 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Load(LoadArgs),
-    Replay(ReplayArgs),
     Retry(RetryArgs),
     #[command(visible_alias = "tload")]
     Ingest(IngestArgs),
@@ -60,19 +59,13 @@ pub(crate) enum Command {
 Examples:
   VIRUSTOTAL_APIKEY=xxxx STATEDIR=~/.vtload RULES_ROOT=select_rules vt load
   vt load --watch
-  vt load --watch --workers 4
   vt load --from 202611240857 --to 202611240905
   vt load --dry-run")]
 pub(crate) struct LoadArgs {
     /// Go on for ever: look for new minutes each minute.
     #[arg(long, conflicts_with_all = ["from", "dry_run"])]
     pub(crate) watch: bool,
-    /// Minutes loaded at once where the feed is more than `FAN_OUT_MINUTES` behind [default: 1]
-    ///
-    /// Any number of processes with the same state share the work; one of them also goes on behind.
-    #[arg(long, value_name = "N", conflicts_with_all = ["from", "dry_run"], value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) workers: Option<u16>,
-    /// As `vt replay`: load again from this UTC minute on (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
+    /// Load again from this UTC minute on (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
     #[arg(long, value_name = "MINUTE", requires = "to")]
     pub(crate) from: Option<Minute>,
     /// The last minute of the range.
@@ -81,24 +74,6 @@ pub(crate) struct LoadArgs {
     /// Say what is due, as JSON, and do nothing.
     #[arg(long, conflicts_with = "from")]
     pub(crate) dry_run: bool,
-}
-
-/// Load a range of minutes again, from staged bundles where they are kept; ignores the age limit.
-///
-/// Only what is not staged any more is fetched. The cursor stays, and `vt load` may go on meanwhile. `vt load --from M --to M`
-/// is the same.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  vt replay --from 202611240857 --to 202611240905
-  vt replay --from 2026-11-24T08:57Z --to 2026-11-24T09:05Z")]
-pub(crate) struct ReplayArgs {
-    /// The first UTC minute, `YYYYMMDDhhmm` or RFC 3339.
-    #[arg(long, value_name = "MINUTE")]
-    pub(crate) from: Minute,
-    /// The last one.
-    #[arg(long, value_name = "MINUTE")]
-    pub(crate) to: Minute,
 }
 
 /// Take feed records that are posted as JSON lines, and make events of them.
@@ -228,9 +203,9 @@ pub(crate) struct SelectArgs {
     #[arg(value_name = "FILE|-")]
     pub(crate) file: PathBuf,
 
-    /// Folder with the rules, all `*.yaml` below it [default: setting `RULES_ROOT`]
+    /// Folder with the rules, or `s3://bucket/prefix/`, all `*.yaml` below it [default: setting `RULES_ROOT`]
     #[arg(long, value_name = "DIR")]
-    pub(crate) rules: Option<PathBuf>,
+    pub(crate) rules: Option<RulesRoot>,
 
     /// Version of the event models, 5 or 6 [default: setting `AZUL_MODEL_VERSION`]
     #[arg(long, value_name = "5|6", value_parser = model_version)]
@@ -273,9 +248,9 @@ pub(crate) enum RulesCommand {
 Examples:
   vt rules check select_rules")]
 pub(crate) struct CheckArgs {
-    /// Folder with the rules, all `*.yaml` below it.
+    /// Folder with the rules, or `s3://bucket/prefix/`, all `*.yaml` below it.
     #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: RulesRoot,
 }
 
 /// Print `true` or `false` for each line that is not blank: does the rule match it?

@@ -7,7 +7,7 @@ use azul_vt::{
     minute::Minute,
     pipeline::assemble,
     secrets::Secret,
-    selection::RuleSet,
+    selection::RuleErrors,
     settings::Settings,
     store,
     virustotal::{CurrentUser, VirusTotal, VirusTotalError},
@@ -91,7 +91,7 @@ async fn check(settings: &Settings) -> Vec<(&'static str, Finding)> {
         }
         Err(error) => findings.push(("dispatcher", Bad(chain(&error)))),
     }
-    findings.push(("rules", rules(settings)));
+    findings.push(("rules", rules(settings).await));
     findings.push(("clock", clock(&clocks)));
     findings.push(("state", writable(settings).await));
     findings
@@ -179,11 +179,19 @@ fn answered(settings: &Settings, pong: Result<Pong, String>) -> Finding {
     }
 }
 
-fn rules(settings: &Settings) -> Finding {
+async fn rules(settings: &Settings) -> Finding {
     let root = &settings.rules_root;
-    match RuleSet::load(root.as_ref(), settings.rules_lenient) {
-        Ok(loaded) if loaded.missing_directory => {
-            Good(format!("RULES_ROOT={root} does not exist: nothing is selected for download"))
+    let source = match assemble::rule_source(settings, root).await {
+        Ok(source) => source,
+        Err(error) => return Bad(chain(&error)),
+    };
+    let loaded = match source.look().await {
+        Ok(seen) => source.load(seen.as_ref(), settings.rules_lenient).await,
+        Err(error) => Err(RuleErrors(vec![error])),
+    };
+    match loaded {
+        Ok(loaded) if loaded.missing => {
+            Good(format!("RULES_ROOT={root} holds no rule files: nothing is selected for download"))
         }
         Ok(loaded) if loaded.errors.is_empty() => Good(format!("{} in {root}", loaded.rules.len())),
         Ok(loaded) => Good(format!(

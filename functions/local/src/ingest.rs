@@ -32,7 +32,8 @@ pub(crate) fn run() -> Result<(), Failure> {
 
 async fn serve(settings: Settings) -> Result<(), Failure> {
     let store = store::open(&settings).await.map_err(Failure::job)?;
-    let pipeline = Pipeline::from_settings(&settings, store.clone()).map_err(Failure::usage)?;
+    let pipeline =
+        Pipeline::from_settings(&settings, store.clone()).await.map_err(Failure::usage)?;
     let ingest = Arc::new(
         Ingest::new(&settings, store, Arc::new(SystemClock), pipeline)
             .context("INGEST_SECRETS")

@@ -99,7 +99,7 @@ async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
     for key in keys {
         all.push((key, read(&store, key).await?));
     }
-    let pipeline = Pipeline::from_settings(settings, store).map_err(Failure::usage)?;
+    let pipeline = Pipeline::from_settings(settings, store).await.map_err(Failure::usage)?;
     let ageless = assemble::mapper(settings, true).map_err(Failure::usage)?;
     let again = Again { pipeline, ageless: Arc::new(ageless), limits: Limits::default() };
     stop_on_signal(&again.limits);

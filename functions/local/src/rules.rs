@@ -1,11 +1,11 @@
 //! `vt rules`: are the rules good, and what does a rule match?
 
-use std::path::Path;
-
 use anyhow::{Context as _, anyhow};
 use azul_vt::{
     bundle::Line,
+    pipeline::assemble,
     selection::{Filter, RuleErrors, RuleSet},
+    settings::RulesRoot,
 };
 use serde::de::IgnoredAny;
 
@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, one_line, say},
     lines,
     output::Output,
-    settings,
+    settings, state,
 };
 
 /// Runs `vt rules check` or `vt rules match`.
@@ -25,15 +25,26 @@ pub(crate) fn run(command: RulesCommand) -> Result<(), Failure> {
     }
 }
 
-/// Loads the rules below `dir` and says what is wrong with bad ones (these must not be, unless `lenient`) and what
+/// Loads the rules below `root` and says what is wrong with bad ones (these must not be, unless `lenient`) and what
 /// can hardly be meant in good ones.
-pub(crate) fn load(dir: &Path, lenient: bool) -> Result<RuleSet, Failure> {
-    let loaded = RuleSet::load(dir, lenient).map_err(refused)?;
+pub(crate) fn load(root: &RulesRoot, lenient: bool) -> Result<RuleSet, Failure> {
+    let loaded = match root {
+        RulesRoot::Dir(dir) => RuleSet::load(dir, lenient).map_err(refused)?,
+        RulesRoot::Bucket { .. } => {
+            let settings = settings::read()?;
+            state::block_on(async {
+                let source =
+                    assemble::rule_source(&settings, root).await.map_err(Failure::usage)?;
+                let seen = source.look().await.map_err(|error| refused(RuleErrors(vec![error])))?;
+                source.load(seen.as_ref(), lenient).await.map_err(refused)
+            })?
+        }
+    };
     for error in &loaded.errors {
         say(&format!("vt: passed over: {}", one_line(error)));
     }
-    if loaded.missing_directory {
-        return Err(Failure::Usage(anyhow!("{}: there is no such folder of rules", dir.display())));
+    if loaded.missing {
+        return Err(Failure::Usage(anyhow!("{root}: there is no such folder of rules")));
     }
     for warning in loaded.rules.warnings() {
         say(&format!("vt: warning: {warning}"));

@@ -19,8 +19,8 @@ use crate::{
 pub(crate) fn run(args: &SelectArgs) -> Result<(), Failure> {
     let mut settings = settings::read()?;
     settings.model_version = args.model_version.unwrap_or(settings.model_version);
-    let root = args.rules.clone().unwrap_or_else(|| settings.rules_root.clone().into());
-    let rules = rules::load(&root, settings.rules_lenient)?;
+    let root = args.rules.as_ref().unwrap_or(&settings.rules_root);
+    let rules = rules::load(root, settings.rules_lenient)?;
     let selector = Selector::new(rules, assemble::selector_options(&settings));
     // Without an age limit: rules are tried on whatever records are at hand.
     let mapper = assemble::mapper(&settings, true)

@@ -16,9 +16,9 @@ use crate::{
     errors::chain,
     http_client::HttpSetupError,
     mapping::{self, HandlerSet, Mapper, MapperOptions, UnknownHandler},
-    selection::{Refresh, RuleErrors, Rules, Selector, SelectorOptions},
-    settings::Settings,
-    store::Store,
+    selection::{Directory, Refresh, RuleErrors, RuleSource, Rules, Selector, SelectorOptions},
+    settings::{RulesRoot, Settings},
+    store::{Store, StoreError, aws},
 };
 
 /// Name of the author of mapped events from the feed. The Go plugin's, so that its events and ours merge.
@@ -36,11 +36,9 @@ pub enum AssembleError {
     /// No HTTP client.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// `RULES_ROOT` is a bucket.
-    #[error(
-        "RULES_ROOT={0}: rules in a bucket need the state on AWS, which this program was built without; set a directory"
-    )]
-    RulesInBucket(String),
+    /// No client of AWS.
+    #[error(transparent)]
+    Aws(#[from] StoreError),
 }
 
 /// The author of feed events.
@@ -86,7 +84,25 @@ pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
     Ok(Dispatcher::new(client, settings.events_url.clone(), DispatcherOptions::default()))
 }
 
-/// Rules that follow their directory.
+/// The rule files in a directory or a bucket.
+///
+/// # Errors
+/// No client of AWS.
+pub async fn rule_source(
+    settings: &Settings,
+    root: &RulesRoot,
+) -> Result<Box<dyn RuleSource>, StoreError> {
+    Ok(match root {
+        RulesRoot::Dir(dir) => Box::new(Directory(dir.clone())),
+        RulesRoot::Bucket { bucket, prefix } => {
+            // Boxed: its future is large, and asked for rarely.
+            let config = Box::pin(aws::config(settings)).await?;
+            Box::new(aws::S3Rules::new(&config, bucket, prefix))
+        }
+    })
+}
+
+/// Rules that follow their files.
 pub(super) struct RuleFollower {
     rules: Rules,
     options: SelectorOptions,
@@ -94,11 +110,11 @@ pub(super) struct RuleFollower {
 
 impl RuleFollower {
     /// The selector with changed rules, where they changed.
-    pub(super) fn refresh(&mut self) -> Option<Selector> {
-        match self.rules.refresh(Instant::now()) {
+    pub(super) async fn refresh(&mut self) -> Option<Selector> {
+        match self.rules.refresh(Instant::now()).await {
             Refresh::Unchanged => None,
             Refresh::Broken(errors) => {
-                tracing::error!(error = %errors, "the changed rules are broken; the old ones stay in force");
+                tracing::error!(error = %errors, "the rules cannot be read again; the old ones stay in force");
                 None
             }
             Refresh::Reloaded(errors) => {
@@ -120,24 +136,22 @@ impl RuleFollower {
 }
 
 impl Pipeline {
-    /// The pipeline that the settings describe.
+    /// The pipeline that the settings describe. Reads the rules.
     ///
     /// # Errors
     /// See [`AssembleError`].
-    pub fn from_settings(settings: &Settings, store: Store) -> Result<Self, AssembleError> {
+    pub async fn from_settings(settings: &Settings, store: Store) -> Result<Self, AssembleError> {
         let root = &settings.rules_root;
-        if root.starts_with("s3://") {
-            return Err(AssembleError::RulesInBucket(root.clone()));
-        }
+        let source = rule_source(settings, root).await?;
         let (rules, errors, missing) =
-            Rules::open(root.into(), settings.rules_lenient, Instant::now())?;
+            Rules::open(source, settings.rules_lenient, Instant::now()).await?;
         for error in errors {
             tracing::error!(error = %chain(&error), "a rule is passed over");
         }
         if missing {
             tracing::info!(
-                RULES_ROOT = root,
-                "the directory does not exist: nothing is selected for download"
+                RULES_ROOT = %root,
+                "no rule files are there: nothing is selected for download"
             );
         }
         let follower = RuleFollower { rules, options: selector_options(settings) };
@@ -146,7 +160,7 @@ impl Pipeline {
         let publisher = Publisher::new(dispatcher(settings)?, options);
         let mut pipeline =
             Self::new(settings, store, mapper(settings, false)?, publisher, selector);
-        pipeline.follower = Some(std::sync::Mutex::new(follower));
+        pipeline.follower = Some(tokio::sync::Mutex::new(follower));
         Ok(pipeline)
     }
 

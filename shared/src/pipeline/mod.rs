@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use async_trait::async_trait;
@@ -131,7 +131,7 @@ pub struct Pipeline {
     contact: String,
     registered: OnceCell<()>,
     selector: RwLock<Arc<Selector>>,
-    follower: Option<Mutex<assemble::RuleFollower>>,
+    follower: Option<tokio::sync::Mutex<assemble::RuleFollower>>,
 }
 
 /// A batch on its way, and its share of [`BATCHES_KIB`].
@@ -205,10 +205,11 @@ impl Pipeline {
     }
 
     /// Puts changed rules in force, from the next bundle on. Looks at most once a minute.
-    fn follow_rules(&self) {
+    async fn follow_rules(&self) {
         let Some(follower) = &self.follower else { return };
-        let changed = follower.lock().unwrap_or_else(PoisonError::into_inner).refresh();
-        if let Some(selector) = changed {
+        // Where another bundle is at it, this one does not wait for it.
+        let Ok(mut follower) = follower.try_lock() else { return };
+        if let Some(selector) = follower.refresh().await {
             *self.selector.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(selector);
         }
     }
@@ -250,7 +251,7 @@ impl Pipeline {
         limits: &Limits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
-        self.follow_rules();
+        self.follow_rules().await;
         let (origin, now) = (input.origin.clone(), input.now);
         let (send, receive) = mpsc::channel(WAITING);
         let preparing = self.prepare(mapper, input, Outlet::new(send));

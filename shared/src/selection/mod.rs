@@ -16,4 +16,4 @@ mod watch;
 pub use filter::{Filter, FilterError};
 pub use rules::{Loaded, Rule, RuleError, RuleErrors, RuleProblem, RuleSet};
 pub use selector::{Candidate, Selector, SelectorOptions};
-pub use watch::{CHECK_INTERVAL, Refresh, Rules};
+pub use watch::{CHECK_INTERVAL, Directory, Marks, Refresh, RuleSource, Rules};

@@ -47,8 +47,8 @@ pub struct Loaded {
     pub rules: RuleSet,
     /// The others; empty unless the load was lenient.
     pub errors: Vec<RuleError>,
-    /// The directory does not exist, so that there are no rules: worth saying once.
-    pub missing_directory: bool,
+    /// The directory does not exist, or the bucket holds no rule files: there are no rules, worth saying once.
+    pub missing: bool,
 }
 
 /// A file or a rule that cannot be used.
@@ -85,12 +85,41 @@ pub enum RuleError {
         #[source]
         problem: RuleProblem,
     },
-    /// The directory held rules before and is gone.
-    #[error("{}: the rules' directory is gone", path.display())]
-    DirectoryGone {
-        /// The directory.
-        path: PathBuf,
+    /// There were rules before and now nothing is there.
+    #[error("{place}: the rules are gone")]
+    Gone {
+        /// A directory, or a part of a bucket.
+        place: String,
     },
+    /// A bucket does not answer, or refuses.
+    #[error("{place}: cannot be read")]
+    OutOfReach {
+        /// A part of a bucket, or an object.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// More than rules can be.
+    #[error("{place}: {limit}")]
+    TooMuch {
+        /// A part of a bucket, or an object.
+        place: String,
+        /// What it is over.
+        limit: &'static str,
+    },
+}
+
+impl RuleError {
+    /// The next try may end well although no file changed.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::OutOfReach { .. } => true,
+            // Bytes that are no text stay so.
+            Self::Unreadable { source, .. } => source.kind() != io::ErrorKind::InvalidData,
+            _ => false,
+        }
+    }
 }
 
 /// What is wrong with one rule.
@@ -148,24 +177,43 @@ impl RuleSet {
     }
 
     /// Reads every `*.yaml` below `dir`, sorted by path; names that begin with a dot are passed over.
-    /// A directory that does not exist holds no rules and says so in [`Loaded::missing_directory`].
+    /// A directory that does not exist holds no rules and says so in [`Loaded::missing`].
     ///
     /// # Errors
     /// Every error found, unless `lenient`: then the good rules come with [`Loaded::errors`].
     pub fn load(dir: &Path, lenient: bool) -> Result<Loaded, RuleErrors> {
         if matches!(fs::metadata(dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             let rules = Self::empty();
-            return Ok(Loaded { rules, errors: Vec::new(), missing_directory: true });
+            return Ok(Loaded { rules, errors: Vec::new(), missing: true });
         }
         let mut errors = Vec::new();
-        let mut rules = Vec::new();
+        let mut texts = Vec::new();
         for file in files(dir, &mut errors) {
-            read_file(&file, &mut rules, &mut errors);
+            match fs::read_to_string(&file) {
+                Ok(text) => texts.push((file, text)),
+                Err(source) => errors.push(RuleError::Unreadable { path: file, source }),
+            }
+        }
+        Self::compile(texts, errors, lenient)
+    }
+
+    /// Compiles the texts of files; `errors` are those of files without a text.
+    ///
+    /// # Errors
+    /// All errors, unless `lenient`: then the good rules come with [`Loaded::errors`].
+    pub(crate) fn compile(
+        texts: Vec<(PathBuf, String)>,
+        mut errors: Vec<RuleError>,
+        lenient: bool,
+    ) -> Result<Loaded, RuleErrors> {
+        let mut rules = Vec::new();
+        for (file, text) in texts {
+            read_file(&file, &text, &mut rules, &mut errors);
         }
         if !errors.is_empty() && !lenient {
             return Err(RuleErrors(errors));
         }
-        Ok(Loaded { rules: rules.into(), errors, missing_directory: false })
+        Ok(Loaded { rules: rules.into(), errors, missing: false })
     }
 
     /// The rules, in order.
@@ -236,15 +284,9 @@ pub(super) fn files(dir: &Path, errors: &mut Vec<RuleError>) -> Vec<PathBuf> {
     found
 }
 
-fn read_file(file: &Path, rules: &mut Vec<Rule>, errors: &mut Vec<RuleError>) {
-    let text = match fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(source) => {
-            return errors.push(RuleError::Unreadable { path: file.to_path_buf(), source });
-        }
-    };
+fn read_file(file: &Path, text: &str, rules: &mut Vec<Rule>, errors: &mut Vec<RuleError>) {
     // A file of comments alone is null: no rules.
-    let entries = match serde_yaml::from_str::<Option<Vec<Entry>>>(&text) {
+    let entries = match serde_yaml::from_str::<Option<Vec<Entry>>>(text) {
         Ok(entries) => entries.unwrap_or_default(),
         Err(source) => {
             return errors.push(RuleError::NotAList { file: file.to_path_buf(), source });
@@ -261,7 +303,7 @@ fn read_file(file: &Path, rules: &mut Vec<Rule>, errors: &mut Vec<RuleError>) {
             Ok(rule) => rules.push(rule),
             Err(problem) => errors.push(RuleError::Rule {
                 file: file.to_path_buf(),
-                line: line_of(&text, &name, *times),
+                line: line_of(text, &name, *times),
                 rule: name,
                 problem,
             }),

@@ -1,27 +1,51 @@
-//! Rules that follow their directory: read again when a file changed, never worse than before.
+//! Rules that follow their files: read again when one changed, never worse than before.
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    path::PathBuf,
+    time::{Duration, Instant},
 };
+
+use async_trait::async_trait;
 
 use super::rules::{self, Loaded, RuleError, RuleErrors, RuleSet};
 
-/// The directory is looked at no more often than this.
+/// The files are looked at no more often than this.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Path, length and time of change of each file.
-type Fingerprint = Vec<(PathBuf, Option<(u64, SystemTime)>)>;
+/// The rule files of a place by name, each with a mark that changes when the file does. Sorted.
+pub type Marks = Vec<(String, String)>;
 
-/// A set of rules and the directory that it comes from.
-#[derive(Debug)]
+/// Where rule files are.
+#[async_trait]
+pub trait RuleSource: Send + Sync {
+    /// Looks for the rule files. `None`: their place does not exist.
+    ///
+    /// # Errors
+    /// Not to be found out.
+    async fn look(&self) -> Result<Option<Marks>, RuleError>;
+
+    /// Reads the files that a look has seen.
+    ///
+    /// # Errors
+    /// Every error found, unless `lenient`: then those of single files and rules come with the good rules.
+    async fn load(&self, seen: Option<&Marks>, lenient: bool) -> Result<Loaded, RuleErrors>;
+
+    /// The error that says that nothing is left where there were rules.
+    fn gone(&self) -> RuleError;
+}
+
+/// A directory: every `*.yaml` below it.
+#[derive(Clone, Debug)]
+pub struct Directory(pub PathBuf);
+
+/// A set of rules and the files that it comes from.
 pub struct Rules {
-    dir: PathBuf,
+    source: Box<dyn RuleSource>,
     lenient: bool,
     current: RuleSet,
     missing: bool,
-    fingerprint: Fingerprint,
+    seen: Option<Marks>,
     checked: Instant,
 }
 
@@ -33,26 +57,27 @@ pub enum Refresh {
     Unchanged,
     /// There is a new set in [`Rules::current`]; the errors are those that leniency passed over.
     Reloaded(Vec<RuleError>),
-    /// The new set is broken and the old one stays: alarm. Said once a change.
+    /// The new set is broken or out of reach and the old one stays: alarm. Said once a change, or at each
+    /// look where a look or a read failed.
     Broken(RuleErrors),
 }
 
 impl Rules {
-    /// Reads the rules below `dir` for the first time. Gives the holder, the errors that leniency
-    /// passed over, and whether the directory is missing.
+    /// Reads the rules for the first time. Gives the holder, the errors that leniency passed over, and
+    /// whether the rules' place is missing.
     ///
     /// # Errors
-    /// As [`RuleSet::load`].
-    pub fn open(
-        dir: PathBuf,
+    /// As [`RuleSource::look`] and [`RuleSource::load`].
+    pub async fn open(
+        source: Box<dyn RuleSource>,
         lenient: bool,
         now: Instant,
     ) -> Result<(Self, Vec<RuleError>, bool), RuleErrors> {
-        // Taken first: a file that changes while it is read looks changed at the next check.
-        let fingerprint = fingerprint(&dir);
-        let Loaded { rules: current, errors, missing_directory: missing } =
-            RuleSet::load(&dir, lenient)?;
-        Ok((Self { dir, lenient, current, missing, fingerprint, checked: now }, errors, missing))
+        // Looked at first: a file that changes while it is read looks changed at the next check.
+        let seen = source.look().await.map_err(|error| RuleErrors(vec![error]))?;
+        let Loaded { rules: current, errors, missing } =
+            source.load(seen.as_ref(), lenient).await?;
+        Ok((Self { source, lenient, current, missing, seen, checked: now }, errors, missing))
     }
 
     /// The rules in force.
@@ -60,28 +85,32 @@ impl Rules {
         &self.current
     }
 
-    /// Looks at the directory, at most once each [`CHECK_INTERVAL`], and reads it again if a name, a
-    /// length or a time of change differs.
-    pub fn refresh(&mut self, now: Instant) -> Refresh {
+    /// Looks at the files, at most once each [`CHECK_INTERVAL`], and reads them again if a name or a mark
+    /// differs.
+    pub async fn refresh(&mut self, now: Instant) -> Refresh {
         if now.saturating_duration_since(self.checked) < CHECK_INTERVAL {
             return Refresh::Unchanged;
         }
         self.checked = now;
-        let fingerprint = fingerprint(&self.dir);
-        if fingerprint == self.fingerprint {
-            return Refresh::Unchanged;
+        let seen = match self.source.look().await {
+            Ok(seen) if seen == self.seen => return Refresh::Unchanged,
+            Ok(seen) => seen,
+            Err(error) => return Refresh::Broken(RuleErrors(vec![error])),
+        };
+        let loaded = self.source.load(seen.as_ref(), self.lenient).await;
+        // What may be read the next time is looked at again, changed or not.
+        let passes = matches!(&loaded, Err(errors) if errors.0.iter().any(RuleError::may_pass));
+        if !passes {
+            self.seen = seen;
         }
-        self.fingerprint = fingerprint;
-        match RuleSet::load(&self.dir, self.lenient) {
+        match loaded {
             // A volume that is not mounted for a while must not end the selection.
-            Ok(loaded) if loaded.missing_directory && !self.missing => {
-                Refresh::Broken(RuleErrors(vec![RuleError::DirectoryGone {
-                    path: self.dir.clone(),
-                }]))
+            Ok(loaded) if loaded.missing && !self.missing => {
+                Refresh::Broken(RuleErrors(vec![self.source.gone()]))
             }
             Ok(loaded) => {
                 self.current = loaded.rules;
-                self.missing = loaded.missing_directory;
+                self.missing = loaded.missing;
                 Refresh::Reloaded(loaded.errors)
             }
             Err(errors) => Refresh::Broken(errors),
@@ -89,18 +118,27 @@ impl Rules {
     }
 }
 
-fn fingerprint(dir: &Path) -> Fingerprint {
-    let stat = |path: &Path| {
-        let meta = fs::metadata(path).ok()?;
-        Some((meta.len(), meta.modified().ok()?))
-    };
-    // The directory stands first, so that one without files differs from one that is gone; its own
-    // time of change is of no interest.
-    let exists = dir.exists().then_some((0, SystemTime::UNIX_EPOCH));
-    let mut print = vec![(dir.to_path_buf(), exists)];
-    for file in rules::files(dir, &mut Vec::new()) {
-        let stat = stat(&file);
-        print.push((file, stat));
+#[async_trait]
+impl RuleSource for Directory {
+    async fn look(&self) -> Result<Option<Marks>, RuleError> {
+        if !self.0.exists() {
+            return Ok(None);
+        }
+        let mark = |path: &PathBuf| {
+            let meta = fs::metadata(path).ok()?;
+            Some(format!("{} {:?}", meta.len(), meta.modified().ok()?))
+        };
+        // What cannot be read is an error of the load.
+        let files = rules::files(&self.0, &mut Vec::new());
+        let marks = files.iter().map(|path| (path.display().to_string(), mark(path)));
+        Ok(Some(marks.map(|(name, mark)| (name, mark.unwrap_or_default())).collect()))
     }
-    print
+
+    async fn load(&self, _seen: Option<&Marks>, lenient: bool) -> Result<Loaded, RuleErrors> {
+        RuleSet::load(&self.0, lenient)
+    }
+
+    fn gone(&self) -> RuleError {
+        RuleError::Gone { place: self.0.display().to_string() }
+    }
 }

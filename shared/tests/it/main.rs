@@ -16,9 +16,13 @@ mod mapping;
 #[cfg(test)]
 mod mapping_corpus;
 #[cfg(test)]
+mod permissions;
+#[cfg(test)]
 mod poll;
 #[cfg(test)]
 mod publish;
+#[cfg(test)]
+mod rules_s3;
 #[cfg(test)]
 mod s3;
 #[cfg(test)]

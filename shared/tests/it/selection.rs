@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fmt::Write, fs, path::Path, time::Instant};
 use azul_vt::{
     azul::event::{Author, DownloadEvent, ModelVersion, PathNode, Source, StringMap},
     selection::{
-        CHECK_INTERVAL, Candidate, Filter, Refresh, RuleError, RuleProblem, RuleSet, Rules,
-        Selector, SelectorOptions,
+        CHECK_INTERVAL, Candidate, Directory, Filter, Refresh, RuleError, RuleProblem, RuleSet,
+        Rules, Selector, SelectorOptions,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -329,61 +329,63 @@ fn leniency_keeps_the_good_rules_and_tells_the_others() {
 fn a_directory_that_does_not_exist_holds_no_rules() {
     let dir = tempfile::tempdir().unwrap();
     let loaded = RuleSet::load(&dir.path().join("gone"), false).unwrap();
-    assert!(loaded.missing_directory && loaded.rules.is_empty());
+    assert!(loaded.missing && loaded.rules.is_empty());
     let loaded = RuleSet::load(dir.path(), false).unwrap();
-    assert!(!loaded.missing_directory && loaded.rules.is_empty());
+    assert!(!loaded.missing && loaded.rules.is_empty());
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(RuleSet::load(&file, false).is_err());
 }
 
-#[test]
-fn rules_follow_their_directory_and_a_broken_set_keeps_the_old_one() {
+#[tokio::test]
+async fn rules_follow_their_directory_and_a_broken_set_keeps_the_old_one() {
     let dir = rule_dir(&[("a.yaml", &rule("one", "a"))]);
     let write = |text: &str| fs::write(dir.path().join("a.yaml"), text).unwrap();
     let mut now = Instant::now();
-    let (mut rules, errors, missing) = Rules::open(dir.path().to_owned(), false, now).unwrap();
+    let source = Box::new(Directory(dir.path().to_owned()));
+    let (mut rules, errors, missing) = Rules::open(source, false, now).await.unwrap();
     assert!(errors.is_empty() && !missing);
 
     write(&(rule("one", "a") + &rule("two", "b")));
-    assert!(matches!(rules.refresh(now + CHECK_INTERVAL / 2), Refresh::Unchanged));
+    assert!(matches!(rules.refresh(now + CHECK_INTERVAL / 2).await, Refresh::Unchanged));
     assert_eq!(rules.current().len(), 1);
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Reloaded(errors) if errors.is_empty()));
+    assert!(matches!(rules.refresh(now).await, Refresh::Reloaded(errors) if errors.is_empty()));
     assert_eq!(rules.current().len(), 2);
 
     write("- broken: {");
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Broken(errors) if errors.0.len() == 1));
+    assert!(matches!(rules.refresh(now).await, Refresh::Broken(errors) if errors.0.len() == 1));
     assert_eq!(rules.current().len(), 2);
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Unchanged));
+    assert!(matches!(rules.refresh(now).await, Refresh::Unchanged));
 
     fs::remove_dir_all(dir.path()).unwrap();
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Broken(_)));
+    assert!(matches!(rules.refresh(now).await, Refresh::Broken(_)));
     assert_eq!(rules.current().len(), 2);
 
     fs::create_dir(dir.path()).unwrap();
     write(&rule("three", "c"));
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Reloaded(_)));
+    assert!(matches!(rules.refresh(now).await, Refresh::Reloaded(_)));
     assert_eq!(rules.current().rules()[0].category, "a/three");
 }
 
-#[test]
-fn a_directory_that_comes_later_is_read_then() {
+#[tokio::test]
+async fn a_directory_that_comes_later_is_read_then() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("rules");
     let mut now = Instant::now();
-    let (mut rules, _, missing) = Rules::open(root.clone(), false, now).unwrap();
+    let source = Box::new(Directory(root.clone()));
+    let (mut rules, _, missing) = Rules::open(source, false, now).await.unwrap();
     assert!(missing);
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Unchanged));
+    assert!(matches!(rules.refresh(now).await, Refresh::Unchanged));
     fs::create_dir(&root).unwrap();
     fs::write(root.join("a.yaml"), rule("one", "a")).unwrap();
     now += CHECK_INTERVAL;
-    assert!(matches!(rules.refresh(now), Refresh::Reloaded(_)));
+    assert!(matches!(rules.refresh(now).await, Refresh::Reloaded(_)));
     assert_eq!(rules.current().len(), 1);
 }
 

@@ -1,6 +1,7 @@
 //! An emulator of AWS: `ministack`, a Python program that `make` installs, as a child process.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs::{self, File},
     io::{ErrorKind, Read as _, Write as _},
@@ -17,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 
 /// How long a start may take on a machine under load; half a second is usual.
 const START: Duration = Duration::from_mins(1);
@@ -109,15 +111,8 @@ impl Aws {
     /// # Errors
     /// It does not take the policy.
     pub fn user(&self, policy: &str) -> Result<Vec<(&'static str, String)>> {
-        let python = installed().context("it was uninstalled")?;
-        let made = Command::new(python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws/user.py"))
-            .args([&self.endpoint(), policy])
-            .output()?;
-        let said = String::from_utf8(made.stdout)?;
-        let Some((id, secret)) = said.trim().split_once(' ') else {
-            bail!("no user was made: {}", String::from_utf8_lossy(&made.stderr));
-        };
+        let said = self.python("user.py", &[policy])?;
+        let (id, secret) = said.trim().split_once(' ').context("no user was made")?;
         Ok(self.environment_of(id, secret))
     }
 
@@ -126,15 +121,31 @@ impl Aws {
     /// # Errors
     /// It does not take it.
     pub fn secret(&self, name: &str, value: &str) -> Result<()> {
+        self.python("secret.py", &[name, value]).map(drop)
+    }
+
+    /// Puts the files of a directory into a bucket, under names that begin with `prefix`, as the owner of the
+    /// account; makes the bucket where it is not there. Blocks.
+    ///
+    /// # Errors
+    /// It does not take them.
+    pub fn objects(&self, bucket: &str, prefix: &str, directory: &Path) -> Result<()> {
+        let directory = directory.to_str().context("the directory's name is no text")?;
+        self.python("objects.py", &[bucket, prefix, directory]).map(drop)
+    }
+
+    /// What a script of testdata/aws says.
+    fn python(&self, script: &str, args: &[&str]) -> Result<String> {
         let python = installed().context("it was uninstalled")?;
-        let put = Command::new(python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws/secret.py"))
-            .args([&self.endpoint(), name, value])
+        let run = Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws").join(script))
+            .arg(self.endpoint())
+            .args(args)
             .output()?;
-        if !put.status.success() {
-            bail!("no secret was put: {}", String::from_utf8_lossy(&put.stderr));
+        if !run.status.success() {
+            bail!("{script} failed: {}", String::from_utf8_lossy(&run.stderr));
         }
-        Ok(())
+        Ok(String::from_utf8(run.stdout)?)
     }
 
     fn environment_of(&self, id: &str, secret: &str) -> Vec<(&'static str, String)> {
@@ -261,6 +272,26 @@ fn folder() -> PathBuf {
 fn installed() -> Option<PathBuf> {
     let folder = folder();
     folder.join("installed.txt").is_file().then(|| folder.join("bin/python"))
+}
+
+/// A policy document of IAM of permissions by what they are for, as infra/permissions.json lists those of a
+/// function; `resource` gives the ARN of what a name there stands for.
+pub fn policy(
+    permissions: &BTreeMap<String, Vec<String>>,
+    resource: impl Fn(&str) -> String,
+) -> String {
+    let statements: Vec<Value> = permissions
+        .iter()
+        .map(|(what, actions)| {
+            let mut actions = actions.clone();
+            // The emulator asks for an action that IAM does not have: there a message's includes batches.
+            if actions.iter().any(|action| action == "sqs:SendMessage") {
+                actions.push("sqs:SendMessageBatch".to_owned());
+            }
+            json!({ "Effect": "Allow", "Action": actions, "Resource": resource(what) })
+        })
+        .collect();
+    json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
 }
 
 fn healthy(address: SocketAddr) -> bool {

@@ -13,7 +13,7 @@ mod proxy;
 mod server;
 mod virustotal;
 
-pub use aws::{Aws, Shared};
+pub use aws::{Aws, Shared, policy};
 pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
 pub use fault::Fault;
 pub use gateway::{Gateway, Pushed};

@@ -168,9 +168,8 @@ async fn serve(args: Serve) -> Result<()> {
         "virustotal": virustotal.url(),
         "content": virustotal.content_url(),
     });
-    let ended = ended()?;
     print(format!("{urls}\n").as_bytes())?;
-    ended.await?;
+    ended().await?;
     let leaks = virustotal.key_leaked();
     ensure!(leaks.is_empty(), "the key was seen where it must not be: {leaks:?}");
     Ok(())
@@ -186,22 +185,19 @@ async fn emulate(args: &Emulator) -> Result<()> {
         writeln!(lines, "export {name}={value}")?;
     }
     writeln!(lines, "emulator_home='{}'", aws.home().display())?;
-    let ended = ended()?;
     print(lines.as_bytes())?;
-    ended.await
+    ended().await
 }
 
-/// Waits for SIGTERM or ctrl-c. Listens from now on: whoever reads what is printed may end us at once.
-fn ended() -> Result<impl Future<Output = Result<()>>> {
+/// Waits for SIGTERM or ctrl-c.
+async fn ended() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            end = tokio::signal::ctrl_c() => end.context("listening to ctrl-c")?,
-        }
-        Ok(())
-    })
+    tokio::select! {
+        _ = term.recv() => {}
+        end = tokio::signal::ctrl_c() => end.context("listening to ctrl-c")?,
+    }
+    Ok(())
 }
 
 fn write_feed(args: &Feed) -> Result<()> {

@@ -40,7 +40,7 @@ impl World {
         };
         let settings = Settings::read(&lookup).unwrap();
         let store = local::open(Path::new(&settings.state_dir)).unwrap();
-        let pipeline = Pipeline::from_settings(&settings, store.clone()).unwrap();
+        let pipeline = Pipeline::from_settings(&settings, store.clone()).await.unwrap();
         let mut ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline).unwrap();
         ingest.wait = Duration::from_secs(20);
         Self { dispatcher, ingest: Arc::new(ingest), _state: state }

@@ -56,7 +56,7 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
     let settings = Settings::read(&lookup).unwrap();
     let store = aws::store(&settings, &config, &places).unwrap();
     let clock = Arc::new(SystemClock);
-    let pipeline = Pipeline::from_settings(&settings, store.clone()).unwrap();
+    let pipeline = Pipeline::from_settings(&settings, store.clone()).await.unwrap();
     pipeline.register(clock.now(), &Limits::default()).await.unwrap();
     let ingest = Arc::new(
         Ingest::new(&settings, store.clone(), Arc::<SystemClock>::clone(&clock), pipeline).unwrap(),
@@ -83,7 +83,7 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
     let incoming = store.bundles.list("incoming/").await.unwrap();
     assert_eq!(incoming.len(), 1);
 
-    let load = Load::from_settings(settings, store.clone(), clock).unwrap();
+    let load = Load::from_settings(settings, store.clone(), clock).await.unwrap();
     let triggers = Trigger::parse(&event(&places.bucket, &incoming[0].key)).unwrap();
     let [trigger] = triggers.as_slice() else { panic!("{triggers:?}") };
     let report = load.run(trigger, &Limits::default()).await.unwrap();

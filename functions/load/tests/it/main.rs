@@ -11,6 +11,4 @@ mod model;
 #[cfg(test)]
 mod virustotal_faults;
 #[cfg(test)]
-mod workers;
-#[cfg(test)]
 mod world;

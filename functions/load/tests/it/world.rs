@@ -63,7 +63,7 @@ impl World {
         let start: Minute = "202611240859".parse().unwrap();
         let _ = store.cursors.advance(NAME, None, start.unix_seconds()).await.unwrap();
         let clock = Arc::new(Fixed(now.parse().unwrap()));
-        Load::from_settings(settings, store, clock).unwrap()
+        Load::from_settings(settings, store, clock).await.unwrap()
     }
 
     pub(crate) fn settings(&self, more: &[(&str, &str)]) -> Settings {

@@ -93,3 +93,40 @@ async fn a_state_that_is_half_on_aws_is_a_usage_error() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("BUNDLE_BUCKET"), "{}", text(&refused.stderr));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_in_a_bucket_are_checked_selected_by_and_looked_at_by_the_doctor() {
+    let Some(emulator) = sim::Aws::shared().unwrap() else { return };
+    let bucket = emulator.name("rules");
+    let dir = tempfile::tempdir().unwrap();
+    let rule = "- any: {syntax: gjson, rule: attributes.size, reference: all, daily_quota: 9}\n";
+    std::fs::write(dir.path().join("good.yaml"), rule).unwrap();
+    emulator.objects(&bucket, "vt/", dir.path()).unwrap();
+    std::fs::write(dir.path().join("good.yaml"), rule.replace('9', "-9")).unwrap();
+    emulator.objects(&bucket, "bad/", dir.path()).unwrap();
+    let root = format!("s3://{bucket}/vt/");
+
+    let checked = output(on_aws(&["rules", "check", &root], &emulator)).await;
+    assert!(text(&checked.stdout).contains("1 rule is good"), "{}", text(&checked.stderr));
+    let bad = format!("s3://{bucket}/bad/");
+    let refused = output(on_aws(&["rules", "check", &bad], &emulator)).await;
+    assert_eq!(refused.status.code(), Some(2));
+    let expected = format!("{bad}good.yaml, line 1: rule `any`: has daily_quota -9");
+    assert!(text(&refused.stderr).contains(&expected), "{}", text(&refused.stderr));
+
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/feed/records.jsonl");
+    let selected = output(on_aws(&["select", "--rules", &root, sample], &emulator)).await;
+    assert!(text(&selected.stdout).contains("good/any"), "{}", text(&selected.stderr));
+
+    let doctor = async |places: &[(&str, &str)]| {
+        let mut command = on_aws(&["doctor"], &emulator);
+        command.env("RULES_ROOT", &root).envs(places.iter().copied());
+        let found = output(command).await;
+        text(&found.stdout).to_owned()
+    };
+    let said = doctor(&[("STATE_TABLE", "none"), ("BUNDLE_BUCKET", "none")]).await;
+    assert!(said.contains(&format!("ok    rules: 1 in {root}")), "{said}");
+    let said = doctor(&[]).await;
+    assert!(said.contains("FAIL  settings: RULES_ROOT"), "{said}");
+    assert!(said.contains("set STATE_TABLE and BUNDLE_BUCKET too"), "{said}");
+}

@@ -10,11 +10,13 @@ use std::{
 use azul_vt::minute::Minute;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sim::{Aws, Model, Unknown, feed::Style};
+use sim::{Aws, Behaviour, Model, Unknown, feed::Style};
 
 use crate::{
     aws::{exported, output, text},
     commands::vt,
+    queries,
+    running::Running,
 };
 
 /// By function, then by what they are for: permissions.
@@ -26,38 +28,28 @@ fn permissions() -> Permissions {
 
 /// The policy of a function.
 fn policy(function: &str, table: &str, bucket: &str) -> String {
-    let all = permissions();
-    let statements: Vec<Value> = all[function]
-        .iter()
-        .map(|(what, actions)| {
-            let resource = match what.as_str() {
-                "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
-                "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
-                "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
-                "MINUTES_QUEUE_URL" => {
-                    format!("arn:aws:sqs:us-east-1:000000000000:{table}-minutes")
-                }
-                "MINUTES_QUEUE_URL's dead-letter queue" => {
-                    format!("arn:aws:sqs:us-east-1:000000000000:{table}-minutes-dead")
-                }
-                // An entry's ARN ends with six characters that AWS chooses.
-                entry if entry.ends_with("_SECRET") => {
-                    format!("arn:aws:secretsmanager:us-east-1:000000000000:secret:{entry}-??????")
-                }
-                other => panic!("{other} is nothing"),
-            };
-            let mut actions = actions.clone();
-            if actions.iter().any(|action| action == "sqs:SendMessage") {
-                // AWS has no such permission, it asks for the other; the emulator asks for this one.
-                actions.push("sqs:SendMessageBatch".into());
-            }
-            json!({ "Effect": "Allow", "Action": actions, "Resource": resource })
-        })
-        .collect();
-    json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
+    sim::policy(&permissions()[function], |what| match what {
+        "STATE_TABLE" => format!("arn:aws:dynamodb:us-east-1:000000000000:table/{table}"),
+        "BUNDLE_BUCKET" => format!("arn:aws:s3:::{bucket}"),
+        "BUNDLE_BUCKET/*" => format!("arn:aws:s3:::{bucket}/*"),
+        "INBOX_QUEUE_URL" => format!("arn:aws:sqs:us-east-1:000000000000:{table}-inbox"),
+        "dead-letter queue of INBOX_QUEUE_URL" => {
+            format!("arn:aws:sqs:us-east-1:000000000000:{table}-inbox-dead")
+        }
+        "RULES_ROOT" => format!("arn:aws:s3:::{RULES}"),
+        "RULES_ROOT/*" => format!("arn:aws:s3:::{RULES}/*"),
+        // An entry's ARN ends with six characters that AWS chooses.
+        entry if entry.ends_with("_SECRET") => {
+            format!("arn:aws:secretsmanager:us-east-1:000000000000:secret:{entry}-??????")
+        }
+        other => panic!("{other} is nothing"),
+    })
 }
 
+/// The bucket of the rules.
+const RULES: &str = "azul-vt-rules";
 const TOKEN: &str = "token-of-the-tests";
+const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 struct Stage {
     aws: Aws,
@@ -78,10 +70,13 @@ impl Stage {
         virustotal.set_unknown(Unknown::Missing);
         aws.secret("VIRUSTOTAL_APIKEY_SECRET", &virustotal.key()).unwrap();
         aws.secret("INGEST_TOKENS_SECRET", TOKEN).unwrap();
+        aws.secret("WEBHOOK_SECRETS_SECRET", WEBHOOK_SECRET).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let rule =
             "- any: {syntax: gjson, rule: attributes.size, reference: all, daily_quota: 9}\n";
-        std::fs::write(dir.path().join("rules.yaml"), rule).unwrap();
+        std::fs::create_dir(dir.path().join("rules")).unwrap();
+        std::fs::write(dir.path().join("rules/rules.yaml"), rule).unwrap();
+        aws.objects(RULES, "vt/", &dir.path().join("rules")).unwrap();
         for (name, value) in [
             ("VIRUSTOTAL", virustotal.url()),
             ("VIRUSTOTAL_APIKEY_SECRET", "VIRUSTOTAL_APIKEY_SECRET".into()),
@@ -89,9 +84,14 @@ impl Stage {
             ("PLUGIN_EVENTS_URL", dispatcher.url()),
             ("FEED_BACKLOG_HOURS", "1".into()),
             ("FEED_LAG_MINUTES", "54".into()),
-            ("RULES_ROOT", dir.path().display().to_string()),
+            ("RULES_ROOT", format!("s3://{RULES}/vt/")),
             ("STATEDIR", dir.path().join("state").display().to_string()),
             ("INGEST_LISTEN", "127.0.0.1:0".into()),
+            ("WEBHOOK_SECRETS_SECRET", "WEBHOOK_SECRETS_SECRET".into()),
+            ("WEBHOOK_LISTEN", "127.0.0.1:0".into()),
+            ("LOOKUP_SOURCES", "incidents".into()),
+            ("VT_REQUESTS_PER_MINUTE", "100".into()),
+            ("VT_MAX_ATTEMPTS", "1".into()),
         ] {
             settings.push((name.to_owned(), value));
         }
@@ -119,16 +119,8 @@ async fn load_needs_no_permission_that_is_not_in_its_list() {
     // A record that is none, and a bundle that is none.
     let bad = now.plus(-55).to_string();
     stage.virustotal.serve(&bad, b"BZh9 is how they begin".to_vec());
-    // By way of the queue.
-    let mut command = stage.vt("load", &["load"]);
-    command.env("FAN_OUT_MINUTES", "1");
-    let loaded = output(command).await;
+    let loaded = output(stage.vt("load", &["load"])).await;
     assert!(loaded.status.success(), "{}", text(&loaded.stderr));
-    assert!(
-        text(&loaded.stderr).contains("minutes are sent to workers"),
-        "{}",
-        text(&loaded.stderr)
-    );
     assert!(text(&loaded.stderr).contains("loaded 2 minutes"), "{}", text(&loaded.stderr));
     assert!(text(&loaded.stderr).contains("1 minutes failed"), "{}", text(&loaded.stderr));
     let requested = || stage.dispatcher.arrived().of(Model::Download).count();
@@ -173,6 +165,45 @@ async fn ingest_needs_no_permission_that_is_not_in_its_list() {
     assert!(requested() > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn query_needs_no_permission_that_is_not_in_its_list() {
+    let Some(stage) = Stage::new().await else { return };
+    stage.dispatcher.register_source("incidents");
+    stage.virustotal.report(&queries::sha256(1), queries::report(1));
+    let running = Running::start(stage.vt("query", &["query", "--listen"])).until("listening on ");
+    let url = running.said.split("listening on ").nth(1).unwrap();
+    let url = url.split_whitespace().next().unwrap().to_owned();
+    let mut large = queries::event(4);
+    large["source"]["references"] = json!({ "case": "x".repeat(250_000) });
+    // Known, known again, unknown, too large for a message, and one that VirusTotal fails at.
+    let mut sent = 0;
+    for event in [queries::event(1), queries::event(1), queries::event(2), large, queries::event(3)]
+    {
+        if event == queries::event(3) {
+            stage.virustotal.behave_for_files(&Behaviour::ServerError, 100);
+        }
+        sent += 1;
+        let (id, now) = (format!("msg-{sent}"), Timestamp::now());
+        let body = json!([event]).to_string();
+        let signed = azul_vt::webhook::sign(WEBHOOK_SECRET, &id, now, body.as_bytes()).unwrap();
+        let post = reqwest::Client::new().post(&url).header("content-type", "application/json");
+        let post = post.header("webhook-id", id).header("webhook-signature", signed);
+        let post = post.header("webhook-timestamp", now.as_second().to_string());
+        let answer = post.body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+        let all =
+            |arrived: &sim::Arrived, _: &[sim::Posted]| arrived.of(Model::Status).count() == sent;
+        stage.dispatcher.wait_until(all).await;
+    }
+    let counts = |status: &str| stage.dispatcher.arrived().count(Model::Status, status);
+    assert_eq!((counts("completed"), counts("opt-out"), counts("error-network")), (2, 2, 1));
+    running.terminate();
+    let (status, said) = running.end().await;
+    // What is given up, and nothing else.
+    assert!(status.success() && said.matches("ERROR").count() == 1, "{said}");
+    assert!(said.contains("answered 4 look-ups; 0 put back, 1 given up"), "{said}");
+}
+
 /// Ended with its test.
 struct Serving(Child);
 
@@ -197,6 +228,26 @@ async fn without_any_one_of_them_load_is_refused_and_says_why() {
         assert_eq!(refused.status.code(), Some(1), "{action}");
         let said = text(&refused.stderr);
         assert!(said.contains("what they may do with STATE_TABLE"), "{action}: {said}");
+        assert!(said.contains(action), "{action}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_may_not_be_read_end_the_start_and_say_why() {
+    let Some(stage) = Stage::new().await else { return };
+    let all = policy("load", "azul-vt", "azul-vt-bundles");
+    let rules = format!("arn:aws:s3:::{RULES}");
+    for (less, action) in [
+        (all.replace(&format!("\"{rules}\""), "\"arn:aws:s3:::others\""), "s3:ListBucket"),
+        (all.replace(&format!("\"{rules}/*\""), "\"arn:aws:s3:::others/*\""), "s3:GetObject"),
+    ] {
+        assert_ne!(less, all);
+        let mut command = vt(&["load"]);
+        command.envs(stage.aws.user(&less).unwrap()).envs(stage.settings.clone());
+        let refused = output(command).await;
+        assert_eq!(refused.status.code(), Some(2), "{action}");
+        let said = text(&refused.stderr);
+        assert!(said.contains("what they may do with RULES_ROOT"), "{action}: {said}");
         assert!(said.contains(action), "{action}: {said}");
     }
 }

@@ -9,12 +9,12 @@ use crate::{
     served::{Stage, output, text},
 };
 
-fn sha256(n: u64) -> String {
+pub(crate) fn sha256(n: u64) -> String {
     format!("{:064x}", n + 0xabcd)
 }
 
 /// The n-th file, as the dispatcher hands it out.
-fn event(n: u64) -> Value {
+pub(crate) fn event(n: u64) -> Value {
     let author = json!({"name": "someone", "category": "plugin"});
     let node = json!({"author": author, "action": "sourced", "sha256": sha256(n),
         "timestamp": "2026-11-24T08:00:00Z"});
@@ -27,12 +27,16 @@ fn event(n: u64) -> Value {
     })
 }
 
+/// What VirusTotal knows of it.
+pub(crate) fn report(n: u64) -> String {
+    let attributes = json!({"sha256": sha256(n), "type_tag": "pdf", "tags": ["seen"]});
+    json!({"data": {"type": "file", "id": sha256(n), "attributes": attributes}}).to_string()
+}
+
 async fn stage() -> Stage {
     let stage = Stage::new().await;
     stage.dispatcher.register_source("incidents");
-    let attributes = json!({"sha256": sha256(1), "type_tag": "pdf", "tags": ["seen"]});
-    let report = json!({"data": {"type": "file", "id": sha256(1), "attributes": attributes}});
-    stage.virustotal.report(&sha256(1), report.to_string());
+    stage.virustotal.report(&sha256(1), report(1));
     stage
 }
 

@@ -13,7 +13,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sim::feed::Style;
 
-use crate::commands::{MINUTE, vt};
+use crate::{
+    commands::{MINUTE, vt},
+    running::Running,
+};
 
 pub(crate) struct Stage {
     pub(crate) virustotal: sim::VirusTotal,
@@ -235,4 +238,24 @@ async fn a_load_without_a_key_delivers_what_was_posted() {
     assert_eq!(found.status.code(), Some(0), "{}", text(&found.stderr));
     assert!(text(&found.stderr).contains("1 posted bodies delivered"), "{}", text(&found.stderr));
     assert_eq!(stage.dispatcher.arrived().sha256s().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_7_megabytes_posted_to_vt_ingest_is_loaded() {
+    let stage = Stage::new().await;
+    let mut command = stage.vt(&["ingest"]);
+    command.env("INGEST_LISTEN", "127.0.0.1:0").env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    let running = Running::start(command).until("listening on ");
+    let url = running.said.split("listening on ").nth(1).unwrap();
+    let url = url.split_whitespace().next().unwrap().to_owned();
+    // Over what a function URL takes.
+    let body = sim::feed::lines(5, MINUTE, 300, Style::Real);
+    assert!(body.len() > 7_000_000, "{}", body.len());
+    let post = reqwest::Client::new().post(url).header("content-type", "application/json");
+    let answer = post.body(body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap().trim(), "read 300 records");
+    assert_eq!(stage.dispatcher.arrived().sha256s().len(), 300);
+    running.terminate();
+    assert!(running.end().await.0.success());
 }

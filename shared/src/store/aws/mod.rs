@@ -38,10 +38,12 @@ mod leases;
 mod ledger;
 mod memory;
 mod quotas;
+mod rules;
 mod table;
 
 pub use bundles::S3Bundles;
 pub use inbox::SqsInbox;
+pub use rules::S3Rules;
 
 /// Attempts of a call that failed on the way, was throttled or met a fault of AWS's, and the waits between
 /// them (full jitter).

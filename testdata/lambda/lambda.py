@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""Invokes the Lambdas as AWS would, with the events in testdata/events, and looks at what comes of it.
+
+`cargo lambda watch` is the Lambda service, the workspace's own binaries attach to it as functions, the state
+is on the emulator of AWS, and stand-ins are VirusTotal and the dispatcher. Takes the directory of the virtual
+environment with cargo-lambda. Standard library only; needs the built workspace and what `make aws` installs.
+Leaves nothing running; where it fails, the logs are kept and it says where.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
+EVENTS = ROOT / "testdata/events"
+FUNCTIONS = ["load", "ingest", "query"]
+RECORDS = 20
+# 30 MB of them.
+UPLOADED = 1200
+KEY = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+# Long for an invocation here, which takes a second.
+PATIENCE = 120
+
+work = Path(tempfile.mkdtemp(prefix="azul-vt-lambda-"))
+running = []
+threads = ThreadPoolExecutor(1)
+environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+
+
+def fail(why):
+    sys.exit(f"lambda: {why}")
+
+
+def check(what, found, wanted):
+    if found != wanted:
+        fail(f"{what}: {found!r}, not {wanted!r}")
+
+
+def start(name, command, more=None):
+    """Starts a process that ends with this one; gives it and the file that its output goes to."""
+    log = work / f"{name}.log"
+    said = work / f"{name}.out"
+    with open(log, "wb") as err, open(said, "wb") as out:
+        # What a script reads of `sim` is apart from its complaints.
+        child = subprocess.Popen(
+            [str(part) for part in command],
+            env=environment | (more or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=work,
+        )
+    running.append(child)
+    return child, said
+
+
+def wait(what, child, ready):
+    until = time.monotonic() + PATIENCE
+    while not ready():
+        if child.poll() is not None:
+            fail(f"{what} ended with {child.returncode}")
+        if time.monotonic() > until:
+            fail(f"{what} does not come up")
+        time.sleep(0.05)
+
+
+def whole(path, lines):
+    return path.read_text().count("\n") >= lines
+
+
+def exports(text):
+    """The variables of lines for a shell."""
+    return dict(re.findall(r"^(?:export )?(\w+)='?(.*?)'?$", text, re.M))
+
+
+def output(*command):
+    done = subprocess.run([str(c) for c in command], env=environment, cwd=work, capture_output=True, text=True)
+    if done.returncode != 0:
+        fail(f"{command[0]} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
+
+
+def ask(url):
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.load(answer)
+
+
+def event(name):
+    return json.loads((EVENTS / f"{name}.json").read_text())
+
+
+def invoke(function, what):
+    """What a function answers to a file in testdata/events, or to an event."""
+    file = EVENTS / f"{what}.json" if isinstance(what, str) else work / f"{function}-event.json"
+    if not isinstance(what, str):
+        file.write_text(json.dumps(what))
+    begun = time.monotonic()
+    done = subprocess.run(
+        ["cargo", "lambda", "invoke", function, "--data-file", str(file), "-A", "127.0.0.1", "-P", str(port)],
+        env=environment,
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    name = what if isinstance(what, str) else "an event made for it"
+    if done.returncode != 0:
+        fail(f"{function}, invoked with {name}, ended with {done.returncode}: {done.stderr}{done.stdout}")
+    print(f"{function} ← {name}: {done.stdout.strip()[:150]} ({time.monotonic() - begun:.1f} s)")
+    return json.loads(done.stdout)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def listens(at):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", at)) == 0
+
+
+def main():
+    # What is there.
+    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY])
+    aws, found = start("aws", [BIN / "sim", "aws", "--secret", f"azul-vt/key={KEY}"])
+    wait("the stand-ins", sim, lambda: whole(urls, 1))
+    wait("the emulator of AWS", aws, lambda: whole(found, 5))
+    urls = json.loads(urls.read_text())
+    environment.update(exports(found.read_text()))
+    environment.update(exports(output(BIN / "vt", "aws", "init")))
+    python = Path(os.environ.get("AZUL_VT_AWS") or ROOT / "target/aws") / "bin/python"
+    put = [python, ROOT / "testdata/aws/objects.py", environment["AWS_ENDPOINT_URL"]]
+    output(*put, "azul-vt-rules", "vt/", ROOT / "testdata/select_rules/example")
+    environment.update(
+        VIRUSTOTAL=urls["virustotal"],
+        VIRUSTOTAL_APIKEY_SECRET="azul-vt/key",
+        PLUGIN_EVENTS_URL=urls["dispatcher"],
+        RULES_ROOT="s3://azul-vt-rules/vt/",
+        FEED_BACKLOG_HOURS="1",
+        FEED_LAG_MINUTES="58",
+        DISPATCHER_MAX_AGE_HOURS="-1",
+        LOOKUP_SOURCES="incidents",
+    )
+    # The Lambda service, without functions of its own: to build them it would build the workspace anew.
+    command = ["cargo", "lambda", "watch", "--only-lambda-apis", "-A", "127.0.0.1", "-P", port]
+    command += ["--manifest-path", ROOT / "Cargo.toml"]
+    watch, _ = start("watch", command)
+    wait("cargo lambda watch", watch, lambda: listens(port))
+    for function in FUNCTIONS:
+        start(
+            function,
+            [BIN / function],
+            {
+                "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/.rt/{function}",
+                "AWS_LAMBDA_FUNCTION_NAME": function,
+                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+                "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function}",
+                "AWS_LAMBDA_LOG_STREAM_NAME": "here",
+                "STATEDIR": str(work / f"tmp-{function}"),
+            },
+        )
+
+    looking_up = look_up()
+    posted = post()
+    check("files that did not arrive", posted - set(ask(urls["dispatcher"] + "/sim/keys")), set())
+    minutes = load_the_feed()
+    uploaded = upload_and_load()
+    check("items that query worked", looking_up.result()["done"], 1)
+
+    expected = posted
+    for records, minutes in ((RECORDS, minutes), (UPLOADED, [uploaded])):
+        expected |= set(output(BIN / "sim", "expected", "--records", records, *minutes).split())
+    arrived = set(ask(urls["dispatcher"] + "/sim/keys"))
+    summary = ask(urls["dispatcher"] + "/sim/summary")
+    check("files that did not arrive", expected - arrived, set())
+    check("files that nobody sent", arrived - expected, set())
+    check("answers of query", [c["action"] for c in summary["counts"] if c["model"] == "status"], ["opt-out"])
+    check("problems at the dispatcher", summary["problems"], [])
+    print(f"{len(arrived)} files arrived, all that were sent; {summary['downloads']} downloads were asked for")
+    sim.terminate()
+    check("the stand-ins, which look where the API key goes,", sim.wait(PATIENCE), 0)
+
+
+def load_the_feed():
+    """A schedule's event catches up, a range replays; gives the minutes."""
+    [report] = invoke("load", "scheduled")
+    if not report["loaded"] or report["counts"]["delivered"] != report["loaded"] * RECORDS:
+        fail(f"load: {report}")
+    last = datetime.strptime(report["cursor"], "%Y%m%d%H%M")
+    minutes = [(last - timedelta(minutes=n)).strftime("%Y%m%d%H%M") for n in range(report["loaded"])]
+    [report] = invoke("load", "range")
+    check("minutes of the range", report["loaded"], 5)
+    check("the cursor behind a replay", report["cursor"] or last.strftime("%Y%m%d%H%M"), last.strftime("%Y%m%d%H%M"))
+    return minutes + [f"20260102030{n}" for n in range(5)]
+
+
+def upload_and_load():
+    """Asks for an upload, uploads 30 MB, and tells `load` as S3 would, twice; gives the minute."""
+    minute = "202601020400"
+    asking = event("function-url-post-iam")
+    asking["rawPath"] = asking["requestContext"]["http"]["path"] = "/uploads"
+    asking["body"], asking["isBase64Encoded"] = "", False
+    asking["headers"]["content-length"] = "0"
+    answer = invoke("ingest", asking)
+    check("the answer to who asks for an upload", answer["statusCode"], 200)
+    upload = json.loads(answer["body"])
+    bundle = work / "upload.jsonl"
+    output(BIN / "sim", "feed", "--minute", minute, "--records", UPLOADED, "--output", bundle)
+    if bundle.stat().st_size < 30_000_000:
+        fail("the upload has less than 30 MB")
+    put = urllib.request.Request(upload["url"], bundle.read_bytes(), upload["headers"], method="PUT")
+    with urllib.request.urlopen(put, timeout=30) as answer:
+        check("the answer to the upload", answer.status, 200)
+    told = event("object-created")
+    s3 = told["Records"][0]["s3"]
+    s3["bucket"]["name"] = environment["BUNDLE_BUCKET"]
+    path = urllib.parse.urlsplit(upload["url"]).path
+    s3["object"]["key"] = path[path.index("incoming/") :]
+    for swept in (1, 0):
+        [report] = invoke("load", told)
+        check("objects delivered", report["swept"], swept)
+        check("records of them", report["counts"]["delivered"], swept * UPLOADED)
+    return minute
+
+
+def post():
+    """Posts records to the function URL; gives their files."""
+    posting = event("function-url-post-iam")
+    answer = invoke("ingest", "function-url-post-iam")
+    check("the answer to who posts", answer["statusCode"], 200)
+    lines = base64.b64decode(posting["body"]).splitlines()
+    check("records read", json.loads(answer["body"])["accepted"], len(lines))
+    check("a stranger's answer", invoke("ingest", "function-url-post")["statusCode"], 401)
+    return {json.loads(line)["id"] for line in lines}
+
+
+def look_up():
+    """Sends a webhook of a file that VirusTotal does not know, and lets `query` work until its time is over;
+    gives what it says then."""
+    author = {"name": "someone", "category": "plugin"}
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    sha256 = "ab" * 32
+    node = {"author": author, "action": "sourced", "sha256": sha256, "timestamp": now}
+    posting = event("function-url-post-iam")
+    body = {
+        "model_version": 6,
+        "kafka_key": "key",
+        "dequeued": "key.VirustotalFileLookup.1.0",
+        "timestamp": now,
+        "author": author,
+        "action": "sourced",
+        "source": {"name": "incidents", "timestamp": now, "path": [node]},
+        "entity": {"sha256": sha256, "size": 5, "datastreams": [], "features": []},
+    }
+    posting["body"], posting["isBase64Encoded"] = json.dumps([body]), False
+    posting["headers"]["content-length"] = str(len(posting["body"]))
+    answer = invoke("query", posting)
+    check("the answer to a webhook", answer["statusCode"], 202)
+    return threads.submit(invoke, "query", "scheduled")
+
+
+def finish(failed):
+    for child in reversed(running):
+        if failed and child.args[1:2] == ["aws"] and "emulator_home" in environment:
+            Path(environment["emulator_home"], "keep").touch()
+        child.terminate()
+    for child in running:
+        child.wait()
+    if failed:
+        print(f"lambda: the logs are in {work}", file=sys.stderr)
+        if "emulator_home" in environment:
+            print(f"lambda: the emulator's is {environment['emulator_home']}/log", file=sys.stderr)
+    else:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    environment["PATH"] = f"{Path(sys.argv[1]).resolve()}/bin:{environment['PATH']}"
+    port = free_port()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("lambda: told to end"))
+    failed = True
+    try:
+        main()
+        failed = False
+    finally:
+        finish(failed)
