@@ -168,8 +168,9 @@ async fn serve(args: Serve) -> Result<()> {
         "virustotal": virustotal.url(),
         "content": virustotal.content_url(),
     });
+    let ended = ended()?;
     print(format!("{urls}\n").as_bytes())?;
-    ended().await?;
+    ended.await;
     let leaks = virustotal.key_leaked();
     ensure!(leaks.is_empty(), "the key was seen where it must not be: {leaks:?}");
     Ok(())
@@ -185,19 +186,23 @@ async fn emulate(args: &Emulator) -> Result<()> {
         writeln!(lines, "export {name}={value}")?;
     }
     writeln!(lines, "emulator_home='{}'", aws.home().display())?;
+    let ended = ended()?;
     print(lines.as_bytes())?;
-    ended().await
+    ended.await;
+    Ok(())
 }
 
-/// Waits for SIGTERM or ctrl-c.
-async fn ended() -> Result<()> {
+/// Listens to SIGTERM and ctrl-c from now on; what it gives waits for one of them.
+fn ended() -> Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
-    tokio::select! {
-        _ = term.recv() => {}
-        end = tokio::signal::ctrl_c() => end.context("listening to ctrl-c")?,
-    }
-    Ok(())
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening to ctrl-c")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn write_feed(args: &Feed) -> Result<()> {
