@@ -87,6 +87,8 @@ pub struct Settings {
     pub max_download_bytes: Option<u64>,
     /// `FEED_LAG_MINUTES`.
     pub feed_lag_minutes: i64,
+    /// `FAN_OUT_MINUTES`: further behind, minutes go to workers where there are any.
+    pub fan_out_minutes: i64,
     /// `FEED_BACKLOG_HOURS`: first run only.
     pub feed_backlog_hours: i64,
     /// HANDLERS, as written; the mapping checks the names.
@@ -211,6 +213,10 @@ impl Settings {
             "a number of minutes, at least 60 on the real feed",
             |t| within(t, 0, 10_080),
         )?;
+        let fan_out_minutes =
+            r.parse(&["FAN_OUT_MINUTES"], "15", "a number of minutes from 1 to 10080", |t| {
+                within(t, 1, 10_080)
+            })?;
         let feed_backlog_hours = r.parse(
             &["FEED_BACKLOG_HOURS"],
             "72",
@@ -314,6 +320,7 @@ impl Settings {
             rules_root,
             max_download_bytes,
             feed_lag_minutes,
+            fan_out_minutes,
             feed_backlog_hours,
             handlers,
             model_version,

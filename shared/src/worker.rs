@@ -19,14 +19,16 @@ use crate::{
     pipeline::Limits,
     store::{
         Clock, Store, StoreError,
-        inbox::{Again, Item, Queue},
+        inbox::{Again, Delivery, Item, Queue},
     },
 };
 
 /// How long an item is taken for …
-pub const HOLD: SignedDuration = SignedDuration::from_mins(5);
-/// … and how often that is renewed while it is worked.
-const RENEW: Duration = Duration::from_secs(100);
+pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
+/// … and how often that is renewed while it is worked: as a lease is.
+const RENEW: Duration = Duration::from_secs(20);
+/// What so many takers in a row left unended is given up.
+const MOST_LOST: u32 = 5;
 /// How often an empty inbox is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -49,6 +51,11 @@ pub enum After {
 pub trait Work: Send + Sync {
     /// Works one item. Whatever goes wrong is an [`After`].
     async fn work(&self, item: &Item, limits: &Limits) -> After;
+
+    /// What becomes of an item that one taker after the other died at.
+    async fn lost(&self, _item: &Item, reason: String) -> After {
+        After::Bury(reason)
+    }
 }
 
 /// What was done.
@@ -126,6 +133,23 @@ impl Workers<'_> {
         }
     }
 
+    /// Works what a queue handed over by an event, and ends it.
+    ///
+    /// # Errors
+    /// The inbox cannot be read or written: the message comes back when its time is up.
+    pub async fn accepted(
+        &self,
+        work: &dyn Work,
+        delivery: &Delivery,
+        limits: &Limits,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        match self.store.inbox.accept(self.queue, delivery, HOLD, now).await? {
+            Some(item) => self.one(work, item, limits).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Works one item that was taken, and ends it.
     ///
     /// # Errors
@@ -136,7 +160,12 @@ impl Workers<'_> {
         item: Item,
         limits: &Limits,
     ) -> Result<After, StoreError> {
-        let mut working = work.work(&item, limits);
+        let mut working = if item.lost < MOST_LOST {
+            work.work(&item, limits)
+        } else {
+            let reason = format!("{} workers in a row ended at it without a word", item.lost);
+            work.lost(&item, reason)
+        };
         let after = loop {
             tokio::select! {
                 after = &mut working => break after,

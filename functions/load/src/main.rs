@@ -9,7 +9,7 @@ use azul_vt::{
     telemetry::{self, Format},
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use load::{Load, Trigger};
+use load::Load;
 use serde_json::Value;
 
 /// What is kept of the invocation's time for ending at the border of a batch.
@@ -25,11 +25,7 @@ async fn main() -> Result<(), Error> {
         let load = Arc::clone(&load);
         async move {
             let limits = lambda::limits_before(event.context.deadline(), MARGIN);
-            let mut reports = Vec::new();
-            for trigger in Trigger::parse(&event.payload)? {
-                reports.push(load.run(&trigger, &limits).await?);
-            }
-            Ok::<_, Error>(reports)
+            Ok::<_, Error>(load.handle(&event.payload, &limits).await?)
         }
     }))
     .await

@@ -20,7 +20,7 @@ use azul_vt::{
     virustotal::VirusTotalError,
 };
 
-use super::{Load, LoadError, MinuteEnd, Report, gap_delay, is_bad};
+use super::{Load, LoadError, MinuteEnd, Report, claim::Claim, gap_delay, is_bad};
 
 /// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
 const FETCHES: u32 = 3;
@@ -35,22 +35,25 @@ enum Staging {
 }
 
 impl Load {
-    /// Loads one minute. With `ageless`, as a replay: also where it was loaded before.
+    /// Loads one minute, whose lease is held. With `ageless`, as a replay: also where it was loaded before.
     pub(crate) async fn load_minute(
         &self,
         minute: Minute,
-        lease: &Lease,
-        limits: &Limits,
+        Claim { lease, limits, .. }: &Claim,
         ageless: Option<&Arc<Mapper>>,
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
         let row = self.store.ledger.get(minute).await?;
+        let is_gap = ageless.is_none()
+            && matches!(&row, Some(LedgerRow { state: MinuteState::Gap { .. }, .. }));
         let (mut key, mut lines_done, mut counts) = (None, 0, Counts::default());
         if ageless.is_some() {
             key = self.staged(minute).await?;
         } else {
             match row.map(|row| (row.state, row.counts)) {
-                Some((MinuteState::Loaded, _)) => return Ok(MinuteEnd::Before),
+                Some((MinuteState::Loaded | MinuteState::Buried { .. }, _)) => {
+                    return Ok(MinuteEnd::Before);
+                }
                 Some((MinuteState::Loading { bundle, lines_done: done }, counted)) => {
                     (key, lines_done, counts) = (Some(bundle), done, counted);
                 }
@@ -81,11 +84,14 @@ impl Load {
                         self.gap(minute, GapKind::Failed, said, lease, report).await?;
                         return Ok(MinuteEnd::Failed);
                     }
-                    Staging::NotYet => return Ok(MinuteEnd::NotYet),
-                    Staging::Paused => {
-                        report.paused = true;
-                        return Ok(MinuteEnd::Paused);
+                    // The gap was due, so the clock or the gap is wrong: look again later.
+                    Staging::NotYet if is_gap => {
+                        let said = "VirusTotal says that the minute is not available yet".into();
+                        self.gap(minute, GapKind::Missing, said, lease, report).await?;
+                        return Ok(MinuteEnd::Missing);
                     }
+                    Staging::NotYet => return Ok(MinuteEnd::NotYet),
+                    Staging::Paused => return Ok(MinuteEnd::Paused),
                 }
             };
             let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
@@ -101,16 +107,12 @@ impl Load {
                     let note = minute_progress.note;
                     note.put(MinuteState::Loaded, after).await?;
                     report.loaded += 1;
-                    limits.count_bundle();
                     tracing::info!(%minute, records = after.records, delivered = after.delivered,
                         filtered = after.filtered, rejected = after.rejected,
                         requests = after.requests, "minute loaded");
                     return Ok(MinuteEnd::Loaded);
                 }
-                Ok(Ended::Paused) => {
-                    report.paused = true;
-                    return Ok(MinuteEnd::Paused);
-                }
+                Ok(Ended::Paused) => return Ok(MinuteEnd::Paused),
                 // It was verified when it was staged, so the disk or somebody else changed it.
                 Err(error) if is_bad(&error) => {
                     tracing::error!(%minute, key = staged, attempt, "the staged bundle is damaged");

@@ -34,6 +34,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Load(LoadArgs),
+    Replay(ReplayArgs),
     Retry(RetryArgs),
     #[command(visible_alias = "tload")]
     Ingest(IngestArgs),
@@ -59,13 +60,19 @@ pub(crate) enum Command {
 Examples:
   VIRUSTOTAL_APIKEY=xxxx STATEDIR=~/.vtload RULES_ROOT=select_rules vt load
   vt load --watch
+  vt load --watch --workers 4
   vt load --from 202611240857 --to 202611240905
   vt load --dry-run")]
 pub(crate) struct LoadArgs {
     /// Go on for ever: look for new minutes each minute.
     #[arg(long, conflicts_with_all = ["from", "dry_run"])]
     pub(crate) watch: bool,
-    /// Load again from this UTC minute on (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
+    /// Minutes loaded at once where the feed is more than `FAN_OUT_MINUTES` behind [default: 1]
+    ///
+    /// Any number of processes with the same state share the work; one of them also goes on behind.
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "dry_run"], value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: Option<u16>,
+    /// As `vt replay`: load again from this UTC minute on (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
     #[arg(long, value_name = "MINUTE", requires = "to")]
     pub(crate) from: Option<Minute>,
     /// The last minute of the range.
@@ -74,6 +81,24 @@ pub(crate) struct LoadArgs {
     /// Say what is due, as JSON, and do nothing.
     #[arg(long, conflicts_with = "from")]
     pub(crate) dry_run: bool,
+}
+
+/// Load a range of minutes again, from staged bundles where they are kept; ignores the age limit.
+///
+/// Only what is not staged any more is fetched. The cursor stays, and `vt load` may go on meanwhile. `vt load --from M --to M`
+/// is the same.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vt replay --from 202611240857 --to 202611240905
+  vt replay --from 2026-11-24T08:57Z --to 2026-11-24T09:05Z")]
+pub(crate) struct ReplayArgs {
+    /// The first UTC minute, `YYYYMMDDhhmm` or RFC 3339.
+    #[arg(long, value_name = "MINUTE")]
+    pub(crate) from: Minute,
+    /// The last one.
+    #[arg(long, value_name = "MINUTE")]
+    pub(crate) to: Minute,
 }
 
 /// Take feed records that are posted as JSON lines, and make events of them.

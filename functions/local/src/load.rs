@@ -15,7 +15,7 @@ use azul_vt::{
     telemetry,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use load::{Load, LoadError, Report, Step, Trigger};
+use load::{Load, LoadError, Report, Step};
 
 use crate::{
     cli::LoadArgs,
@@ -25,8 +25,10 @@ use crate::{
     state,
 };
 
-/// How often `--watch` looks for new minutes.
+/// How often `--watch` looks for new minutes …
 const WATCH: Duration = Duration::from_mins(1);
+/// … and, where there are workers, for what others sent them.
+const WATCH_QUEUE: Duration = Duration::from_secs(5);
 
 /// Runs `vt load`.
 pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
@@ -41,10 +43,10 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     runtime()?.block_on(load(args, settings, bar))
 }
 
-/// Runs `vt retry`: a range of one minute.
-pub(crate) fn retry(minute: Minute) -> Result<(), Failure> {
-    let range = Some(minute);
-    run(&LoadArgs { watch: false, from: range, to: range, dry_run: false })
+/// Runs `vt replay`, and `vt retry`: a range of one minute.
+pub(crate) fn replay(from: Minute, to: Minute) -> Result<(), Failure> {
+    let (from, to) = (Some(from), Some(to));
+    run(&LoadArgs { watch: false, workers: None, from, to, dry_run: false })
 }
 
 /// A runtime with a thread a core.
@@ -68,39 +70,51 @@ async fn load(
     let mut load = Load::from_settings(settings, store, clock).await.map_err(Failure::usage)?;
     if let Some(bar) = bar.clone() {
         load.observer = Box::new(move |step| match step {
-            Step::Minute(minute, due) => {
-                bar.set_length(bar.position().saturating_add(due));
-                bar.set_message(minute.to_string());
+            Step::Due(minutes) => bar.set_length(bar.position().saturating_add(minutes)),
+            Step::Minute(minute) => bar.set_message(minute.to_string()),
+            Step::Done(_) => {
+                bar.inc(1);
+                // Gaps that were due come on top, and what another process sent.
+                bar.set_length(bar.length().unwrap_or(0).max(bar.position()));
             }
-            Step::Done(_) => bar.inc(1),
         });
     }
     let limits = Limits::default();
     stop_on_signal(&limits);
-    let trigger = match (args.from, args.to) {
-        (Some(from), Some(to)) => Trigger::Range { from, to },
-        _ => Trigger::Tick,
-    };
+    // On one host minutes go to workers where there are several; on AWS where there is a queue for them.
+    load.fan_out |= load.settings.aws.is_none() && args.workers.is_some_and(|n| n > 1);
     let between = pushed.clone().map(|pushed| tokio::spawn(pushed.keep_pushing()));
-    let outcome =
-        repeat(args.watch, &load, &trigger, &limits, bar.as_ref(), pushed.as_deref()).await;
+    let outcome = repeat(args, &load, &limits, bar.as_ref(), pushed.as_deref()).await;
     if let Some(between) = between {
         between.abort();
     }
     outcome
 }
 
-/// Runs once, or with `watch` until it is stopped.
+/// One run: a range, or what is due, with workers where there is a queue for them.
+async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, LoadError> {
+    if let (Some(from), Some(to)) = (args.from, args.to) {
+        return load.replay(from, to, limits).await;
+    }
+    match args.workers {
+        None if load.fan_out => load.catch_up_with(1, false, limits).await,
+        None => load.tick(limits).await,
+        Some(workers) => load.catch_up_with(workers.into(), true, limits).await,
+    }
+}
+
+/// Runs once, or with `--watch` until it is stopped.
 async fn repeat(
-    watch: bool,
+    args: &LoadArgs,
     load: &Load,
-    trigger: &Trigger,
     limits: &Limits,
     bar: Option<&ProgressBar>,
     pushed: Option<&metrics::Pushed>,
 ) -> Result<(), Failure> {
+    let watch = args.watch;
+    let wait = if load.fan_out || args.workers.is_some() { WATCH_QUEUE } else { WATCH };
     loop {
-        let outcome = load.run(trigger, limits).await;
+        let outcome = once(args, load, limits).await;
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
@@ -108,6 +122,7 @@ async fn repeat(
             pushed.ran(outcome.as_ref().ok()).await;
         }
         match outcome {
+            Ok(report) if watch && wait == WATCH_QUEUE && report.is_idle() => {}
             Ok(report) => say(&sentence(&report)),
             Err(error @ LoadError::NoKey) => return Err(Failure::usage(error)),
             Err(error @ LoadError::Refused { .. }) => return Err(Failure::job(error)),
@@ -117,7 +132,7 @@ async fn repeat(
             }
             Err(error) => return Err(Failure::job(error)),
         }
-        if !watch || load.is_sated(limits) || limits.sleep(WATCH).await {
+        if !watch || load.is_sated(limits) || limits.sleep(wait).await {
             return Ok(());
         }
     }
@@ -186,7 +201,7 @@ fn bar() -> Option<ProgressBar> {
 }
 
 fn sentence(report: &Report) -> String {
-    if let Some(owner) = &report.held_by {
+    if let Some(owner) = report.held_by.as_ref().filter(|_| report.is_idle()) {
         return format!("another run is at work ({owner}), so there is nothing to do here");
     }
     let counts = &report.counts;
@@ -205,6 +220,7 @@ fn sentence(report: &Report) -> String {
         (report.failed, "minutes failed"),
         (report.buried, "minutes given up"),
         (report.swept, "posted bodies delivered"),
+        (report.left, "minutes left to others"),
     ] {
         if count > 0 {
             text = format!("{text}; {count} {what}");

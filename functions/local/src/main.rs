@@ -41,7 +41,8 @@ fn by_name(mut args: Vec<OsString>) -> Vec<OsString> {
 fn run(command: cli::Command) -> Result<(), failure::Failure> {
     match command {
         cli::Command::Load(args) => load::run(&args),
-        cli::Command::Retry(args) => load::retry(args.minute),
+        cli::Command::Replay(args) => load::replay(args.from, args.to),
+        cli::Command::Retry(args) => load::replay(args.minute, args.minute),
         cli::Command::Ingest(_) => ingest::run(),
         cli::Command::Query(args) => query::run(&args),
         cli::Command::Quota(args) => quota::run(&args),

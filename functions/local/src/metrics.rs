@@ -51,7 +51,7 @@ impl Pushed {
     /// Adds what a run did, unless it failed, and pushes.
     pub(crate) async fn ran(&self, report: Option<&Report>) {
         if let Some(report) = report {
-            if report.held_by.is_some() {
+            if report.held_by.is_some() && report.is_idle() {
                 return; // whoever is at work tells of it
             }
             self.feed.ran(report);

@@ -21,7 +21,37 @@ pub struct Limits {
     pub deadline: Option<Instant>,
     /// Cancelled when the process is asked to end.
     pub stop: CancellationToken,
-    bundles: Arc<AtomicU64>,
+    bundles: Arc<Bundles>,
+}
+
+#[derive(Debug, Default)]
+struct Bundles {
+    loaded: AtomicU64,
+    /// Those, and those that are being loaded.
+    begun: AtomicU64,
+}
+
+/// A bundle that is being loaded.
+#[derive(Debug)]
+pub struct Begun {
+    bundles: Arc<Bundles>,
+    is_loaded: bool,
+}
+
+impl Begun {
+    /// It was loaded to its end.
+    pub fn loaded(mut self) {
+        self.is_loaded = true;
+        self.bundles.loaded.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.is_loaded {
+            self.bundles.begun.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Limits {
@@ -72,13 +102,16 @@ impl Limits {
         }
     }
 
-    /// Counts a bundle that was loaded to its end.
-    pub fn count_bundle(&self) {
-        self.bundles.fetch_add(1, Ordering::Relaxed);
+    /// Begins a bundle, where those loaded under these limits and those being loaded are fewer than `most`.
+    pub fn begin_bundle(&self, most: Option<u64>) -> Option<Begun> {
+        let begun = &self.bundles.begun;
+        let more = |n: u64| most.is_none_or(|most| n < most).then(|| n.saturating_add(1));
+        begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Begun { bundles: Arc::clone(&self.bundles), is_loaded: false })
     }
 
     /// Bundles loaded under these limits.
     pub fn bundles(&self) -> u64 {
-        self.bundles.load(Ordering::Relaxed)
+        self.bundles.loaded.load(Ordering::Relaxed)
     }
 }

@@ -48,6 +48,8 @@ pub struct Item {
     pub body: String,
     /// How often it was tried and failed: what [`Inbox::again`] counted.
     pub attempts: u32,
+    /// How many takers in a row left it unended, as one does who dies at it; [`Inbox::again`] begins anew.
+    pub lost: u32,
     /// When it was put first.
     pub since: Timestamp,
     /// What the implementation knows it by, this time.
@@ -84,9 +86,26 @@ pub struct Delivery {
     pub receipt_handle: String,
     /// The message's text: an item as JSON, as this program put it.
     pub body: String,
+    /// What the queue says of it beside.
+    #[serde(default)]
+    pub attributes: DeliveryAttributes,
+}
+
+/// What SQS says of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeliveryAttributes {
+    /// How often it was handed over, this time among them: digits.
+    pub approximate_receive_count: String,
 }
 
 impl Delivery {
+    /// How many takers before this one left the message unended.
+    pub(super) fn lost(&self) -> u32 {
+        let received: u32 = self.attributes.approximate_receive_count.parse().unwrap_or(1);
+        received.saturating_sub(1)
+    }
+
     /// The messages of an event of SQS; `None` where it is an event of another kind.
     pub fn all_of(event: &serde_json::Value) -> Option<Vec<Self>> {
         let records = event.get("Records")?.as_array()?;

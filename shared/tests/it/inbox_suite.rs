@@ -142,6 +142,7 @@ pub(crate) async fn an_item_whose_taker_died_comes_back_when_its_time_is_up(
     let kept = time.now().duration_since(held);
     assert!(kept >= seconds(4), "kept for {kept}, longer than at first");
     assert_eq!((second.id.as_str(), second.attempts), ("item-000", 0));
+    assert_eq!((first.lost, second.lost), (0, 1), "one taker left it unended");
     assert!(store.inbox.done(Queue::Query, &second).await.unwrap());
     assert!(take(store, 10, LONG, time).await.is_empty());
 }
@@ -163,7 +164,7 @@ pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(
         assert!(time.now().duration_since(put) > seconds(2));
         assert_eq!(item.body, format!("{{\"round\":{round}}}"));
     }
-    assert_eq!(item.attempts, 1);
+    assert_eq!((item.attempts, item.lost), (1, 0));
     assert!(item.since.duration_since(since) < seconds(1), "it is as old as it was");
 }
 

@@ -11,4 +11,6 @@ mod model;
 #[cfg(test)]
 mod virustotal_faults;
 #[cfg(test)]
+mod workers;
+#[cfg(test)]
 mod world;

@@ -36,6 +36,10 @@ fn policy(function: &str, table: &str, bucket: &str) -> String {
         "dead-letter queue of INBOX_QUEUE_URL" => {
             format!("arn:aws:sqs:us-east-1:000000000000:{table}-inbox-dead")
         }
+        "MINUTES_QUEUE_URL" => format!("arn:aws:sqs:us-east-1:000000000000:{table}-minutes"),
+        "dead-letter queue of MINUTES_QUEUE_URL" => {
+            format!("arn:aws:sqs:us-east-1:000000000000:{table}-minutes-dead")
+        }
         "RULES_ROOT" => format!("arn:aws:s3:::{RULES}"),
         "RULES_ROOT/*" => format!("arn:aws:s3:::{RULES}/*"),
         // An entry's ARN ends with six characters that AWS chooses.
@@ -119,8 +123,16 @@ async fn load_needs_no_permission_that_is_not_in_its_list() {
     // A record that is none, and a bundle that is none.
     let bad = now.plus(-55).to_string();
     stage.virustotal.serve(&bad, b"BZh9 is how they begin".to_vec());
-    let loaded = output(stage.vt("load", &["load"])).await;
+    // By way of the queue.
+    let mut command = stage.vt("load", &["load"]);
+    command.env("FAN_OUT_MINUTES", "1");
+    let loaded = output(command).await;
     assert!(loaded.status.success(), "{}", text(&loaded.stderr));
+    assert!(
+        text(&loaded.stderr).contains("minutes are sent to workers"),
+        "{}",
+        text(&loaded.stderr)
+    );
     assert!(text(&loaded.stderr).contains("loaded 2 minutes"), "{}", text(&loaded.stderr));
     assert!(text(&loaded.stderr).contains("1 minutes failed"), "{}", text(&loaded.stderr));
     let requested = || stage.dispatcher.arrived().of(Model::Download).count();

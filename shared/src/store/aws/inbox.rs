@@ -15,7 +15,10 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
     operation::change_message_visibility::ChangeMessageVisibilityError as HoldError,
-    types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry},
+    types::{
+        MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
+        SendMessageBatchRequestEntry,
+    },
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -26,7 +29,10 @@ use url::Url;
 use super::error::{failed, unavailable};
 use crate::store::{
     Bundles, StoreError,
-    inbox::{Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Queue},
+    inbox::{
+        Again, Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem,
+        Queue,
+    },
     keys::bad_name,
 };
 
@@ -42,6 +48,8 @@ const LONGEST_HOLD: SignedDuration = SignedDuration::from_hours(12);
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 /// Seconds that a queue is asked to wait for a message: then it looks into all of its parts.
 const LOOK: i32 = 1;
+/// What says how often a message was received.
+const RECEIVED: MessageSystemAttributeName = MessageSystemAttributeName::ApproximateReceiveCount;
 /// Characters of a reason that are kept, and where.
 const LONGEST_REASON: usize = 1000;
 const REASON: &str = "reason";
@@ -282,6 +290,7 @@ impl Inbox for SqsInbox {
                 .max_number_of_messages(i32::try_from(few).unwrap_or(1))
                 .visibility_timeout(seconds(hold, LONGEST_HOLD))
                 .wait_time_seconds(if items.is_empty() { LOOK } else { 0 })
+                .message_system_attribute_names(RECEIVED)
                 .send()
                 .await;
             let received = received.map_err(|e| failed("taking work", place.setting, e))?;
@@ -290,10 +299,14 @@ impl Inbox for SqsInbox {
                 break;
             }
             for message in messages {
+                let received = message.attributes.and_then(|mut all| all.remove(&RECEIVED));
                 let delivery = Delivery {
                     message_id: message.message_id.unwrap_or_default(),
                     receipt_handle: message.receipt_handle.unwrap_or_default(),
                     body: message.body.unwrap_or_default(),
+                    attributes: DeliveryAttributes {
+                        approximate_receive_count: received.unwrap_or_default(),
+                    },
                 };
                 items.extend(self.open(queue, &delivery, now).await?);
             }
@@ -407,7 +420,7 @@ impl SqsInbox {
         now: Timestamp,
     ) -> Result<Option<Item>, StoreError> {
         let place = self.place(queue)?;
-        let Delivery { message_id, receipt_handle: handle, body: text } = delivery;
+        let Delivery { message_id, receipt_handle: handle, body: text, .. } = delivery;
         let message = match Message::parse(text) {
             Ok(message) => message,
             Err(reason) => {
@@ -431,7 +444,8 @@ impl SqsInbox {
         };
         let receipt = encode(&Receipt { handle: handle.clone(), object })?;
         let Message { id, attempts, since, .. } = message;
-        Ok(Some(Item { id, body, attempts, since, receipt }))
+        let lost = delivery.lost();
+        Ok(Some(Item { id, body, attempts, lost, since, receipt }))
     }
 }
 

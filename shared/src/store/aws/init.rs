@@ -29,8 +29,8 @@ use crate::store::StoreError;
 /// Between two looks at a table that is being made, and how many.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 120;
-/// Deliveries of a message before it is put aside: so often may its worker die.
-const DELIVERIES: u32 = 5;
+/// Deliveries of a message before it is put aside, where not even the taker that would give it up lived to do it.
+const DELIVERIES: u32 = 10;
 /// Seconds that a worker has for a message: a Lambda's longest life.
 const VISIBILITY: u32 = 900;
 /// Seconds that a message is kept: the most that SQS does.

@@ -112,6 +112,10 @@ const SCHEMA: &[&str] = &[
     ) STRICT;
     CREATE INDEX budget_granted ON budget (name, granted, number);
 ",
+    "
+    -- Takers in a row that left it unended.
+    ALTER TABLE inbox ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// What can go wrong inside of a call, before it is known what was attempted.

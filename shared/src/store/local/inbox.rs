@@ -18,7 +18,7 @@ fn later(now: Timestamp, by: SignedDuration) -> i64 {
     nanoseconds(now.saturating_add(by).unwrap_or(Timestamp::MAX))
 }
 
-/// Of the columns id, body, attempts, since, receipt.
+/// Of the columns id, body, attempts, since, receipt, lost.
 fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
     let receipt: i64 = row.get(4)?;
     Ok(Item {
@@ -26,6 +26,7 @@ fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
         body: row.get(1)?,
         attempts: row.get(2)?,
         since: timestamp(row.get(3)?),
+        lost: row.get(5)?,
         receipt: receipt.to_string(),
     })
 }
@@ -86,11 +87,11 @@ impl Inbox for LocalInbox {
         self.db
             .write(format!("taking work from the inbox of {}", queue.name()), move |db| {
                 let mut statement = db.prepare_cached(
-                    "UPDATE inbox SET due = ?3, taken = 1, receipt = receipt + 1
+                    "UPDATE inbox SET due = ?3, lost = lost + taken, taken = 1, receipt = receipt + 1
                      WHERE queue = ?1 AND id IN
                          (SELECT id FROM inbox WHERE queue = ?1 AND buried IS NULL AND due <= ?2
                           ORDER BY due, since, id LIMIT ?4)
-                     RETURNING id, body, attempts, since, receipt",
+                     RETURNING id, body, attempts, since, receipt, lost",
                 )?;
                 let mut rows = statement.query(params![queue.name(), now, until, most])?;
                 let mut items = Vec::new();
@@ -132,9 +133,9 @@ impl Inbox for LocalInbox {
                 )?;
                 let taken = db
                     .query_row(
-                        "UPDATE inbox SET due = ?4, taken = 1, receipt = receipt + 1
+                        "UPDATE inbox SET due = ?4, lost = lost + taken, taken = 1, receipt = receipt + 1
                          WHERE queue = ?1 AND id = ?2 AND buried IS NULL AND due <= ?3
-                         RETURNING id, body, attempts, since, receipt",
+                         RETURNING id, body, attempts, since, receipt, lost",
                         params![queue.name(), id, now, until],
                         item,
                     )
@@ -169,7 +170,8 @@ impl Inbox for LocalInbox {
         again: Again,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let sql = "UPDATE inbox SET due = ?4, taken = 0, attempts = attempts + ?5, body = ?6
+        let sql =
+            "UPDATE inbox SET due = ?4, taken = 0, lost = 0, attempts = attempts + ?5, body = ?6
                    WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
         let more = vec![
             later(now, again.after).into(),
@@ -197,7 +199,7 @@ impl Inbox for LocalInbox {
             .write(format!("reclaiming work of {}", queue.name()), move |db| {
                 // The receipt counts on, so that a taker that lives after all ends nothing.
                 let rows = db.execute(
-                    "UPDATE inbox SET due = min(due, ?2), taken = 0, receipt = receipt + 1
+                    "UPDATE inbox SET due = min(due, ?2), lost = lost + 1, taken = 0, receipt = receipt + 1
                      WHERE queue = ?1 AND taken AND buried IS NULL",
                     params![queue.name(), now],
                 )?;

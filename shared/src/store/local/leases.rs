@@ -3,7 +3,8 @@
 //! The operating system frees the lock when its owner ends, however it ends, so a lease needs no expiry
 //! here. A lock belongs to an open file, not to a process: two owners in one process exclude each other
 //! too. The lock is taken and looked at only inside of a transaction that writes, so the row always
-//! agrees with it, and looking never makes somebody else's attempt fail.
+//! agrees with it, and looking never makes somebody else's attempt fail. So is the file removed, by who
+//! gives the lease back: nobody can be between opening a file and locking it.
 
 use std::{
     fs::{File, TryLockError},
@@ -36,8 +37,12 @@ struct Row {
 impl LocalLeases {
     fn path(&self, name: &str) -> Result<PathBuf, StoreError> {
         check_lease_name(name)?;
-        Ok(self.locks.join(format!("lease-{name}")))
+        Ok(self.locks.join(file_name(name)))
     }
+}
+
+fn file_name(name: &str) -> String {
+    format!("lease-{name}")
 }
 
 #[async_trait]
@@ -88,9 +93,53 @@ impl Leases for LocalLeases {
     }
 
     async fn release(&self, lease: Lease) -> Result<(), StoreError> {
-        // The row stays and is looked at only while the file is locked.
-        drop(lease);
-        Ok(())
+        // The row stays and is looked at only while the file is locked. That goes along, and is let go of
+        // behind the removal; the file of one who dies stays for the next owner.
+        let path = self.path(&lease.name)?;
+        let action = format!("giving back the lease {}", lease.name);
+        self.db
+            .write(action.clone(), move |db| {
+                let is_ours = row(db, &lease.name)?.is_some_and(|row| row.fence == lease.fence);
+                if !is_ours {
+                    return Ok(());
+                }
+                let removed = std::fs::remove_file(&path);
+                drop(lease);
+                match removed {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        Err(unavailable(&action, e).into())
+                    }
+                    _ => Ok(()),
+                }
+            })
+            .await
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let (locks, action) = (self.locks.clone(), "forgetting old leases");
+        self.db
+            .write(action, move |db| {
+                let mut statement = db.prepare("SELECT name FROM leases WHERE renewed < ?1")?;
+                let names = statement.query_map([nanoseconds(before)], |row| row.get(0))?;
+                let names: Vec<String> = names.collect::<Result<_, _>>()?;
+                let mut forgotten = 0;
+                for name in names {
+                    let path = locks.join(file_name(&name));
+                    // One that is not renewed and is held all the same: a machine that slept.
+                    match File::open(&path).map(|file| file.try_lock().map(|()| Locked(file))) {
+                        Ok(Err(_)) => continue,
+                        Ok(Ok(locked)) => {
+                            std::fs::remove_file(&path).map_err(|e| unavailable(action, e))?;
+                            drop(locked);
+                        }
+                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(e) => return Err(unavailable(action, e).into()),
+                    }
+                    forgotten += db.execute("DELETE FROM leases WHERE name = ?1", [&name])? as u64;
+                }
+                Ok(forgotten)
+            })
+            .await
     }
 
     async fn holder(

@@ -135,8 +135,8 @@ fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
     make().map_err(|e: io::Error| unusable(path, e))
 }
 
-/// Opens a file to lock, and makes it where there is none. Such files stay for good: two processes
-/// must find the same file under one name.
+/// Opens a file to lock, and makes it where there is none. Two processes must find the same file under one
+/// name: whoever removes one takes care of that.
 fn lock_file(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }

@@ -1,0 +1,183 @@
+//! What is due: said, and sent to workers where it is much.
+
+use std::collections::BTreeSet;
+
+use azul_vt::{
+    minute::Minute,
+    pipeline::Limits,
+    settings::Settings,
+    store::{
+        Counts, Lease, LedgerRow, MinuteState, Store,
+        inbox::{NewItem, Queue},
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Load, LoadError, NAME, Report, Step, first_position, newest, tick::WINDOW, worker::Order,
+};
+
+/// Minutes that wait for workers or are with them, at most.
+const OUTSTANDING: usize = 240;
+/// A minute that nobody has touched for so long is sent again: its message may be lost.
+const RESEND: SignedDuration = SignedDuration::from_mins(15);
+
+/// What a run would do.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// The last minute done; `None` before the first run.
+    pub cursor: Option<Minute>,
+    /// The first minute to load.
+    pub from: Minute,
+    /// The newest minute that is due.
+    pub to: Minute,
+    /// Gaps and unfinished minutes to try before.
+    pub unfinished: Vec<LedgerRow>,
+}
+
+impl Load {
+    /// What a tick would do at `now`; without a `store`, the first one. Asks nobody and changes nothing.
+    ///
+    /// # Errors
+    /// [`LoadError::Store`].
+    pub async fn plan(
+        settings: &Settings,
+        store: Option<&Store>,
+        now: Timestamp,
+    ) -> Result<Plan, LoadError> {
+        let (cursor, unfinished) = match store {
+            Some(store) => {
+                let cursor = store.cursors.read(NAME).await?.map(Minute::from_unix_seconds);
+                (cursor, store.ledger.unfinished(now, 1000).await?)
+            }
+            None => (None, Vec::new()),
+        };
+        let start = match cursor {
+            Some(cursor) => cursor,
+            None => first_position(settings, now)?,
+        };
+        Ok(Plan { cursor, from: start.next(), to: newest(settings, now), unfinished })
+    }
+
+    /// Notes the next minutes as planned, then sends them to workers; gaps that are due and what was lost
+    /// on its way, too. A crash in between leaves rows that are sent when [`RESEND`] is over.
+    pub(crate) async fn send_to_workers(
+        &self,
+        cursor: Minute,
+        lease: &Lease,
+        limits: &Limits,
+        report: &mut Report,
+    ) -> Result<(), LoadError> {
+        let now = self.clock.now();
+        let open = self.store.ledger.unfinished(now, 2 * OUTSTANDING).await?;
+        let (gaps, begun): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|row| matches!(row.state, MinuteState::Gap { .. }));
+        let mut room = OUTSTANDING.saturating_sub(begun.len());
+        let mut minutes = Vec::new();
+        for minute in self.lost(&begun, now).await? {
+            if !limits.reached() && self.renew(minute, limits, report).await? {
+                minutes.push(minute);
+            }
+        }
+        for row in gaps {
+            if room > 0 && !limits.reached() && self.renew(row.minute, limits, report).await? {
+                minutes.push(row.minute);
+                room -= 1;
+            }
+        }
+        let (new, at) = self.next_minutes(cursor, room).await?;
+        let rows: Vec<LedgerRow> = new
+            .iter()
+            .map(|minute| {
+                let (state, counts) = (MinuteState::Planned, Counts::default());
+                LedgerRow { minute: *minute, state, counts, updated: now }
+            })
+            .collect();
+        self.store.ledger.put_all(&rows, lease).await?;
+        minutes.extend(new);
+        let items: Vec<NewItem> = minutes.iter().map(|minute| Order::new(*minute).item()).collect();
+        self.store.inbox.put(Queue::Minutes, &items, self.clock.now()).await?;
+        let later = u64::try_from(self.newest().since(at)).unwrap_or(0);
+        report.planned = minutes.len() as u64;
+        report.left = begun.len() as u64 + rows.len() as u64 + later;
+        report.paused = limits.reached();
+        if report.left == 0 {
+            // Workers ended the last ones meanwhile.
+            self.settle(cursor, report).await?;
+        }
+        (self.observer)(Step::Due(report.left));
+        if report.planned > 0 {
+            let planned = report.planned;
+            tracing::info!(%cursor, planned, left = report.left, "minutes are sent to workers");
+        }
+        Ok(())
+    }
+
+    /// Minutes that were sent, and whose message must be lost: nobody has touched them for long, and fewer
+    /// wait than are to be worked.
+    async fn lost(&self, begun: &[LedgerRow], now: Timestamp) -> Result<Vec<Minute>, LoadError> {
+        let is_old = |row: &&LedgerRow| now.duration_since(row.updated) >= RESEND;
+        let old: Vec<Minute> = begun.iter().filter(is_old).map(|row| row.minute).collect();
+        if old.is_empty() {
+            return Ok(old);
+        }
+        let counts = self.store.inbox.counts(Queue::Minutes, now).await?;
+        let all_wait = counts.waiting + counts.in_work >= begun.len() as u64;
+        Ok(if all_wait { Vec::new() } else { old })
+    }
+
+    /// Under the lease of a minute that is to be sent again: puts off when that is done once more. False
+    /// where it is not to be sent: somebody is at it, or was, or it is given up.
+    async fn renew(
+        &self,
+        minute: Minute,
+        limits: &Limits,
+        report: &mut Report,
+    ) -> Result<bool, LoadError> {
+        let Ok(claim) = self.claim(minute, limits).await? else { return Ok(false) };
+        let renewed = async {
+            let now = self.clock.now();
+            let Some(mut row) = self.store.ledger.get(minute).await? else { return Ok(false) };
+            match &mut row.state {
+                MinuteState::Loaded | MinuteState::Buried { .. } => return Ok(false),
+                MinuteState::Gap { .. } if minute < self.horizon() => {
+                    self.bury_gap(minute, &claim, report).await?;
+                    return Ok(false);
+                }
+                MinuteState::Gap { next_try, .. } if *next_try > now => return Ok(false),
+                MinuteState::Gap { next_try, .. } => {
+                    *next_try = now.saturating_add(RESEND).unwrap_or(now);
+                }
+                MinuteState::Planned | MinuteState::Loading { .. } => {}
+            }
+            row.updated = now;
+            self.store.ledger.put(&row, &claim.lease).await?;
+            Ok(true)
+        };
+        let renewed = renewed.await;
+        self.give_back(claim).await?;
+        renewed
+    }
+
+    /// The first minutes after the cursor that nothing is known of, at most so many, and up to where was looked.
+    async fn next_minutes(
+        &self,
+        cursor: Minute,
+        most: usize,
+    ) -> Result<(Vec<Minute>, Minute), LoadError> {
+        let (mut found, mut at) = (Vec::new(), cursor);
+        let newest = self.newest();
+        while at < newest && found.len() < most {
+            let last = at.plus(WINDOW).min(newest);
+            let known = self.store.ledger.range(at.next(), last.next()).await?;
+            let known: BTreeSet<Minute> = known.into_iter().map(|row| row.minute).collect();
+            while at < last && found.len() < most {
+                at = at.next();
+                if !known.contains(&at) {
+                    found.push(at);
+                }
+            }
+        }
+        Ok((found, at))
+    }
+}

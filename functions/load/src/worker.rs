@@ -1,0 +1,371 @@
+//! Workers: minutes that a tick sent to the queue, each loaded under its lease.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use azul_vt::{
+    errors::chain,
+    minute::Minute,
+    pipeline::{DeliverError, Limits, publish::PublishError},
+    store::{
+        Counts, MinuteState, StoreError,
+        inbox::{Again, Delivery, Item, NewItem, Queue},
+    },
+    virustotal::VirusTotalError,
+    worker::{After, Work, Workers},
+};
+use futures_util::{StreamExt as _, stream};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use super::{Load, LoadError, MinuteEnd, Report, Step, claim::Claim};
+
+/// Tries of a minute that fails otherwise than by an outage; then it is given up.
+const TRIES: u32 = 5;
+/// How long a minute waits that somebody else is at: half of the time that a dead owner's lease lasts on AWS.
+const HELD: SignedDuration = SignedDuration::from_secs(30);
+/// How long one waits that an outage keeps from being loaded.
+const OUTAGE: SignedDuration = SignedDuration::from_mins(1);
+/// How long one waits that VirusTotal does not have yet: many may, where the feed itself is late.
+const NOT_YET: SignedDuration = SignedDuration::from_mins(15);
+/// Between two ticks while workers are at work.
+const TICKS: Duration = Duration::from_secs(1);
+/// Between two looks whether one more bundle may be loaded.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What an item of the queue asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    minute: Minute,
+}
+
+impl Order {
+    pub(crate) fn new(minute: Minute) -> Self {
+        Self { minute }
+    }
+
+    pub(crate) fn item(&self) -> NewItem {
+        let minute = self.minute;
+        NewItem {
+            id: minute.to_string(),
+            body: serde_json::json!({ "minute": minute }).to_string(),
+        }
+    }
+
+    fn read(item: &Item) -> Result<Minute, After> {
+        serde_json::from_str(&item.body)
+            .map(|Self { minute }| minute)
+            .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))
+    }
+}
+
+/// Loads minutes of the queue, and remembers what came of it.
+struct Worker<'a> {
+    load: &'a Load,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    report: Report,
+    /// VirusTotal does not have all that is due.
+    not_yet: bool,
+    /// Why nothing can work until an operator has done something.
+    stopped: Option<LoadError>,
+}
+
+fn again(after: SignedDuration) -> After {
+    After::Again(Again { after, is_attempt: false })
+}
+
+impl<'a> Worker<'a> {
+    fn new(load: &'a Load) -> Self {
+        Self { load, seen: Mutex::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn into_seen(self) -> Seen {
+        self.seen.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn minute(
+        &self,
+        minute: Minute,
+        limits: &Limits,
+        report: &mut Report,
+    ) -> Result<MinuteEnd, LoadError> {
+        let load = self.load;
+        if !load.register(limits, report).await? {
+            return Ok(MinuteEnd::Paused);
+        }
+        loop {
+            match load.load_alone(minute, None, limits, report).await? {
+                MinuteEnd::Sated if load.is_sated(limits) => {
+                    limits.stop.cancel();
+                    return Ok(MinuteEnd::Paused);
+                }
+                // One of those being loaded may come to nothing.
+                MinuteEnd::Sated => {
+                    if limits.sleep(LOOK).await {
+                        return Ok(MinuteEnd::Paused);
+                    }
+                }
+                end => return Ok(end),
+            }
+        }
+    }
+
+    /// What becomes of an item after an error.
+    async fn failed(
+        &self,
+        minute: Minute,
+        item: &Item,
+        error: LoadError,
+        limits: &Limits,
+    ) -> After {
+        let reason = chain(&error);
+        match kind(&error) {
+            Kind::Outage => {
+                tracing::warn!(%minute, error = reason, "the minute is put back");
+                again(OUTAGE)
+            }
+            Kind::Operator => {
+                self.seen().stopped.get_or_insert(error);
+                limits.stop.cancel();
+                // Not at once: on Lambda the queue would start the next one with it.
+                again(OUTAGE)
+            }
+            Kind::Minute => {
+                let tries = item.attempts.saturating_add(1);
+                if tries >= TRIES {
+                    return self.bury(minute, format!("tried {tries} times: {reason}")).await;
+                }
+                tracing::warn!(%minute, tries, error = reason, "the minute failed");
+                // 1, 3 and 9 minutes, then SQS's longest delay.
+                let after = SignedDuration::from_mins(3_i64.pow(item.attempts.min(3)).min(15));
+                After::Again(Again { after, is_attempt: true })
+            }
+        }
+    }
+
+    /// Gives up a minute, in the ledger first.
+    async fn bury(&self, minute: Minute, reason: String) -> After {
+        let buried = async {
+            let Ok(claim) = self.load.claim(minute, &Limits::default()).await? else {
+                return Ok(again(HELD));
+            };
+            let outcome = self.bury_claimed(minute, &reason, &claim).await;
+            self.load.give_back(claim).await?;
+            outcome
+        };
+        buried.await.unwrap_or_else(|error: LoadError| {
+            tracing::warn!(%minute, error = chain(&error), "the minute could not be given up");
+            again(OUTAGE)
+        })
+    }
+
+    async fn bury_claimed(
+        &self,
+        minute: Minute,
+        reason: &str,
+        claim: &Claim,
+    ) -> Result<After, LoadError> {
+        let ledger = &self.load.store.ledger;
+        let counts = match ledger.get(minute).await? {
+            Some(row) if matches!(row.state, MinuteState::Loaded) => return Ok(After::Done),
+            Some(row) => row.counts,
+            None => Counts::default(),
+        };
+        ledger.put(&self.load.buried(minute, reason, counts), &claim.lease).await?;
+        self.seen().report.buried += 1;
+        Ok(After::Bury(reason.to_owned()))
+    }
+}
+
+#[async_trait]
+impl Work for Worker<'_> {
+    async fn work(&self, item: &Item, limits: &Limits) -> After {
+        let minute = match Order::read(item) {
+            Ok(minute) => minute,
+            Err(after) => return after,
+        };
+        if self.seen().stopped.is_some() {
+            return again(OUTAGE);
+        }
+        if limits.reached() {
+            return again(SignedDuration::ZERO);
+        }
+        let mut report = Report::default();
+        let outcome = self.minute(minute, limits, &mut report).await;
+        self.seen().report.add_work(&report);
+        match outcome {
+            Ok(MinuteEnd::Held(owner)) => {
+                tracing::debug!(%minute, owner, "somebody is at the minute");
+                again(HELD)
+            }
+            Ok(MinuteEnd::Paused | MinuteEnd::Sated) => again(SignedDuration::ZERO),
+            Ok(MinuteEnd::NotYet) => {
+                self.seen().not_yet = true;
+                again(NOT_YET)
+            }
+            Ok(MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed) => {
+                (self.load.observer)(Step::Done(minute));
+                After::Done
+            }
+            Err(error) => self.failed(minute, item, error, limits).await,
+        }
+    }
+
+    async fn lost(&self, item: &Item, reason: String) -> After {
+        match Order::read(item) {
+            Ok(minute) => self.bury(minute, reason).await,
+            Err(after) => after,
+        }
+    }
+}
+
+/// Whom an error is about.
+enum Kind {
+    /// Nobody: it passes.
+    Outage,
+    /// Every minute, until somebody has done something.
+    Operator,
+    /// This minute.
+    Minute,
+}
+
+fn kind(error: &LoadError) -> Kind {
+    let of_state = |error: &StoreError| match error {
+        StoreError::Unavailable { .. } | StoreError::LeaseLost { .. } => Kind::Outage,
+        StoreError::Damaged { .. } | StoreError::BadName { .. } => Kind::Minute,
+        StoreError::Refused { .. }
+        | StoreError::Http(_)
+        | StoreError::StateDir { .. }
+        | StoreError::Newer { .. } => Kind::Operator,
+    };
+    match error {
+        LoadError::Store(error) => of_state(error),
+        LoadError::NoKey | LoadError::Register(_) => Kind::Operator,
+        LoadError::Refused { source, .. } if source.needs_operator() => Kind::Operator,
+        // A full disk.
+        LoadError::Refused { source: VirusTotalError::Write { .. }, .. } => Kind::Outage,
+        LoadError::Minute { source, .. } => match source {
+            DeliverError::Store(error) => of_state(error),
+            DeliverError::Publish(PublishError::Stop { .. }) => Kind::Operator,
+            DeliverError::Publish(_) => Kind::Outage,
+            DeliverError::Bundle(error) if error.is_transient() => Kind::Outage,
+            DeliverError::Bundle(_) | DeliverError::Panicked => Kind::Minute,
+        },
+        LoadError::Refused { .. }
+        | LoadError::Posted(_)
+        | LoadError::Range(_)
+        | LoadError::NotAMinute(_) => Kind::Minute,
+    }
+}
+
+impl Load {
+    fn workers(&self, at_once: usize) -> Workers<'_> {
+        Workers { store: &self.store, queue: Queue::Minutes, clock: &*self.clock, at_once }
+    }
+
+    /// Works minutes that the queue handed over by an event. Gives the messages that did not end, by
+    /// their ids: the queue hands them over again.
+    ///
+    /// # Errors
+    /// Nothing can be loaded until an operator has done something: what was handed over comes back.
+    pub async fn deliver(
+        &self,
+        deliveries: &[Delivery],
+        limits: &Limits,
+    ) -> Result<Vec<String>, LoadError> {
+        let (worker, limits) = (Worker::new(self), limits.child());
+        let at_once = self.settings.lookup.workers;
+        let workers = self.workers(at_once);
+        let ended = stream::iter(deliveries).map(async |delivery: &Delivery| {
+            match workers.accepted(&worker, delivery, &limits).await {
+                Ok(()) => None,
+                Err(error) => {
+                    let (id, error) = (delivery.message_id.clone(), chain(&error));
+                    tracing::error!(message_id = id, error, "a message was not ended");
+                    Some(id)
+                }
+            }
+        });
+        let failed = ended.buffer_unordered(at_once).filter_map(std::future::ready).collect().await;
+        match worker.into_seen().stopped {
+            Some(error) => Err(error),
+            None => Ok(failed),
+        }
+    }
+
+    /// Ticks, and works minutes of the queue, so many at once, until everything due is loaded, a listed gap
+    /// or given up. Where somebody else ticks it `helps` until the queue is empty, or ends at once.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub async fn catch_up_with(
+        &self,
+        workers: usize,
+        helps: bool,
+        limits: &Limits,
+    ) -> Result<Report, LoadError> {
+        let worker = Worker::new(self);
+        // Whoever ends first ends the other.
+        let own = limits.child();
+        let mut report = Report::default();
+        let ticking = async {
+            let outcome = self.keep_ticking(&worker, helps, &own, &mut report).await;
+            own.stop.cancel();
+            outcome
+        };
+        let working = async {
+            let drained = self.workers(workers).drain(&worker, true, &own).await;
+            own.stop.cancel();
+            drained
+        };
+        let (ticked, drained) = tokio::join!(ticking, working);
+        let seen = worker.into_seen();
+        ticked?;
+        if let Some(error) = seen.stopped {
+            return Err(error);
+        }
+        drained?;
+        report.paused = limits.reached() || self.is_sated(limits);
+        report.add_work(&seen.report);
+        Ok(report)
+    }
+
+    async fn keep_ticking(
+        &self,
+        worker: &Worker<'_>,
+        helps: bool,
+        limits: &Limits,
+        all: &mut Report,
+    ) -> Result<(), LoadError> {
+        let mut was_idle = false;
+        loop {
+            let report = self.tick(limits).await?;
+            let mut is_done = report.paused;
+            if report.left > 0 || (report.held_by.is_some() && helps) {
+                let counts = self.store.inbox.counts(Queue::Minutes, self.clock.now()).await?;
+                is_done |= report.left == 0 && counts.waiting + counts.in_work == 0;
+                // What is left is not there to be loaded.
+                let is_idle = worker.seen().not_yet && counts.in_work + report.planned == 0;
+                is_done |= is_idle && was_idle;
+                was_idle = is_idle;
+            } else {
+                is_done = true;
+            }
+            all.add(report);
+            if is_done || limits.sleep(TICKS).await {
+                return Ok(());
+            }
+        }
+    }
+}
