@@ -1,5 +1,5 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws lint demo lambda bench
+.PHONY: help test aws lint soak demo lambda bench
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -28,6 +28,10 @@ lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with te
 	cargo build --workspace --locked
 	@./testdata/aws/install.sh target/lambda testdata/lambda/requirements.txt
 	./testdata/lambda/lambda.py target/lambda
+
+soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; SOAK_MINUTES=240 is quick
+	cargo build --workspace --locked
+	./testdata/soak.py
 
 bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build --release --workspace --locked

@@ -71,6 +71,12 @@ struct Serve {
     /// Minutes (like 202601020304) that VirusTotal never produced
     #[arg(long, num_args = 1.., value_name = "MINUTE")]
     missing: Vec<String>,
+    /// Minutes that VirusTotal answers 429 to once, with a Retry-After of a second
+    #[arg(long, num_args = 1.., value_name = "MINUTE")]
+    throttled: Vec<String>,
+    /// Minutes that VirusTotal answers 503 to twice
+    #[arg(long, num_args = 1.., value_name = "MINUTE")]
+    broken: Vec<String>,
     /// Every minute has this bundle, instead of a synthetic one of its own
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
@@ -149,9 +155,15 @@ async fn serve(args: Serve) -> Result<()> {
     }
     let virustotal = VirusTotal::start_on(args.virustotal_port).await?;
     virustotal.set_key(&args.key);
-    for minute in &args.missing {
-        is_minute(minute)?;
-        virustotal.behave(minute, &Behaviour::Missing, usize::MAX);
+    for (minutes, behaviour, times) in [
+        (&args.missing, Behaviour::Missing, usize::MAX),
+        (&args.throttled, Behaviour::TooManyRequests(Some(1)), 1),
+        (&args.broken, Behaviour::Transient(None), 2),
+    ] {
+        for minute in minutes {
+            is_minute(minute)?;
+            virustotal.behave(minute, &behaviour, times);
+        }
     }
     let (seed, records, style) =
         (args.synthetic.seed, args.synthetic.records, args.synthetic.style());
