@@ -29,7 +29,7 @@ WORKERS = int(os.environ.get("SOAK_WORKERS") or 8)
 RECORDS = int(os.environ.get("SOAK_RECORDS") or 8)
 SEED = int(os.environ.get("SOAK_SEED") or time.time_ns())
 # Seconds that a process lives, at least and at most: it takes about one of them to start.
-LIFE = (2, 20)
+LIFE = (3, 30)
 # Nothing takes so many seconds in which the cursor does not move.
 STUCK = 600
 BEGIN, END = "<!-- begin of what `make soak` writes -->", "<!-- end of what `make soak` writes -->"
@@ -211,6 +211,8 @@ def write(text):
 
 
 def main():
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: asked to end"))
     print(f"soak: SOAK_SEED={SEED}", file=sys.stderr)
     # It stays where anything fails: the processes' log is in it.
     folder = Path(tempfile.mkdtemp(prefix="soak-"))

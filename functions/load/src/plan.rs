@@ -17,10 +17,15 @@ use super::{
     Load, LoadError, NAME, Report, Step, first_position, newest, tick::WINDOW, worker::Order,
 };
 
-/// Minutes that wait for workers or are with them, at most.
-const OUTSTANDING: usize = 240;
-/// A minute that nobody has touched for so long is sent again: its message may be lost.
-const RESEND: SignedDuration = SignedDuration::from_mins(15);
+/// Minutes that wait for workers or are with them, at most: what a good many do in a minute in which nobody
+/// can tick.
+const OUTSTANDING: usize = 480;
+/// Minutes that are noted and sent together: so many lack their message where a tick dies in between.
+const TOGETHER: usize = 40;
+/// A minute that nobody has touched for so long is sent again where messages are lost.
+const RESEND: SignedDuration = SignedDuration::from_mins(2);
+/// A gap that was sent and that nobody has touched for so long is sent again.
+const RESEND_GAP: SignedDuration = SignedDuration::from_mins(15);
 
 /// What a run would do.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -73,33 +78,38 @@ impl Load {
         let (gaps, begun): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|row| matches!(row.state, MinuteState::Gap { .. }));
         let mut room = OUTSTANDING.saturating_sub(begun.len());
-        let mut minutes = Vec::new();
+        let mut old = Vec::new();
         for minute in self.lost(&begun, now).await? {
             if !limits.reached() && self.renew(minute, limits, report).await? {
-                minutes.push(minute);
+                old.push(minute);
             }
         }
         for row in gaps {
             if room > 0 && !limits.reached() && self.renew(row.minute, limits, report).await? {
-                minutes.push(row.minute);
+                old.push(row.minute);
                 room -= 1;
             }
         }
+        self.put(&old).await?;
+        report.planned = old.len() as u64;
         let (new, at) = self.next_minutes(cursor, room).await?;
-        let rows: Vec<LedgerRow> = new
-            .iter()
-            .map(|minute| {
-                let (state, counts) = (MinuteState::Planned, Counts::default());
-                LedgerRow { minute: *minute, state, counts, updated: now }
-            })
-            .collect();
-        self.store.ledger.put_all(&rows, lease).await?;
-        minutes.extend(new);
-        let items: Vec<NewItem> = minutes.iter().map(|minute| Order::new(*minute).item()).collect();
-        self.store.inbox.put(Queue::Minutes, &items, self.clock.now()).await?;
+        for some in new.chunks(TOGETHER) {
+            if limits.reached() {
+                break;
+            }
+            let planned = |minute: &Minute| LedgerRow {
+                minute: *minute,
+                state: MinuteState::Planned,
+                counts: Counts::default(),
+                updated: now,
+            };
+            let rows: Vec<LedgerRow> = some.iter().map(planned).collect();
+            self.store.ledger.put_all(&rows, lease).await?;
+            self.put(some).await?;
+            report.planned += some.len() as u64;
+        }
         let later = u64::try_from(self.newest().since(at)).unwrap_or(0);
-        report.planned = minutes.len() as u64;
-        report.left = begun.len() as u64 + rows.len() as u64 + later;
+        report.left = (begun.len() + new.len()) as u64 + later;
         report.paused = limits.reached();
         if report.left == 0 {
             // Workers ended the last ones meanwhile.
@@ -111,6 +121,11 @@ impl Load {
             tracing::info!(%cursor, planned, left = report.left, "minutes are sent to workers");
         }
         Ok(())
+    }
+
+    async fn put(&self, minutes: &[Minute]) -> Result<(), LoadError> {
+        let items: Vec<NewItem> = minutes.iter().map(|minute| Order::new(*minute).item()).collect();
+        Ok(self.store.inbox.put(Queue::Minutes, &items, self.clock.now()).await?)
     }
 
     /// Minutes that were sent, and whose message must be lost: nobody has touched them for long, and fewer
@@ -146,7 +161,7 @@ impl Load {
                 }
                 MinuteState::Gap { next_try, .. } if *next_try > now => return Ok(false),
                 MinuteState::Gap { next_try, .. } => {
-                    *next_try = now.saturating_add(RESEND).unwrap_or(now);
+                    *next_try = now.saturating_add(RESEND_GAP).unwrap_or(now);
                 }
                 MinuteState::Planned | MinuteState::Loading { .. } => {}
             }

@@ -138,7 +138,7 @@ impl Load {
                     // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
                     let to = self.horizon().plus(-1);
                     let settled = self.bury(at, to, lease, report).await?;
-                    if cursor.next() == at {
+                    if cursor.next() == at && settled >= at {
                         cursor = self.advance(cursor, settled, report).await?;
                     }
                     (self.observer)(Step::Done(at));

@@ -20,6 +20,7 @@ use azul_vt::{
 use futures_util::{StreamExt as _, stream};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::{Load, LoadError, MinuteEnd, Report, Step, claim::Claim};
 
@@ -31,8 +32,9 @@ const HELD: SignedDuration = SignedDuration::from_secs(30);
 const OUTAGE: SignedDuration = SignedDuration::from_mins(1);
 /// How long one waits that VirusTotal does not have yet: many may, where the feed itself is late.
 const NOT_YET: SignedDuration = SignedDuration::from_mins(15);
-/// Between two ticks while workers are at work.
-const TICKS: Duration = Duration::from_secs(1);
+/// Between two ticks while workers are at work, where these did not end half of what was left before. Not
+/// more often: on AWS a tick that dies keeps others from ticking for a minute.
+const TICKS: Duration = Duration::from_secs(5);
 /// Between two looks whether one more bundle may be loaded.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -66,11 +68,15 @@ impl Order {
 struct Worker<'a> {
     load: &'a Load,
     seen: Mutex<Seen>,
+    /// Told of each item that ended.
+    news: Notify,
 }
 
 #[derive(Default)]
 struct Seen {
     report: Report,
+    /// Items that came to an end.
+    ended: u64,
     /// VirusTotal does not have all that is due.
     not_yet: bool,
     /// Why nothing can work until an operator has done something.
@@ -83,7 +89,14 @@ fn again(after: SignedDuration) -> After {
 
 impl<'a> Worker<'a> {
     fn new(load: &'a Load) -> Self {
-        Self { load, seen: Mutex::default() }
+        Self { load, seen: Mutex::default(), news: Notify::new() }
+    }
+
+    /// Waits until so many items ended in all.
+    async fn ended(&self, items: u64) {
+        while self.seen().ended < items {
+            self.news.notified().await;
+        }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -183,7 +196,10 @@ impl<'a> Worker<'a> {
             None => Counts::default(),
         };
         ledger.put(&self.load.buried(minute, reason, counts), &claim.lease).await?;
-        self.seen().report.buried += 1;
+        let mut seen = self.seen();
+        seen.report.buried += 1;
+        seen.ended += 1;
+        self.news.notify_one();
         Ok(After::Bury(reason.to_owned()))
     }
 }
@@ -216,6 +232,8 @@ impl Work for Worker<'_> {
             }
             Ok(MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed) => {
                 (self.load.observer)(Step::Done(minute));
+                self.seen().ended += 1;
+                self.news.notify_one();
                 After::Done
             }
             Err(error) => self.failed(minute, item, error, limits).await,
@@ -251,10 +269,11 @@ fn kind(error: &LoadError) -> Kind {
     };
     match error {
         LoadError::Store(error) => of_state(error),
-        LoadError::NoKey | LoadError::Register(_) => Kind::Operator,
+        LoadError::NoKey | LoadError::Register(PublishError::Stop { .. }) => Kind::Operator,
         LoadError::Refused { source, .. } if source.needs_operator() => Kind::Operator,
-        // A full disk.
-        LoadError::Refused { source: VirusTotalError::Write { .. }, .. } => Kind::Outage,
+        // The dispatcher does not answer; a full disk.
+        LoadError::Register(_)
+        | LoadError::Refused { source: VirusTotalError::Write { .. }, .. } => Kind::Outage,
         LoadError::Minute { source, .. } => match source {
             DeliverError::Store(error) => of_state(error),
             DeliverError::Publish(PublishError::Stop { .. }) => Kind::Operator,
@@ -350,7 +369,12 @@ impl Load {
     ) -> Result<(), LoadError> {
         let mut was_idle = false;
         loop {
+            let before = worker.seen().ended;
             let report = self.tick(limits).await?;
+            let half = match report.held_by {
+                None => before.saturating_add(report.left.div_ceil(2)),
+                Some(_) => u64::MAX,
+            };
             let mut is_done = report.paused;
             if report.left > 0 || (report.held_by.is_some() && helps) {
                 let counts = self.store.inbox.counts(Queue::Minutes, self.clock.now()).await?;
@@ -363,8 +387,12 @@ impl Load {
                 is_done = true;
             }
             all.add(report);
-            if is_done || limits.sleep(TICKS).await {
+            if is_done {
                 return Ok(());
+            }
+            tokio::select! {
+                is_over = limits.sleep(TICKS) => if is_over { return Ok(()) },
+                () = worker.ended(half) => {}
             }
         }
     }

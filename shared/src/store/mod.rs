@@ -231,7 +231,7 @@ pub enum MinuteState {
         /// When to try again.
         next_try: Timestamp,
     },
-    /// Given up: it left VirusTotal's seven days before it could be loaded.
+    /// Given up: it left VirusTotal's seven days before it could be loaded, or failed again and again.
     Buried {
         /// Why.
         reason: String,

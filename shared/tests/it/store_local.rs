@@ -69,6 +69,34 @@ async fn pruning_removes_loaded_and_buried_minutes() {
     assert_eq!(left.iter().map(|row| row.minute).collect::<Vec<_>>(), [minute.plus(2)]);
 }
 
+#[tokio::test]
+async fn leases_leave_no_files_and_old_ones_that_nobody_holds_are_forgotten() {
+    let (store, dir) = fresh().await.unwrap();
+    let locks = || {
+        let files = fs::read_dir(dir.path().join("state/locks")).unwrap();
+        let mut names: Vec<_> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("lease-"));
+        names.sort();
+        names
+    };
+    store.leases.release(acquire(&store, "load-1").await).await.unwrap();
+    assert_eq!(locks(), Vec::<String>::new());
+    // One whose owner died, one that is held, and one that was renewed since.
+    drop(acquire(&store, "load-2").await);
+    let held = acquire(&store, "load-3").await;
+    let renewed = acquire(&store, "load-4").await;
+    store.leases.renew(&renewed, at(20)).await.unwrap();
+    drop(renewed);
+    assert_eq!(locks(), ["lease-load-2", "lease-load-3", "lease-load-4"]);
+    assert_eq!(store.leases.prune(at(10)).await.unwrap(), 2);
+    assert_eq!(locks(), ["lease-load-3", "lease-load-4"]);
+    // The held one is its owner's still; the number of a forgotten one begins anew.
+    store.leases.renew(&held, at(11)).await.unwrap();
+    assert_eq!(acquire(&store, "load-1").await.fence, 1);
+    assert_eq!(acquire(&store, "load-4").await.fence, 2);
+}
+
 const ROLE: &str = "AZUL_VT_TEST_CHILD";
 const STATE: &str = "AZUL_VT_TEST_STATE";
 

@@ -11,7 +11,7 @@ use azul_vt::{
     minute::Minute,
     pipeline::Limits,
     settings::{AwsState, Settings},
-    store::{Clock, Grant, Lease, MinuteState, Store, aws},
+    store::{Clock, Grant, Lease, MinuteState, Store, aws, inbox::Queue},
 };
 use jiff::{SignedDuration, Timestamp};
 use load::{Load, NAME, Step};
@@ -37,42 +37,87 @@ async fn steal(store: &Store, name: &str) -> Lease {
     }
 }
 
+/// The stand-ins, and a state and a queue of its own.
+struct OnAws {
+    virustotal: sim::VirusTotal,
+    dispatcher: sim::Dispatcher,
+    settings: Settings,
+    store: Store,
+    _dir: tempfile::TempDir,
+    _emulator: sim::Shared,
+}
+
+impl OnAws {
+    /// Three minutes are due; `None` where there is no emulator.
+    async fn new() -> Option<Self> {
+        let emulator = sim::Aws::shared().unwrap()?;
+        let credentials = Credentials::new("test", "test", None, None, "these tests");
+        let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .endpoint_url(emulator.endpoint())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(credentials)
+            .load()
+            .await;
+        let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
+        aws::init::table(&config, &state.table).await.unwrap();
+        aws::init::bucket(&config, &state.bucket).await.unwrap();
+        let queue = aws::init::queue(&config, &emulator.name("minutes")).await.unwrap();
+
+        let virustotal = sim::VirusTotal::start().await.unwrap();
+        let dispatcher = sim::Dispatcher::start().await.unwrap();
+        for minute in MINUTES {
+            virustotal.serve(minute, sim::feed::bundle(7, minute, 20, Style::Small));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let lookup = |name: &str| match name {
+            "VIRUSTOTAL" => Some(virustotal.url()),
+            "VIRUSTOTAL_APIKEY" => Some(virustotal.key()),
+            "PLUGIN_EVENTS_URL" => Some(dispatcher.url()),
+            "STATEDIR" => Some(dir.path().display().to_string()),
+            "RULES_ROOT" => Some("/nowhere/at/all".into()),
+            "FAN_OUT_MINUTES" => Some("2".into()),
+            _ => None,
+        };
+        let mut settings = Settings::read(&lookup).unwrap();
+        settings.minutes_queue = Some(queue.parse().unwrap());
+        let store = aws::store(&settings, &config, &state).unwrap();
+        let before = MINUTES[0].parse::<Minute>().unwrap().plus(-1).unix_seconds();
+        assert!(store.cursors.advance(NAME, None, before).await.unwrap());
+        Some(Self { virustotal, dispatcher, settings, store, _dir: dir, _emulator: emulator })
+    }
+
+    async fn load(&self) -> Load {
+        let clock = Arc::new(Fixed(NOW.parse().unwrap()));
+        Load::from_settings(self.settings.clone(), self.store.clone(), clock).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_far_behind_sends_minutes_that_workers_load_and_the_next_tick_moves_the_cursor() {
+    let Some(world) = OnAws::new().await else { return };
+    let load = world.load().await;
+    let limits = Limits::default();
+    let report = load.tick(&limits).await.unwrap();
+    assert_eq!((report.planned, report.left, report.loaded), (3, 3, 0));
+    let queue = world.store.inbox.counts(Queue::Minutes, load.clock.now()).await.unwrap();
+    assert_eq!(queue.waiting, 3);
+    let report = load.catch_up_with(2, true, &limits).await.unwrap();
+    assert_eq!((report.loaded, report.left, report.paused), (3, 0, false));
+    assert_eq!(report.cursor, Some(MINUTES[2].parse().unwrap()));
+    assert_eq!(world.dispatcher.arrived().sha256s().len(), 60);
+    assert_eq!(world.dispatcher.arrived().repeats, 0);
+    assert_eq!(world.virustotal.minutes_asked().len(), 3);
+    let queue = world.store.inbox.counts(Queue::Minutes, load.clock.now()).await.unwrap();
+    assert_eq!((queue.waiting, queue.in_work, queue.buried), (0, 0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minute_whose_lease_is_taken_is_left_to_who_took_it() {
-    let Some(emulator) = sim::Aws::shared().unwrap() else { return };
-    let credentials = Credentials::new("test", "test", None, None, "these tests");
-    let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .endpoint_url(emulator.endpoint())
-        .region(Region::from_static("us-east-1"))
-        .credentials_provider(credentials)
-        .load()
-        .await;
-    let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
-    aws::init::table(&config, &state.table).await.unwrap();
-    aws::init::bucket(&config, &state.bucket).await.unwrap();
-
-    let virustotal = sim::VirusTotal::start().await.unwrap();
-    let dispatcher = sim::Dispatcher::start().await.unwrap();
-    for minute in MINUTES {
-        virustotal.serve(minute, sim::feed::bundle(7, minute, 20, Style::Small));
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let lookup = |name: &str| match name {
-        "VIRUSTOTAL" => Some(virustotal.url()),
-        "VIRUSTOTAL_APIKEY" => Some(virustotal.key()),
-        "PLUGIN_EVENTS_URL" => Some(dispatcher.url()),
-        "STATEDIR" => Some(dir.path().display().to_string()),
-        "RULES_ROOT" => Some("/nowhere/at/all".into()),
-        _ => None,
-    };
-    let settings = Settings::read(&lookup).unwrap();
-    let store = aws::store(&settings, &config, &state).unwrap();
+    let Some(world) = OnAws::new().await else { return };
+    let (store, dispatcher) = (&world.store, &world.dispatcher);
     let [first, second, third] = MINUTES.map(|minute| minute.parse::<Minute>().unwrap());
-    let before = first.plus(-1).unix_seconds();
-    assert!(store.cursors.advance(NAME, None, before).await.unwrap());
-
-    let clock = Arc::new(Fixed(NOW.parse().unwrap()));
-    let mut load = Load::from_settings(settings, store.clone(), clock).await.unwrap();
+    let mut load = world.load().await;
+    load.fan_out = false;
     // Taken when the second minute begins.
     let (thief, taken) = (store.clone(), AtomicBool::new(false));
     let name = format!("{NAME}-{second}");

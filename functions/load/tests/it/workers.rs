@@ -88,7 +88,7 @@ async fn near_the_head_a_tick_loads_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_planned_and_never_sent_is_sent_after_a_quarter_of_an_hour() {
+async fn what_was_planned_and_never_sent_is_sent_after_two_minutes() {
     let world = World::new().await;
     let load = far_behind(&world, NOW, &[]).await;
     // As a tick that dies between the ledger and the queue.
@@ -107,13 +107,13 @@ async fn what_was_planned_and_never_sent_is_sent_after_a_quarter_of_an_hour() {
     });
     load.store.ledger.put_all(&rows.collect::<Vec<_>>(), &lease).await.unwrap();
     load.store.leases.release(lease).await.unwrap();
-    for (minutes, planned) in [(0, 0), (14, 0), (15, 6), (31, 0)] {
+    for (minutes, planned) in [(0, 0), (1, 0), (2, 6), (5, 0)] {
         let load = later(&world, minutes).await;
         let report = load.tick(&Limits::default()).await.unwrap();
         // The last time all of them wait: nothing is lost.
         assert_eq!((report.planned, report.left), (planned, 6), "after {minutes} minutes");
     }
-    let load = later(&world, 32).await;
+    let load = later(&world, 6).await;
     assert_eq!(catch_up(&load).await.loaded, 6);
 }
 
@@ -295,4 +295,35 @@ async fn an_event_of_the_queue_is_worked_and_answered_message_by_message() {
     let answer = load.handle(&json!({"from": minute, "to": minute}), &Limits::default()).await;
     assert_eq!(answer.unwrap()[0]["loaded"], 1);
     assert_eq!(world.virustotal.minutes_asked().len(), 1, "it is staged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
+    let world = World::new().await;
+    let load = world.load().await;
+    load.tick(&Limits::default()).await.unwrap();
+    let now = load.clock.now();
+    let take = async |name: &str| {
+        let Grant::Acquired(lease) = load.store.leases.acquire(name, "another", now).await.unwrap()
+        else {
+            panic!("held")
+        };
+        lease
+    };
+    // Somebody ticks, and is at the second minute.
+    let _ticking = take(NAME).await;
+    let lease = take(&format!("{NAME}-202611240901")).await;
+    let posts = world.dispatcher.posts().len();
+    let (from, to) = ("202611240900".parse().unwrap(), "202611240902".parse().unwrap());
+    let limits = Limits::default();
+    let give_back = async {
+        // The registration was made; the first minute takes two posts.
+        world.dispatcher.wait_until(|_, now| now.len() >= posts + 2).await;
+        load.store.leases.release(lease).await.unwrap();
+    };
+    let (report, ()) = tokio::join!(load.replay(from, to, &limits), give_back);
+    assert_eq!(report.unwrap().loaded, 3);
+    // All of it was staged.
+    assert_eq!(world.virustotal.minutes_asked().len(), 6);
+    assert_eq!(world.dispatcher.arrived().repeats, 3 * crate::world::RECORDS);
 }

@@ -182,3 +182,40 @@ async fn a_bomb_of_a_gigabyte_of_zeros_costs_its_line_and_little_memory() {
     assert_eq!(feed.arrived() as u64, RECORDS);
     assert!(peak < 150 << 20, "{peak} bytes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_with_workers_share_a_backlog_and_each_minute_is_loaded_once() {
+    let feed = Feed::new(40).await;
+    let (one, other) = (feed.load(&["--workers", "3"]), feed.load(&["--workers", "2"]));
+    let (one, other) = tokio::join!(one.end(), other.end());
+    for (status, said) in [&one, &other] {
+        assert!(status.success(), "{said}");
+    }
+    // Whoever found nothing to do ended at once; both together did all.
+    let last = feed.load(&["--workers", "2"]).end().await;
+    assert!(last.0.success(), "{}", last.1);
+    assert_eq!(feed.cursor().await, Some(feed.first.plus(39)));
+    assert_eq!(feed.arrived() as u64, 40 * RECORDS);
+    assert_eq!(feed.stage.dispatcher.arrived().repeats, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_is_load_of_a_range_and_fetches_only_what_is_not_staged() {
+    let feed = Feed::new(3).await;
+    let (status, said) = feed.load(&[]).end().await;
+    assert!(status.success(), "{said}");
+    let asked = feed.stage.virustotal.minutes_asked().len();
+    let (from, to) = (feed.minute(0), feed.minute(1));
+    let store = feed.store();
+    let second = feed.first.next().storage_path();
+    let staged = store.bundles.list(&format!("staged/feed/files/{second}")).await.unwrap();
+    store.bundles.remove(&staged[0].key).await.unwrap();
+    for command in ["replay", "load"] {
+        let mut command = feed.stage.vt(&[command, "--from", &from, "--to", &to]);
+        command.env("DISPATCHER_MAX_AGE_HOURS", "-1");
+        let (status, said) = Running::start(command).end().await;
+        assert!(status.success() && said.contains("loaded 2 minutes"), "{said}");
+    }
+    assert_eq!(feed.stage.virustotal.minutes_asked()[asked..], [to]);
+    assert_eq!(feed.stage.dispatcher.arrived().repeats as u64, 4 * RECORDS);
+}
