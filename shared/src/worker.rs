@@ -46,6 +46,13 @@ pub enum After {
     Stop(String),
 }
 
+impl After {
+    /// It comes back after a time, and this was no attempt: it waited for something.
+    pub fn later(after: SignedDuration) -> Self {
+        Self::Again(Again { after, is_attempt: false })
+    }
+}
+
 /// What a worker does.
 #[async_trait]
 pub trait Work: Send + Sync {
@@ -174,7 +181,7 @@ impl Workers<'_> {
             let now = self.clock.now();
             if !self.store.inbox.hold(self.queue, &item, HOLD, now).await? {
                 tracing::warn!(queue = self.queue.name(), id = item.id, "the item was lost");
-                break After::Again(Again { after: SignedDuration::ZERO, is_attempt: false });
+                break After::later(SignedDuration::ZERO);
             }
         };
         drop(working);

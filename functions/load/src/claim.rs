@@ -6,7 +6,7 @@ use azul_vt::{
     mapping::Mapper,
     minute::Minute,
     pipeline::Limits,
-    store::{Grant, Keeper, Lease, StoreError},
+    store::{Claim, StoreError},
 };
 
 use super::{Load, LoadError, NAME, Report};
@@ -26,13 +26,6 @@ pub(crate) enum MinuteEnd {
     Held(String),
 }
 
-/// A lease that is kept, and limits for the work under it, reached also where it is lost.
-pub(crate) struct Claim {
-    pub(crate) lease: Lease,
-    pub(crate) limits: Limits,
-    keeper: Keeper,
-}
-
 /// Name of a minute's lease.
 pub(crate) fn lease_name(minute: Minute) -> String {
     format!("{NAME}-{minute}")
@@ -45,14 +38,7 @@ impl Load {
         name: &str,
         limits: &Limits,
     ) -> Result<Result<Claim, String>, LoadError> {
-        match self.store.leases.acquire(name, &owner(), self.clock.now()).await? {
-            Grant::Acquired(lease) => {
-                let limits = limits.child();
-                let keeper = Keeper::start(&self.store.leases, &self.clock, &lease, &limits.stop);
-                Ok(Ok(Claim { lease, limits, keeper }))
-            }
-            Grant::Held { owner, since } => Ok(Err(format!("{owner}, since {since:.0}"))),
-        }
+        Ok(Claim::take(&self.store.leases, &self.clock, name, limits).await?)
     }
 
     /// Takes the lease of a minute.
@@ -62,12 +48,6 @@ impl Load {
         limits: &Limits,
     ) -> Result<Result<Claim, String>, LoadError> {
         self.take(&lease_name(minute), limits).await
-    }
-
-    /// Gives a lease back.
-    pub(crate) async fn give_back(&self, claim: Claim) -> Result<(), LoadError> {
-        drop(claim.keeper);
-        Ok(self.store.leases.release(claim.lease).await?)
     }
 
     /// Loads a minute under its lease. With `ageless`, as a replay: also where it was loaded before, and
@@ -87,7 +67,7 @@ impl Load {
         };
         (self.observer)(super::Step::Minute(minute));
         let outcome = self.load_minute(minute, &claim, ageless, report).await;
-        self.give_back(claim).await?;
+        claim.give_back().await?;
         match outcome {
             Ok(MinuteEnd::Loaded) => {
                 begun.loaded();
@@ -105,17 +85,4 @@ impl Load {
 
 fn taken_over() -> MinuteEnd {
     MinuteEnd::Held("somebody who took it over".into())
-}
-
-/// Who we are, so that an operator finds the process.
-pub fn owner() -> String {
-    if let Some(instance) = azul_vt::lambda::instance() {
-        return instance;
-    }
-    let process = format!("process {}", std::process::id());
-    // Linux; elsewhere the process alone must do.
-    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
-        Ok(host) => format!("{process} on {}", host.trim()),
-        Err(_) => process,
-    }
 }

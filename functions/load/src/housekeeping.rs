@@ -2,11 +2,11 @@
 
 use azul_vt::{
     minute::Minute,
-    store::{Counts, Lease, LedgerRow, MinuteState},
+    store::{Claim, Counts, Lease, LedgerRow, MinuteState},
 };
 use jiff::SignedDuration;
 
-use super::{Load, LoadError, Report, claim::Claim};
+use super::{Load, LoadError, Report};
 
 /// A cursor further behind than this many days lists no more minutes as buried: a wrong start, not an outage.
 const MOST_BURIED_DAYS: i64 = 60;
@@ -87,11 +87,7 @@ impl Load {
         }
         let days = |days: i64| SignedDuration::from_hours(days * 24);
         for (prefix, kept) in [("staged/feed/", STAGED_DAYS), ("rejects/", REJECTS_DAYS)] {
-            for object in self.store.bundles.list(prefix).await? {
-                if now.duration_since(object.modified) > days(kept) {
-                    self.store.bundles.remove(&object.key).await?;
-                }
-            }
+            self.store.bundles.remove_older(prefix, days(kept), now).await?;
         }
         let settled = self.store.ledger.prune(Minute::of(now).plus(-LEDGER_DAYS * 24 * 60)).await?;
         let before = now.checked_sub(days(LEASES_DAYS)).unwrap_or(now);

@@ -33,7 +33,6 @@ mod trigger;
 mod worker;
 
 use claim::MinuteEnd;
-pub use claim::owner;
 pub use plan::Plan;
 pub use trigger::{NotATrigger, Trigger};
 

@@ -14,13 +14,13 @@ use azul_vt::{
     minute::Minute,
     pipeline::{Account, Ended, Input, Limits, Progress},
     store::{
-        BundleReader, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store, StoreError,
-        rejects::Rejects,
+        BundleReader, Claim, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store,
+        StoreError, rejects::Rejects,
     },
     virustotal::VirusTotalError,
 };
 
-use super::{Load, LoadError, MinuteEnd, Report, claim::Claim, gap_delay, is_bad};
+use super::{Load, LoadError, MinuteEnd, Report, gap_delay, is_bad};
 
 /// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
 const FETCHES: u32 = 3;
@@ -228,11 +228,9 @@ impl Load {
                 Err(error) => {
                     bad = error;
                     tracing::warn!(%minute, fetch, error = bad, "the bundle cannot be decoded");
-                    let key = format!("rejects/feed/{minute}/bundle-{short}");
-                    self.store.bundles.put_file(&key, &path).await?;
                     let rejects = Rejects::new(Arc::clone(&self.store.bundles));
-                    let origin = format!("feed/{minute}");
-                    rejects.write_bundle(&origin, &key, &bad, self.clock.now()).await?;
+                    let (origin, name) = (format!("feed/{minute}"), format!("bundle-{short}"));
+                    rejects.keep_bundle(&origin, &name, &path, &bad, self.clock.now()).await?;
                     if limits.reached() {
                         return Ok(Staging::Paused);
                     }

@@ -170,7 +170,7 @@ impl Load {
             Ok(true)
         };
         let renewed = renewed.await;
-        self.give_back(claim).await?;
+        claim.give_back().await?;
         renewed
     }
 

@@ -31,7 +31,7 @@ impl Load {
             }
         };
         let outcome = self.catch_up(&claim.lease, &claim.limits, &mut report).await;
-        self.give_back(claim).await?;
+        claim.give_back().await?;
         outcome.map(|()| report)
     }
 
@@ -176,7 +176,7 @@ impl Load {
                 Err(owner) => return Ok(MinuteEnd::Held(owner)),
             };
             let outcome = self.bury_gap(minute, &claim, report).await;
-            self.give_back(claim).await?;
+            claim.give_back().await?;
             return outcome.map(|()| MinuteEnd::Before);
         }
         self.load_alone(minute, None, limits, report).await

@@ -11,7 +11,7 @@ use azul_vt::{
     minute::Minute,
     pipeline::{DeliverError, Limits, publish::PublishError},
     store::{
-        Counts, MinuteState, StoreError,
+        Claim, Counts, MinuteState, StoreError,
         inbox::{Again, Delivery, Item, NewItem, Queue},
     },
     virustotal::VirusTotalError,
@@ -22,7 +22,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::{Load, LoadError, MinuteEnd, Report, Step, claim::Claim};
+use super::{Load, LoadError, MinuteEnd, Report, Step};
 
 /// Tries of a minute that fails otherwise than by an outage; then it is given up.
 const TRIES: u32 = 5;
@@ -83,10 +83,6 @@ struct Seen {
     stopped: Option<LoadError>,
 }
 
-fn again(after: SignedDuration) -> After {
-    After::Again(Again { after, is_attempt: false })
-}
-
 impl<'a> Worker<'a> {
     fn new(load: &'a Load) -> Self {
         Self { load, seen: Mutex::default(), news: Notify::new() }
@@ -97,6 +93,11 @@ impl<'a> Worker<'a> {
         while self.seen().ended < items {
             self.news.notified().await;
         }
+    }
+
+    fn end_one(&self) {
+        self.seen().ended += 1;
+        self.news.notify_one();
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -146,13 +147,13 @@ impl<'a> Worker<'a> {
         match kind(&error) {
             Kind::Outage => {
                 tracing::warn!(%minute, error = reason, "the minute is put back");
-                again(OUTAGE)
+                After::later(OUTAGE)
             }
             Kind::Operator => {
                 self.seen().stopped.get_or_insert(error);
                 limits.stop.cancel();
                 // Not at once: on Lambda the queue would start the next one with it.
-                again(OUTAGE)
+                After::later(OUTAGE)
             }
             Kind::Minute => {
                 let tries = item.attempts.saturating_add(1);
@@ -171,15 +172,15 @@ impl<'a> Worker<'a> {
     async fn bury(&self, minute: Minute, reason: String) -> After {
         let buried = async {
             let Ok(claim) = self.load.claim(minute, &Limits::default()).await? else {
-                return Ok(again(HELD));
+                return Ok(After::later(HELD));
             };
             let outcome = self.bury_claimed(minute, &reason, &claim).await;
-            self.load.give_back(claim).await?;
+            claim.give_back().await?;
             outcome
         };
         buried.await.unwrap_or_else(|error: LoadError| {
             tracing::warn!(%minute, error = chain(&error), "the minute could not be given up");
-            again(OUTAGE)
+            After::later(OUTAGE)
         })
     }
 
@@ -196,10 +197,8 @@ impl<'a> Worker<'a> {
             None => Counts::default(),
         };
         ledger.put(&self.load.buried(minute, reason, counts), &claim.lease).await?;
-        let mut seen = self.seen();
-        seen.report.buried += 1;
-        seen.ended += 1;
-        self.news.notify_one();
+        self.seen().report.buried += 1;
+        self.end_one();
         Ok(After::Bury(reason.to_owned()))
     }
 }
@@ -212,10 +211,10 @@ impl Work for Worker<'_> {
             Err(after) => return after,
         };
         if self.seen().stopped.is_some() {
-            return again(OUTAGE);
+            return After::later(OUTAGE);
         }
         if limits.reached() {
-            return again(SignedDuration::ZERO);
+            return After::later(SignedDuration::ZERO);
         }
         let mut report = Report::default();
         let outcome = self.minute(minute, limits, &mut report).await;
@@ -223,17 +222,16 @@ impl Work for Worker<'_> {
         match outcome {
             Ok(MinuteEnd::Held(owner)) => {
                 tracing::debug!(%minute, owner, "somebody is at the minute");
-                again(HELD)
+                After::later(HELD)
             }
-            Ok(MinuteEnd::Paused | MinuteEnd::Sated) => again(SignedDuration::ZERO),
+            Ok(MinuteEnd::Paused | MinuteEnd::Sated) => After::later(SignedDuration::ZERO),
             Ok(MinuteEnd::NotYet) => {
                 self.seen().not_yet = true;
-                again(NOT_YET)
+                After::later(NOT_YET)
             }
             Ok(MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed) => {
                 (self.load.observer)(Step::Done(minute));
-                self.seen().ended += 1;
-                self.news.notify_one();
+                self.end_one();
                 After::Done
             }
             Err(error) => self.failed(minute, item, error, limits).await,

@@ -3,21 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{Router, body::Body, extract::Request};
 use azul_vt::{
     metrics::Gateway,
     pipeline::Pipeline,
     settings::Settings,
     store::{self, SystemClock},
     telemetry::{self, Format},
-    webhook::LetIn,
 };
 use ingest::Ingest;
 
 use crate::{
-    failure::{Failure, say},
+    failure::Failure,
     load::{runtime, stop_on_signal},
     metrics,
+    server::Server,
 };
 
 /// How often what is left staged is tried again.
@@ -39,18 +38,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
             .context("INGEST_SECRETS")
             .map_err(Failure::Usage)?,
     );
-    let address = settings.ingest_listen;
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .with_context(|| format!("INGEST_LISTEN: cannot listen on {address}"))
-        .map_err(Failure::Job)?;
-    let address = listener.local_addr().map_err(Failure::job)?;
-    let open = if settings.ingest_is_authenticated() {
-        ""
-    } else {
-        " (loopback only: set INGEST_SECRETS or INGEST_TOKENS to serve others)"
-    };
-    say(&format!("listening on http://{address}{open}"));
+    let open = !settings.ingest_is_authenticated();
+    let secrets = open.then_some("INGEST_SECRETS or INGEST_TOKENS");
+    let server = Server::bind("INGEST_LISTEN", settings.ingest_listen, secrets).await?;
     stop_on_signal(&ingest.limits);
     tokio::spawn(keep_up(Arc::clone(&ingest)));
     let gateway = metrics::gateway(&settings, "ingest")?;
@@ -58,20 +48,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         tokio::spawn(push(Arc::clone(&ingest), gateway));
     }
     let service = Arc::clone(&ingest);
-    // Without secrets and tokens settings.rs allows loopback addresses only.
-    let let_in = address.ip().is_loopback();
-    let app = Router::new().fallback(move |mut request: Request| {
+    let answer = move |request| {
         let ingest = Arc::clone(&service);
-        if let_in {
-            request.extensions_mut().insert(LetIn);
-        }
-        async move { ingest.handle(request).await.map(Body::from) }
-    });
-    let stop = ingest.limits.stop.clone();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await
-        .map_err(Failure::job)?;
+        async move { ingest.handle(request).await }
+    };
+    server.serve(&ingest.limits, answer).await.map_err(Failure::job)?;
     if let Some(gateway) = gateway {
         gateway.try_push(&ingest.metrics.registry()).await;
     }

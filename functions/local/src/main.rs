@@ -16,6 +16,7 @@ mod quota;
 mod rejects;
 mod rules;
 mod select;
+mod server;
 mod settings;
 mod state;
 mod status;

@@ -49,13 +49,9 @@ pub(crate) enum Looked {
     Failed(String),
 }
 
-fn later(after: SignedDuration) -> After {
-    After::Again(Again { after, is_attempt: false })
-}
-
 fn failed(error: &StoreError) -> After {
     tracing::error!(error = chain(error), "the state could not be kept; the look-up waits");
-    later(FIRST_WAIT)
+    After::later(FIRST_WAIT)
 }
 
 /// What a reply's delivery makes of its item; `Ok`: it is there.
@@ -70,7 +66,7 @@ pub(crate) fn delivered(outcome: Result<Vec<Delivery>, PublishError>) -> Result<
         Err(error @ PublishError::Stop { .. }) => Err(After::Stop(chain(&error))),
         Err(error) => {
             tracing::warn!(error = chain(&error), "the answer waits for the dispatcher");
-            Err(later(FIRST_WAIT))
+            Err(After::later(FIRST_WAIT))
         }
     }
 }
@@ -84,7 +80,7 @@ impl Query {
         let now = self.clock.now();
         let memory = &self.store.memory;
         if memory.knows(PAUSED, BUDGET, now).await.map_err(|e| failed(&e))? {
-            return Err(later(FIRST_WAIT));
+            return Err(After::later(FIRST_WAIT));
         }
         // Of many who want the same file one asks; the others find what it got.
         let first = memory.remember(ON_ITS_WAY, sha256, CLAIM, now).await;
@@ -94,7 +90,7 @@ impl Query {
             noted.map_err(|e| failed(&e))?;
         // Its own claim is left where its worker died at it.
         } else if !memory.knows(CLAIMED_BY, &own, now).await.map_err(|e| failed(&e))? {
-            return Err(later(SOON));
+            return Err(After::later(SOON));
         }
         // Whoever asked before may have come to its end between the first look and the claim.
         let looked = match self.remembered(sha256).await {
@@ -113,7 +109,7 @@ impl Query {
         let windows = &self.settings.lookup.windows;
         let permit = self.store.budget.ask(BUDGET, windows, self.clock.now()).await;
         if let Permit::Wait(wait) = permit.map_err(|e| failed(&e))? {
-            return Err(later(wait));
+            return Err(After::later(wait));
         }
         let settings = &self.settings.lookup;
         match self.virustotal.file_report(sha256).await {
@@ -136,7 +132,7 @@ impl Query {
                 let now = self.clock.now();
                 let kept = self.store.memory.remember(PAUSED, BUDGET, wait, now).await;
                 kept.map_err(|e| failed(&e))?;
-                Err(later(wait))
+                Err(After::later(wait))
             }
             Err(error) if error.is_transient() && attempts + 1 < settings.max_attempts => {
                 tracing::warn!(attempts, error = chain(&error), "looking up again");
@@ -185,11 +181,6 @@ impl Query {
         if !self.store.memory.remember("housekeeping", "reports", hour, now).await? {
             return Ok(());
         }
-        for report in self.store.bundles.list(FOLDER).await? {
-            if now.duration_since(report.modified) > self.settings.lookup.report_cache {
-                self.store.bundles.remove(&report.key).await?;
-            }
-        }
-        Ok(())
+        self.store.bundles.remove_older(FOLDER, self.settings.lookup.report_cache, now).await
     }
 }

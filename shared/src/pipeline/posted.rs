@@ -104,9 +104,7 @@ async fn bury(
         source,
     };
     copied.await.map_err(|e| unavailable(e.into()))?.map_err(|e| unavailable(e.into()))?;
-    let body = format!("rejects/{key}/body");
-    bundles.put_file(&body, &copy).await?;
-    Rejects::new(Arc::clone(bundles)).write_bundle(key, &body, reason, now).await?;
+    Rejects::new(Arc::clone(bundles)).keep_bundle(key, "body", &copy, reason, now).await?;
     bundles.remove(key).await
 }
 

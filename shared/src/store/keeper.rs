@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(20);
 
 /// Renews a lease every 20 seconds until it is dropped.
 #[derive(Debug)]
-pub struct Keeper {
+pub(super) struct Keeper {
     task: JoinHandle<()>,
 }
 
@@ -23,7 +23,7 @@ impl Keeper {
     /// decided by each write.
     ///
     /// Must be called inside of a tokio runtime.
-    pub fn start(
+    pub(super) fn start(
         leases: &Arc<dyn Leases>,
         clock: &Arc<dyn Clock>,
         lease: &Lease,

@@ -23,13 +23,14 @@ pub const BUDGET: &str = "virustotal";
 
 pub mod aws;
 pub mod budget;
+mod claim;
 pub mod inbox;
 mod keeper;
 mod keys;
 pub mod local;
 pub mod rejects;
 
-pub use keeper::Keeper;
+pub use claim::Claim;
 
 /// What went wrong with the state.
 #[derive(Debug, thiserror::Error)]
@@ -517,6 +518,21 @@ pub trait Bundles: Send + Sync {
 
     /// Removes; no error where it is not there.
     async fn remove(&self, key: &str) -> Result<(), StoreError>;
+
+    /// Removes what begins with `prefix` and was put longer ago than `age` before `now`.
+    async fn remove_older(
+        &self,
+        prefix: &str,
+        age: SignedDuration,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for object in self.list(prefix).await? {
+            if now.duration_since(object.modified) > age {
+                self.remove(&object.key).await?;
+            }
+        }
+        Ok(())
+    }
 
     /// A request by which somebody else puts a new object under `key` by themselves, once, until `now` +
     /// `valid`. `None` where objects are kept on this machine: then there is nobody to send it to.

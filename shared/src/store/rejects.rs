@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     sync::Arc,
 };
 
@@ -156,18 +157,22 @@ impl Rejects {
         self.bundles.put(&key, &lines).await
     }
 
-    /// Keeps why a bundle of `origin` was refused as a whole. Its bytes, named by `bytes`, are kept beside.
+    /// Keeps a bundle of `origin` that was refused as a whole: moves the file `from` to an object called
+    /// `name`, and writes why beside it.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub async fn write_bundle(
+    pub async fn keep_bundle(
         &self,
         origin: &str,
-        bytes: &str,
+        name: &str,
+        from: &Path,
         reason: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let reason = format!("{reason}; its bytes are kept as {bytes}");
+        let key = format!("{FOLDER}{origin}/{name}");
+        self.bundles.put_file(&key, from).await?;
+        let reason = format!("{reason}; its bytes are kept as {key}");
         let reject = Reject::new(origin, 0, RejectStage::Bundle, reason, b"", now);
         self.write(origin, 0, &[reject]).await
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{client::VirusTotal, error::VirusTotalError};
 
@@ -60,15 +60,7 @@ impl VirusTotal {
             used: u64,
         }
         let path = "/api/v3/users/me/overall_quotas";
-        let mut reply = self.get("the key's quotas", path, true).await?;
-        let body = self.small_body(&mut reply.response, MAX_USER_BYTES).await;
-        let body = body.and_then(|body| serde_json::from_slice::<Body>(&body).ok());
-        let Some(Body { data }) = body else {
-            let status = Some(reply.response.status().as_u16());
-            let message = "the answer is not a list of quotas";
-            let answer = reply.asked.answer(status, "UnreadableAnswer", message.into());
-            return Err(VirusTotalError::Unexpected(answer));
-        };
+        let Body { data } = self.of_the_key("the key's quotas", path, "a list of quotas").await?;
         let quotas = data.into_iter().flat_map(|(name, by)| {
             by.into_iter().filter_map(move |(of, quota)| {
                 let Quota { allowed, used } = quota?;
@@ -104,16 +96,25 @@ impl VirusTotal {
             #[serde(default)]
             privileges: BTreeMap<String, Privilege>,
         }
-        let mut reply = self.get("the key's user", "/api/v3/users/me", true).await?;
+        let path = "/api/v3/users/me";
+        let Body { data } = self.of_the_key("the key's user", path, "a user object").await?;
+        Ok(CurrentUser { id: data.id, privileges: data.attributes.privileges })
+    }
+
+    /// Asks for what belongs to the key, which may stand in the answer: nothing of it gets into an error.
+    async fn of_the_key<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        path: &str,
+        expected: &str,
+    ) -> Result<T, VirusTotalError> {
+        let mut reply = self.get(subject, path, true).await?;
         let body = self.small_body(&mut reply.response, MAX_USER_BYTES).await;
         // The parser's error is left out: it may quote the body, and the key is in it.
-        let body = body.and_then(|body| serde_json::from_slice::<Body>(&body).ok());
-        let Some(Body { data }) = body else {
+        body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or_else(|| {
             let status = Some(reply.response.status().as_u16());
-            let message = "the answer is not a user object";
-            let answer = reply.asked.answer(status, "UnreadableAnswer", message.into());
-            return Err(VirusTotalError::Unexpected(answer));
-        };
-        Ok(CurrentUser { id: data.id, privileges: data.attributes.privileges })
+            let message = format!("the answer is not {expected}");
+            VirusTotalError::Unexpected(reply.asked.answer(status, "UnreadableAnswer", message))
+        })
     }
 }

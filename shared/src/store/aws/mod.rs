@@ -81,7 +81,7 @@ pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
     Ok(loader.load().await)
 }
 
-/// A client of S3.
+/// A client of S3, with the timeouts of `config`.
 fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
     // The buckets of an emulator have no host names of their own.
     let by_path = config.endpoint_url().is_some();

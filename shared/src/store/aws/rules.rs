@@ -11,7 +11,7 @@ use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::{Client, types::Object};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::error::failed;
+use super::{error::failed, s3};
 use crate::{
     selection::{Loaded, Marks, RuleError, RuleErrors, RuleSet, RuleSource},
     store::StoreError,
@@ -40,15 +40,10 @@ pub struct S3Rules {
 impl S3Rules {
     /// Rules in the bucket `bucket` below `prefix`, which is empty or ends with `/`.
     pub fn new(config: &SdkConfig, bucket: &str, prefix: &str) -> Self {
-        // The buckets of an emulator have no host names of their own.
-        let by_path = config.endpoint_url().is_some();
         let timeouts = TimeoutConfig::builder().operation_timeout(CALL).build();
-        let s3 = aws_sdk_s3::config::Builder::from(config)
-            .force_path_style(by_path)
-            .timeout_config(timeouts)
-            .build();
+        let config = config.to_builder().timeout_config(timeouts).build();
         let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-        Self { client: Client::from_conf(s3), bucket, prefix }
+        Self { client: s3(&config), bucket, prefix }
     }
 
     fn place(&self, key: &str) -> String {
