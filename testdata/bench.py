@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from scripts import write
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 VT, SIM = TARGET / "release/vt", TARGET / "release/sim"
@@ -23,7 +25,6 @@ MB = 1 << 20
 BUNDLE_BYTES = 100 * MB
 LOAD_LIMIT = 150 * MB
 MINUTE = "202601020304"
-BEGIN, END = "<!-- begin of what `make bench` writes -->", "<!-- end of what `make bench` writes -->"
 
 
 def run(arguments, env=None):
@@ -128,16 +129,6 @@ def table(results, floor):
     return "\n".join(rows)
 
 
-def write(text):
-    for name in ("README.md", "PERFORMANCE.md"):
-        path = ROOT / name
-        before, _, rest = path.read_text().partition(BEGIN + "\n")
-        _, end, after = rest.partition(END)
-        if not end:
-            sys.exit(f"bench: {name} lacks the markers")
-        path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
 def main():
     rounds = int(os.environ.get("BENCH_RUNS") or 5)
     compressed = make_bundle(TARGET / "bench/feed.json.bz2")
@@ -168,7 +159,7 @@ def main():
     text = "\n".join(text)
     print(text)
     if os.environ.get("BENCH_WRITE") == "1":
-        write(text)
+        write(text, "make bench", ROOT / "README.md", ROOT / "PERFORMANCE.md")
     if worst > LOAD_LIMIT:
         sys.exit(f"bench: `vt load` took {worst / MB:.0f} MB at its peak; it may take {LOAD_LIMIT / MB:.0f}")
     print(f"bench: `vt load` took at most {worst / MB:.0f} of the {LOAD_LIMIT / MB:.0f} MB it may", file=sys.stderr)

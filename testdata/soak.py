@@ -21,6 +21,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from scripts import exports, write
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 VT, SIM = BIN / "vt", BIN / "sim"
@@ -32,7 +34,6 @@ SEED = int(os.environ.get("SOAK_SEED") or time.time_ns())
 LIFE = (3, 30)
 # Nothing takes so many seconds in which the cursor does not move.
 STUCK = 600
-BEGIN, END = "<!-- begin of what `make soak` writes -->", "<!-- end of what `make soak` writes -->"
 SMALL = ["--small", "--records", str(RECORDS)]
 
 
@@ -42,12 +43,6 @@ def minute(second):
 
 def second(text):
     return int(datetime.datetime.strptime(text + "+0000", "%Y%m%d%H%M%z").timestamp())
-
-
-def exported(lines):
-    """Shell lines `export NAME=value`, as a dictionary."""
-    pairs = (line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
-    return {name: value.strip().strip("'") for name, value in pairs}
 
 
 class Stage:
@@ -73,7 +68,7 @@ class Stage:
                 break
         self.env = {
             **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "RUST_BACKTRACE")},
-            **exported(found),
+            **exports(found),
             "VIRUSTOTAL": urls["virustotal"],
             "VIRUSTOTAL_APIKEY": "0123456789abcdef" * 4,
             "PLUGIN_EVENTS_URL": self.dispatcher,
@@ -82,7 +77,7 @@ class Stage:
             "LOG": "warn",
         }
         made = self.vt("aws", "init")
-        self.env.update(exported(made.splitlines()))
+        self.env.update(exports(made.splitlines()))
 
     def start(self, arguments):
         child = subprocess.Popen([str(a) for a in arguments], stdout=subprocess.PIPE, text=True)
@@ -111,8 +106,7 @@ class Stage:
 
     def arrived(self):
         with urllib.request.urlopen(self.dispatcher + "/sim/keys", timeout=120) as answer:
-            keys = json.load(answer)
-        return set(keys if isinstance(keys, list) else keys["keys"])
+            return set(json.load(answer))
 
     def end(self):
         for child in self.running:
@@ -201,15 +195,6 @@ def check(stage, count):
           f"arrived; cursor {status['cursor']}", file=sys.stderr)
 
 
-def write(text):
-    path = ROOT / "README.md"
-    before, _, rest = path.read_text().partition(BEGIN + "\n")
-    _, end, after = rest.partition(END)
-    if not end:
-        sys.exit("soak: README.md lacks the markers")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
 def main():
     # So that what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: asked to end"))
@@ -229,7 +214,7 @@ def main():
     text += "\n".join(rows)
     print(text)
     if os.environ.get("BENCH_WRITE") == "1":
-        write(text)
+        write(text, "make soak", ROOT / "README.md")
 
 
 main()

@@ -10,7 +10,6 @@ Leaves nothing running; where it fails, the logs are kept and it says where.
 import base64
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -25,6 +24,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "testdata"))
+from scripts import exports  # noqa: E402
+
 BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 EVENTS = ROOT / "testdata/events"
 FUNCTIONS = ["load", "ingest", "query"]
@@ -82,11 +84,6 @@ def whole(path, lines):
     return path.read_text().count("\n") >= lines
 
 
-def exports(text):
-    """The variables of lines for a shell."""
-    return dict(re.findall(r"^(?:export )?(\w+)='?(.*?)'?$", text, re.M))
-
-
 def output(*command):
     done = subprocess.run([str(c) for c in command], env=environment, cwd=work, capture_output=True, text=True)
     if done.returncode != 0:
@@ -142,8 +139,8 @@ def main():
     wait("the stand-ins", sim, lambda: whole(urls, 1))
     wait("the emulator of AWS", aws, lambda: whole(found, 5))
     urls = json.loads(urls.read_text())
-    environment.update(exports(found.read_text()))
-    environment.update(exports(output(BIN / "vt", "aws", "init")))
+    environment.update(exports(found.read_text().splitlines()))
+    environment.update(exports(output(BIN / "vt", "aws", "init").splitlines()))
     python = Path(os.environ.get("AZUL_VT_AWS") or ROOT / "target/aws") / "bin/python"
     put = [python, ROOT / "testdata/aws/objects.py", environment["AWS_ENDPOINT_URL"]]
     output(*put, "azul-vt-rules", "vt/", ROOT / "testdata/select_rules/example")

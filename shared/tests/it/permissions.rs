@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_s3::config::Credentials;
 use azul_vt::{
     settings::Settings,
     store::{
@@ -15,19 +13,12 @@ use azul_vt::{
 use jiff::{SignedDuration, Timestamp};
 use sim::Aws;
 
+use crate::store_aws::{config, config_of};
+
 type Permissions = BTreeMap<String, Vec<String>>;
 
 const NAME: &str = "azul-vt";
 const BUCKET: &str = "azul-vt-bundles";
-
-async fn config(endpoint: &str, (id, secret): (&str, &str)) -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .endpoint_url(endpoint)
-        .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new(id, secret, None, None, "these tests"))
-        .load()
-        .await
-}
 
 /// Everything that `query` does with its state.
 async fn work(store: &Store) -> Result<(), StoreError> {
@@ -74,7 +65,7 @@ async fn work(store: &Store) -> Result<(), StoreError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_one_of_its_permissions_query_is_refused_and_told_which() {
     let Some(emulator) = Aws::start_guarded().unwrap() else { return };
-    let owner = config(&emulator.endpoint(), ("test", "test")).await;
+    let owner = config(&emulator.endpoint()).await;
     let made = aws::init::everything(&owner, NAME, BUCKET).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let all: BTreeMap<String, Permissions> =
@@ -102,8 +93,8 @@ async fn without_any_one_of_its_permissions_query_is_refused_and_told_which() {
         };
         let user = emulator.user(&sim::policy(permissions, resource)).unwrap();
         let of = |name| user.iter().find(|(n, _)| *n == name).unwrap().1.as_str();
-        let key = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
-        let config = config(&emulator.endpoint(), key).await;
+        let (id, secret) = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
+        let config = config_of(&emulator.endpoint(), id, secret).await;
         aws::store(&settings, &config, settings.aws.as_ref().unwrap()).unwrap()
     };
     work(&store(&all).await).await.unwrap();

@@ -39,8 +39,8 @@ async fn place() -> Option<Place> {
     Some(Place { settings: settings_in(&dir), config, state, _dir: dir, _aws: emulator })
 }
 
-fn credentials() -> SharedCredentialsProvider {
-    let credentials = Credentials::new("test", "test", None, None, "these tests");
+fn credentials(id: &str, secret: &str) -> SharedCredentialsProvider {
+    let credentials = Credentials::new(id, secret, None, None, "these tests");
     SharedCredentialsProvider::new(credentials)
 }
 
@@ -49,11 +49,17 @@ fn settings_in(dir: &TempDir) -> Settings {
     Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap()
 }
 
+/// An emulator, spoken to as its owner.
 pub(crate) async fn config(endpoint: &str) -> SdkConfig {
+    config_of(endpoint, "test", "test").await
+}
+
+/// An emulator, spoken to as the user of a key.
+pub(crate) async fn config_of(endpoint: &str, id: &str, secret: &str) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))
-        .credentials_provider(credentials())
+        .credentials_provider(credentials(id, secret))
         .load()
         .await
 }
@@ -221,7 +227,7 @@ async fn everything_is_made_once_and_a_second_time_changes_nothing() {
 async fn without_a_region_the_error_names_the_variables() {
     let config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .credentials_provider(credentials())
+        .credentials_provider(credentials("test", "test"))
         .build();
     let dir = tempfile::tempdir().unwrap();
     let state = AwsState { table: "table".into(), bucket: "bucket".into() };
@@ -241,7 +247,7 @@ async fn aws_is_reached_through_the_proxy_of_the_settings() {
     let config = config
         .endpoint_url("https://127.0.0.1:9")
         .region(Region::from_static("us-east-1"))
-        .credentials_provider(credentials())
+        .credentials_provider(credentials("test", "test"))
         .retry_config(RetryConfig::disabled())
         .build();
     let client = aws_sdk_dynamodb::Client::new(&config);

@@ -9,6 +9,7 @@ mod dispatcher;
 mod fault;
 pub mod feed;
 mod gateway;
+pub mod lookup;
 mod proxy;
 mod server;
 mod virustotal;

@@ -1,21 +1,16 @@
 //! Functions with the permissions that infra/permissions.json gives them, and no others, on an emulator
 //! that asks for them.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeMap, process::Command};
 
 use azul_vt::minute::Minute;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sim::{Aws, Behaviour, Model, Unknown, feed::Style};
+use sim::{Aws, Behaviour, Model, Unknown, feed::Style, lookup};
 
 use crate::{
     aws::{exported, output, text},
     commands::vt,
-    queries,
     running::Running,
 };
 
@@ -151,14 +146,7 @@ async fn load_needs_no_permission_that_is_not_in_its_list() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_needs_no_permission_that_is_not_in_its_list() {
     let Some(stage) = Stage::new().await else { return };
-    let mut serving = stage.vt("ingest", &["ingest"]);
-    let mut serving = Serving(serving.stderr(Stdio::piped()).spawn().unwrap());
-    let mut said = BufReader::new(serving.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let url = said.find_map(|line| {
-        let (_, url) = line.split_once("listening on ")?;
-        url.split(' ').next().map(str::to_owned)
-    });
-    let url = url.expect("it says where it listens");
+    let (_serving, url) = Running::serve(stage.vt("ingest", &["ingest"]));
     let now = Minute::of(Timestamp::now()).to_string();
     let mut body = sim::feed::lines(5, &now, 70, Style::Small);
     body.extend(b"{}\n");
@@ -181,17 +169,14 @@ async fn ingest_needs_no_permission_that_is_not_in_its_list() {
 async fn query_needs_no_permission_that_is_not_in_its_list() {
     let Some(stage) = Stage::new().await else { return };
     stage.dispatcher.register_source("incidents");
-    stage.virustotal.report(&queries::sha256(1), queries::report(1));
-    let running = Running::start(stage.vt("query", &["query", "--listen"])).until("listening on ");
-    let url = running.said.split("listening on ").nth(1).unwrap();
-    let url = url.split_whitespace().next().unwrap().to_owned();
-    let mut large = queries::event(4);
+    stage.virustotal.report(&lookup::sha256(1), lookup::report(1));
+    let (running, url) = Running::serve(stage.vt("query", &["query", "--listen"]));
+    let mut large = lookup::event(4);
     large["source"]["references"] = json!({ "case": "x".repeat(250_000) });
     // Known, known again, unknown, too large for a message, and one that VirusTotal fails at.
     let mut sent = 0;
-    for event in [queries::event(1), queries::event(1), queries::event(2), large, queries::event(3)]
-    {
-        if event == queries::event(3) {
+    for event in [lookup::event(1), lookup::event(1), lookup::event(2), large, lookup::event(3)] {
+        if event == lookup::event(3) {
             stage.virustotal.behave_for_files(&Behaviour::ServerError, 100);
         }
         sent += 1;
@@ -214,16 +199,6 @@ async fn query_needs_no_permission_that_is_not_in_its_list() {
     // What is given up, and nothing else.
     assert!(status.success() && said.matches("ERROR").count() == 1, "{said}");
     assert!(said.contains("answered 4 look-ups; 0 put back, 1 given up"), "{said}");
-}
-
-/// Ended with its test.
-struct Serving(Child);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

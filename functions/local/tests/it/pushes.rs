@@ -1,15 +1,11 @@
 //! Metrics at a Pushgateway.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::Stdio,
-};
-
 use jiff::Timestamp;
 use sim::feed::Style;
 
 use crate::{
     commands::MINUTE,
+    running::Running,
     served::{Stage, output, text},
 };
 
@@ -71,33 +67,23 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingest_pushes_at_its_end() {
     let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
-    let mut child = stage
-        .vt(&["ingest"])
+    let mut command = stage.vt(&["ingest"]);
+    command
         .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url())
         .env("INGEST_LISTEN", "127.0.0.1:0")
-        .env("DISPATCHER_MAX_AGE_HOURS", "-1")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let url = said.find_map(|line| {
-        let (_, rest) = line.split_once("listening on ")?;
-        rest.split_whitespace().next().map(str::to_owned)
-    });
+        .env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    let (running, url) = Running::serve(command);
     let answer = reqwest::Client::new()
-        .post(url.unwrap())
+        .post(url)
         .header("content-type", "application/json")
         .body(sim::feed::lines(1, MINUTE, 9, Style::Small))
         .send()
         .await
         .unwrap();
     assert_eq!(answer.status(), 200);
-    let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
-    // Read to the end: a full pipe would hold the process up.
-    let rest = tokio::task::spawn_blocking(move || said.collect::<Vec<_>>().join("\n"));
-    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
-    assert!(ended.success(), "{}", rest.await.unwrap());
+    running.terminate();
+    let (ended, said) = running.end().await;
+    assert!(ended.success(), "{said}");
     let groups = gateway.pushed();
     let pushed = &groups["job/virustotal_plugin/function/ingest"];
     stands_in_readme(pushed);

@@ -3,58 +3,30 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sim::lookup;
 
 use crate::{
     running::Running,
     served::{Stage, output, text},
 };
 
-pub(crate) fn sha256(n: u64) -> String {
-    format!("{:064x}", n + 0xabcd)
-}
-
-/// The n-th file, as the dispatcher hands it out.
-pub(crate) fn event(n: u64) -> Value {
-    let author = json!({"name": "someone", "category": "plugin"});
-    let node = json!({"author": author, "action": "sourced", "sha256": sha256(n),
-        "timestamp": "2026-11-24T08:00:00Z"});
-    json!({
-        "model_version": 6, "kafka_key": format!("key-{n}"), "timestamp": "2026-11-24T08:00:00Z",
-        "author": author, "action": "sourced", "dequeued": format!("key-{n}.VirustotalFileLookup.1.0"),
-        "source": {"name": "incidents", "timestamp": "2026-11-24T08:00:00Z", "path": [node]},
-        "entity": {"sha256": sha256(n), "size": 5,
-            "datastreams": [{"label": "content", "sha256": sha256(n), "size": 5}]},
-    })
-}
-
-/// What VirusTotal knows of it.
-pub(crate) fn report(n: u64) -> String {
-    let attributes = json!({"sha256": sha256(n), "type_tag": "pdf", "tags": ["seen"]});
-    json!({"data": {"type": "file", "id": sha256(n), "attributes": attributes}}).to_string()
-}
-
 async fn stage() -> Stage {
     let stage = Stage::new().await;
     stage.dispatcher.register_source("incidents");
-    stage.virustotal.report(&sha256(1), report(1));
+    stage.virustotal.report(&lookup::sha256(1), lookup::report(1));
     stage
-}
-
-fn query(mut command: Command) -> Running {
-    command.env("LOOKUP_SOURCES", "incidents").env("WEBHOOK_LISTEN", "127.0.0.1:0");
-    Running::start(command)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_posted_event_is_looked_up_and_answered_and_the_plugin_is_registered_once() {
     let stage = stage().await;
-    let running = query(stage.vt(&["query", "--listen"])).until("listening on ");
-    let address = running.said.split("listening on ").nth(1).unwrap();
-    let address = address.split_whitespace().next().unwrap().to_owned();
+    let mut command = stage.vt(&["query", "--listen"]);
+    command.env("LOOKUP_SOURCES", "incidents").env("WEBHOOK_LISTEN", "127.0.0.1:0");
+    let (running, url) = Running::serve(command);
     for _ in 0..2 {
         let response = reqwest::Client::new()
-            .post(&address)
-            .json(&json!({"events": [event(1), event(2)]}))
+            .post(&url)
+            .json(&json!({"events": [lookup::event(1), lookup::event(2)]}))
             .send()
             .await
             .unwrap();
@@ -80,7 +52,7 @@ async fn a_posted_event_is_looked_up_and_answered_and_the_plugin_is_registered_o
     assert_eq!(arrived.registrations().len(), 1);
     let mut asked = stage.virustotal.reports_asked();
     asked.sort();
-    assert_eq!(asked, [sha256(1), sha256(2)]);
+    assert_eq!(asked, [lookup::sha256(1), lookup::sha256(2)]);
     assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
     assert_eq!(stage.dispatcher.problems(), Vec::<String>::new());
 }

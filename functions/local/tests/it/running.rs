@@ -32,6 +32,14 @@ impl Running {
         self
     }
 
+    /// Starts a server; gives its URL too, once it listens.
+    pub(crate) fn serve(command: Command) -> (Self, String) {
+        let running = Self::start(command).until("listening on ");
+        let (_, url) = running.said.rsplit_once("listening on ").unwrap();
+        let url = url.split_whitespace().next().unwrap().to_owned();
+        (running, url)
+    }
+
     pub(crate) fn terminate(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

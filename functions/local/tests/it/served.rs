@@ -245,9 +245,7 @@ async fn a_body_of_7_megabytes_posted_to_vt_ingest_is_loaded() {
     let stage = Stage::new().await;
     let mut command = stage.vt(&["ingest"]);
     command.env("INGEST_LISTEN", "127.0.0.1:0").env("DISPATCHER_MAX_AGE_HOURS", "-1");
-    let running = Running::start(command).until("listening on ");
-    let url = running.said.split("listening on ").nth(1).unwrap();
-    let url = url.split_whitespace().next().unwrap().to_owned();
+    let (running, url) = Running::serve(command);
     // Over what a function URL takes.
     let body = sim::feed::lines(5, MINUTE, 300, Style::Real);
     assert!(body.len() > 7_000_000, "{}", body.len());

@@ -11,7 +11,9 @@ use query::QueryError;
 use serde_json::json;
 use sim::{Behaviour, Fault};
 
-use crate::world::{Moved, World, event, no_limits, put, sha256};
+use sim::lookup::{event, sha256};
+
+use crate::world::{Moved, World, no_limits, put};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn known_files_are_completed_and_unknown_ones_opt_out() {

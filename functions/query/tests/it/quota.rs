@@ -12,7 +12,9 @@ use azul_vt::{
 };
 use jiff::SignedDuration;
 
-use crate::world::{World, event, put};
+use sim::lookup::event;
+
+use crate::world::{World, put};
 
 const LIMIT: u32 = 4;
 const WINDOW: Duration = Duration::from_secs(1);

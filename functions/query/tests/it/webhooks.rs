@@ -17,7 +17,9 @@ use jiff::Timestamp;
 use query::Query;
 use serde_json::{Value, json};
 
-use crate::world::{Moved, World, event, no_limits, sha256};
+use sim::lookup::{event, sha256};
+
+use crate::world::{Moved, World, no_limits};
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_SECRET: &str = "whsec_ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";

@@ -14,6 +14,7 @@ use azul_vt::{
 use jiff::{SignedDuration, Timestamp};
 use query::Query;
 use serde_json::{Value, json};
+use sim::lookup;
 
 /// A clock that a test moves.
 pub(crate) struct Moved(Mutex<Timestamp>);
@@ -80,9 +81,7 @@ impl World {
 
     /// VirusTotal knows the n-th file.
     pub(crate) fn knows(&self, n: usize) {
-        let attributes = json!({"sha256": sha256(n), "type_tag": "pdf", "tags": ["seen"]});
-        let report = json!({"data": {"type": "file", "id": sha256(n), "attributes": attributes}});
-        self.virustotal.report(&sha256(n), report.to_string());
+        self.virustotal.report(&lookup::sha256(n), lookup::report(n));
     }
 
     /// The statuses that arrived: hash, status, number of results; sorted.
@@ -107,29 +106,6 @@ impl World {
     pub(crate) async fn waiting(&self, clock: &dyn Clock) -> InboxCounts {
         self.store().inbox.counts(Queue::Query, clock.now()).await.unwrap()
     }
-}
-
-pub(crate) fn sha256(n: usize) -> String {
-    format!("{:064x}", n + 0xabcd)
-}
-
-/// The n-th file, as the dispatcher hands it out.
-pub(crate) fn event(n: usize) -> Value {
-    let author = json!({"name": "someone", "category": "plugin"});
-    json!({
-        "model_version": 6, "kafka_key": format!("key-{n}"), "timestamp": "2026-11-24T08:00:00Z",
-        "author": author, "action": "sourced", "dequeued": format!("key-{n}.VirustotalFileLookup.1.0"),
-        "source": {
-            "name": "incidents", "timestamp": "2026-11-24T08:00:00Z",
-            "path": [{"author": author, "action": "sourced", "sha256": sha256(n),
-                      "timestamp": "2026-11-24T08:00:00Z"}],
-        },
-        "entity": {
-            "sha256": sha256(n), "size": 5,
-            "datastreams": [{"label": "content", "sha256": sha256(n), "size": 5}],
-            "features": [{"name": "x", "value": "y", "type": "string"}],
-        },
-    })
 }
 
 /// Puts events in as a webhook would.
