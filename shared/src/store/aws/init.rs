@@ -60,7 +60,7 @@ impl fmt::Display for Made {
 }
 
 /// Makes all of it: the table `name`, the bucket, the queues `<name>-inbox` and `<name>-minutes`, each with
-/// a queue `…-dead` for what was delivered five times in vain.
+/// a queue `…-dead` for what was delivered ten times in vain.
 ///
 /// # Errors
 /// [`StoreError::Refused`] and [`StoreError::Unavailable`]; what was made until then stays.
