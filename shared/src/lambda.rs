@@ -9,6 +9,7 @@ use lambda_http::{
     Body, RequestExt as _,
     request::{LambdaRequest, RequestContext},
 };
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -55,11 +56,11 @@ pub fn let_in_by_iam(request: &mut lambda_http::Request) {
 ///
 /// # Errors
 /// It looks like a request and is none.
-pub fn webhook(event: Value) -> Result<Option<Request<Full<Bytes>>>, serde_json::Error> {
+pub fn webhook(event: &Value) -> Result<Option<Request<Full<Bytes>>>, serde_json::Error> {
     if event.pointer("/requestContext/http").is_none() {
         return Ok(None);
     }
-    let request: LambdaRequest = serde_json::from_value(event)?;
+    let request = LambdaRequest::deserialize(event)?;
     let mut request = lambda_http::Request::from(request);
     let_in_by_iam(&mut request);
     Ok(Some(request.map(|body| {

@@ -3,15 +3,16 @@
 //! An item ends as *done*, *again* or *buried*, and only then leaves its taker. Whoever dies at one loses
 //! nothing: it comes back when its time is up, so work must bear being done twice.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{
     StreamExt as _,
     future::{BoxFuture, OptionFuture},
-    stream::FuturesUnordered,
+    stream::{self, FuturesUnordered},
 };
 use jiff::SignedDuration;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
@@ -31,6 +32,9 @@ const RENEW: Duration = Duration::from_secs(20);
 const MOST_LOST: u32 = 5;
 /// How often an empty inbox is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long an item of an event waits where only an operator can help: the queue would start the next worker
+/// with it at once.
+const STOPPED: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is to become of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +80,23 @@ pub struct Drained {
     pub buried: u64,
     /// Why nothing can work until an operator has done something.
     pub stopped: Option<String>,
+}
+
+/// What became of messages that a queue handed over by an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Those that were not ended, by their ids: the queue hands them over again.
+    pub failed: Vec<String>,
+    /// Why nothing can work until an operator has done something.
+    pub stopped: Option<String>,
+}
+
+impl Delivered {
+    /// What Lambda expects as the answer to an event of SQS whose mapping reports failures item by item.
+    pub fn answer(&self) -> Value {
+        let failed = self.failed.iter().map(|id| json!({ "itemIdentifier": id }));
+        json!({ "batchItemFailures": failed.collect::<Vec<_>>() })
+    }
 }
 
 /// Who works.
@@ -132,7 +153,7 @@ impl Workers<'_> {
                     if items.len() < asked {
                         look_at = waits.then(|| Instant::now() + LOOK);
                     }
-                    working.extend(items.into_iter().map(|item| self.one(work, item, limits)));
+                    working.extend(items.into_iter().map(|item| self.one(work, item, SignedDuration::ZERO, limits)));
                 }
                 _ = limits.sleep(next_look.saturating_duration_since(Instant::now())),
                     if taking.is_none() && goes_on && free > 0 && look_at.is_some() => {}
@@ -140,31 +161,59 @@ impl Workers<'_> {
         }
     }
 
-    /// Works what a queue handed over by an event, and ends it.
-    ///
-    /// # Errors
-    /// The inbox cannot be read or written: the message comes back when its time is up.
-    pub async fn accepted(
+    /// Works what a queue handed over by an event, and ends each message that it can.
+    pub async fn deliver(
+        &self,
+        work: &dyn Work,
+        deliveries: &[Delivery],
+        limits: &Limits,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        let limits = limits.child();
+        let ends = stream::iter(deliveries)
+            .map(async |delivery: &Delivery| {
+                (delivery, self.accepted(work, delivery, &limits).await)
+            })
+            .buffer_unordered(self.at_once);
+        let mut ends = pin!(ends);
+        while let Some((Delivery { message_id, .. }, end)) = ends.next().await {
+            match end {
+                Ok(Some(After::Stop(why))) => {
+                    delivered.stopped = Some(why);
+                    limits.stop.cancel();
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(message_id, error, "a message was not ended");
+                    delivered.failed.push(message_id.clone());
+                }
+            }
+        }
+        delivered
+    }
+
+    /// Works one message; `None` where there was nothing to do. An error: it comes back when its time is up.
+    async fn accepted(
         &self,
         work: &dyn Work,
         delivery: &Delivery,
         limits: &Limits,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<After>, StoreError> {
         let now = self.clock.now();
         match self.store.inbox.accept(self.queue, delivery, HOLD, now).await? {
-            Some(item) => self.one(work, item, limits).await.map(drop),
-            None => Ok(()),
+            Some(item) => self.one(work, item, STOPPED, limits).await.map(Some),
+            None => Ok(None),
         }
     }
 
-    /// Works one item that was taken, and ends it.
-    ///
-    /// # Errors
-    /// The inbox cannot be written: the item comes back when its time is up.
-    pub async fn one(
+    /// Works one item that was taken, and ends it; it waits for `stopped` where only an operator can help. An
+    /// error: it comes back when its time is up.
+    async fn one(
         &self,
         work: &dyn Work,
         item: Item,
+        stopped: SignedDuration,
         limits: &Limits,
     ) -> Result<After, StoreError> {
         let mut working = if item.lost < MOST_LOST {
@@ -195,7 +244,7 @@ impl Workers<'_> {
                 inbox.bury(self.queue, &item, reason, now).await?
             }
             After::Stop(_) => {
-                let again = Again { after: SignedDuration::ZERO, is_attempt: false };
+                let again = Again { after: stopped, is_attempt: false };
                 inbox.again(self.queue, &item, again, now).await?
             }
         };

@@ -29,7 +29,9 @@ from scripts import exports  # noqa: E402
 
 BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 EVENTS = ROOT / "testdata/events"
-FUNCTIONS = ["load", "ingest", "query"]
+# Where a function's state is not on AWS it is in STATEDIR.
+HERE = {"STATE_TABLE": "", "BUNDLE_BUCKET": "", "INBOX_QUEUE_URL": "", "MINUTES_QUEUE_URL": ""}
+FUNCTIONS = {"load": {}, "ingest": {}, "query": {}, "query-local": HERE}
 RECORDS = 20
 # 30 MB of them.
 UPLOADED = 1200
@@ -39,7 +41,7 @@ PATIENCE = 120
 
 work = Path(tempfile.mkdtemp(prefix="azul-vt-lambda-"))
 running = []
-threads = ThreadPoolExecutor(1)
+threads = ThreadPoolExecutor(2)
 environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
 
 
@@ -134,7 +136,7 @@ def listens(at):
 
 def main():
     # What is there.
-    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY])
+    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY, "--reports", 5])
     aws, found = start("aws", [BIN / "sim", "aws", "--secret", f"azul-vt/key={KEY}"])
     wait("the stand-ins", sim, lambda: whole(urls, 1))
     wait("the emulator of AWS", aws, lambda: whole(found, 5))
@@ -159,11 +161,12 @@ def main():
     command += ["--manifest-path", ROOT / "Cargo.toml"]
     watch, _ = start("watch", command)
     wait("cargo lambda watch", watch, lambda: listens(port))
-    for function in FUNCTIONS:
+    for function, more in FUNCTIONS.items():
         start(
             function,
-            [BIN / function],
-            {
+            [BIN / function.removesuffix("-local")],
+            more
+            | {
                 "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/.rt/{function}",
                 "AWS_LAMBDA_FUNCTION_NAME": function,
                 "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -174,21 +177,27 @@ def main():
             },
         )
 
-    looking_up = look_up()
+    looking_up = {function: look_up(function) for function in FUNCTIONS if function.startswith("query")}
     posted = post()
     check("files that did not arrive", posted - set(ask(urls["dispatcher"] + "/sim/keys")), set())
     minutes = load_the_feed()
     uploaded = upload_and_load()
-    check("items that query worked", looking_up.result()["done"], 1)
+    for function, drained in looking_up.items():
+        check(f"items that {function} worked", drained.result()["done"], 2)
+        look_up_for_the_queue(function)
+    looked_up = {
+        known["entity"]["sha256"] for known in (json.loads(event("webhook_binary")["body"])[0], queued())
+    }
 
-    expected = posted
+    expected = posted | looked_up
     for records, minutes in ((RECORDS, minutes), (UPLOADED, [uploaded])):
         expected |= set(output(BIN / "sim", "expected", "--records", records, *minutes).split())
     arrived = set(ask(urls["dispatcher"] + "/sim/keys"))
     summary = ask(urls["dispatcher"] + "/sim/summary")
     check("files that did not arrive", expected - arrived, set())
     check("files that nobody sent", arrived - expected, set())
-    check("answers of query", [c["action"] for c in summary["counts"] if c["model"] == "status"], ["opt-out"])
+    answers = {count["action"]: count["count"] for count in summary["counts"] if count["model"] == "status"}
+    check("answers of query", answers, {"completed": 2, "opt-out": 1})
     check("problems at the dispatcher", summary["problems"], [])
     print(f"{len(arrived)} files arrived, all that were sent; {summary['downloads']} downloads were asked for")
     sim.terminate()
@@ -197,7 +206,7 @@ def main():
 
 def load_the_feed():
     """A schedule's event catches up, a range replays; gives the minutes."""
-    [report] = invoke("load", "scheduled")
+    [report] = invoke("load", "schedule")
     if not report["loaded"] or report["counts"]["delivered"] != report["loaded"] * RECORDS:
         fail(f"load: {report}")
     last = datetime.strptime(report["cursor"], "%Y%m%d%H%M")
@@ -248,29 +257,26 @@ def post():
     return {json.loads(line)["id"] for line in lines}
 
 
-def look_up():
-    """Sends a webhook of a file that VirusTotal does not know, and lets `query` work until its time is over;
-    gives what it says then."""
-    author = {"name": "someone", "category": "plugin"}
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    sha256 = "ab" * 32
-    node = {"author": author, "action": "sourced", "sha256": sha256, "timestamp": now}
-    posting = event("function-url-post-iam")
-    body = {
-        "model_version": 6,
-        "kafka_key": "key",
-        "dequeued": "key.VirustotalFileLookup.1.0",
-        "timestamp": now,
-        "author": author,
-        "action": "sourced",
-        "source": {"name": "incidents", "timestamp": now, "path": [node]},
-        "entity": {"sha256": sha256, "size": 5, "datastreams": [], "features": []},
-    }
-    posting["body"], posting["isBase64Encoded"] = json.dumps([body]), False
-    posting["headers"]["content-length"] = str(len(posting["body"]))
-    answer = invoke("query", posting)
+def look_up(function):
+    """Sends a webhook of a file that VirusTotal knows, one that it does not know and two that are not asked for,
+    and lets `query` work until its time is over; gives what it says then."""
+    answer = invoke(function, "webhook_binary")
     check("the answer to a webhook", answer["statusCode"], 202)
-    return threads.submit(invoke, "query", "scheduled")
+    outcomes = [event["outcome"] for event in json.loads(answer["body"])["events"]]
+    check("outcomes of a webhook", outcomes, ["accepted", "accepted", "ignored", "rejected"])
+    return threads.submit(invoke, function, "schedule")
+
+
+def queued():
+    """The event that the first message of the inbox is about."""
+    return json.loads(json.loads(event("inbox-queue")["Records"][0]["body"])["body"])
+
+
+def look_up_for_the_queue(function):
+    """Hands over two messages, the second of which cannot be read."""
+    failed = event("inbox-queue")["Records"][1]["messageId"]
+    answer = invoke(function, "inbox-queue")
+    check("the messages that failed", answer, {"batchItemFailures": [{"itemIdentifier": failed}]})
 
 
 def finish(failed):

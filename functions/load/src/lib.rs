@@ -34,6 +34,7 @@ mod worker;
 
 use claim::MinuteEnd;
 pub use plan::Plan;
+pub use replay::Planned;
 pub use trigger::{NotATrigger, Trigger};
 
 /// Name of the cursor, and of the lease of whoever moves it. A minute's lease is `load-<minute>`.
@@ -42,6 +43,7 @@ pub const NAME: &str = "load";
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// … and the longest of all.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -240,10 +242,7 @@ impl Load {
     /// See [`HandleError`].
     pub async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, HandleError> {
         if let Some(deliveries) = Delivery::all_of(event) {
-            let failed = self.deliver(&deliveries, limits).await?;
-            let failed: Vec<Value> =
-                failed.iter().map(|id| json!({ "itemIdentifier": id })).collect();
-            return Ok(json!({ "batchItemFailures": failed }));
+            return Ok(self.deliver(&deliveries, limits).await?.answer());
         }
         let mut reports = Vec::new();
         for trigger in Trigger::parse(event)? {

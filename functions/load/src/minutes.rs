@@ -48,7 +48,7 @@ impl Load {
             && matches!(&row, Some(LedgerRow { state: MinuteState::Gap { .. }, .. }));
         let (mut key, mut lines_done, mut counts) = (None, 0, Counts::default());
         if ageless.is_some() {
-            key = self.staged(minute).await?;
+            key = staged(&self.store, minute).await?;
         } else {
             match row.map(|row| (row.state, row.counts)) {
                 Some((MinuteState::Loaded | MinuteState::Buried { .. }, _)) => {
@@ -168,12 +168,6 @@ impl Load {
         let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
         note.put(state, Counts::default()).await?;
         Ok(())
-    }
-
-    /// The staged bundle of a minute, if one is kept.
-    async fn staged(&self, minute: Minute) -> Result<Option<String>, LoadError> {
-        let prefix = format!("staged/feed/files/{}-", minute.storage_path());
-        Ok(self.store.bundles.list(&prefix).await?.pop().map(|bundle| bundle.key))
     }
 
     /// Fetches a minute's bundle, decodes all of it once, and only then keeps it.
@@ -308,4 +302,10 @@ impl Progress for MinuteProgress<'_> {
             MinuteState::Loading { bundle: self.bundle.clone(), lines_done: account.lines_done };
         self.note.put(state, self.counts).await
     }
+}
+
+/// The staged bundle of a minute, if one is kept.
+pub(crate) async fn staged(store: &Store, minute: Minute) -> Result<Option<String>, StoreError> {
+    let prefix = format!("staged/feed/files/{}-", minute.storage_path());
+    Ok(store.bundles.list(&prefix).await?.pop().map(|bundle| bundle.key))
 }

@@ -2,14 +2,61 @@
 
 use std::time::Duration;
 
-use azul_vt::{minute::Minute, pipeline::Limits};
+use azul_vt::{
+    minute::Minute,
+    pipeline::Limits,
+    store::{Counts, MinuteState, Store},
+};
 
-use super::{Load, LoadError, MinuteEnd, Report, Step};
+use super::{Load, LoadError, MinuteEnd, Report, Step, minutes::staged};
 
 /// How often it is looked whether a minute is free that somebody else is at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A minute of a range, and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Planned {
+    /// The minute.
+    pub minute: Minute,
+    /// The staged bundle that would be loaded; `None`: it would be fetched.
+    pub staged: Option<String>,
+    /// What became of it; `None`: nothing yet.
+    pub state: Option<MinuteState>,
+    /// Counted when it was loaded last.
+    pub counts: Option<Counts>,
+}
+
 impl Load {
+    /// What [`Load::replay`] would do, a minute after the other; without a `store`, the first time. Asks
+    /// nobody and changes nothing.
+    ///
+    /// # Errors
+    /// [`LoadError::Range`], [`LoadError::Store`].
+    pub async fn plan_replay(
+        store: Option<&Store>,
+        from: Minute,
+        to: Minute,
+    ) -> Result<Vec<Planned>, LoadError> {
+        is_range(from, to)?;
+        let rows = match store {
+            Some(store) => store.ledger.range(from, to.next()).await?,
+            None => Vec::new(),
+        };
+        let mut rows = rows.into_iter().peekable();
+        let (mut planned, mut minute) = (Vec::new(), from);
+        while minute <= to {
+            let row = rows.next_if(|row| row.minute == minute);
+            let staged = match store {
+                Some(store) => staged(store, minute).await?,
+                None => None,
+            };
+            let (state, counts) = row.map(|row| (row.state, row.counts)).unzip();
+            planned.push(Planned { minute, staged, state, counts });
+            minute = minute.next();
+        }
+        Ok(planned)
+    }
+
     /// Loads a range of minutes anew, from staged bundles where they are kept; ignores the age limit.
     /// The cursor stays. Waits for who is at one of the minutes.
     ///
@@ -21,11 +68,7 @@ impl Load {
         to: Minute,
         limits: &Limits,
     ) -> Result<Report, LoadError> {
-        if to < from {
-            return Err(LoadError::Range(format!(
-                "the range ends ({to}) before it begins ({from})"
-            )));
-        }
+        is_range(from, to)?;
         let mut report = Report::default();
         if !self.register(limits, &mut report).await? {
             return Ok(report);
@@ -62,4 +105,11 @@ impl Load {
         }
         Ok(report)
     }
+}
+
+fn is_range(from: Minute, to: Minute) -> Result<(), LoadError> {
+    if to < from {
+        return Err(LoadError::Range(format!("the range ends ({to}) before it begins ({from})")));
+    }
+    Ok(())
 }

@@ -15,9 +15,8 @@ use azul_vt::{
         inbox::{Again, Delivery, Item, NewItem, Queue},
     },
     virustotal::VirusTotalError,
-    worker::{After, Work, Workers},
+    worker::{After, Delivered, Work, Workers},
 };
-use futures_util::{StreamExt as _, stream};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -291,8 +290,7 @@ impl Load {
         Workers { store: &self.store, queue: Queue::Minutes, clock: &*self.clock, at_once }
     }
 
-    /// Works minutes that the queue handed over by an event. Gives the messages that did not end, by
-    /// their ids: the queue hands them over again.
+    /// Works minutes that the queue handed over by an event.
     ///
     /// # Errors
     /// Nothing can be loaded until an operator has done something: what was handed over comes back.
@@ -300,24 +298,13 @@ impl Load {
         &self,
         deliveries: &[Delivery],
         limits: &Limits,
-    ) -> Result<Vec<String>, LoadError> {
+    ) -> Result<Delivered, LoadError> {
         let (worker, limits) = (Worker::new(self), limits.child());
-        let at_once = self.settings.lookup.workers;
-        let workers = self.workers(at_once);
-        let ended = stream::iter(deliveries).map(async |delivery: &Delivery| {
-            match workers.accepted(&worker, delivery, &limits).await {
-                Ok(()) => None,
-                Err(error) => {
-                    let (id, error) = (delivery.message_id.clone(), chain(&error));
-                    tracing::error!(message_id = id, error, "a message was not ended");
-                    Some(id)
-                }
-            }
-        });
-        let failed = ended.buffer_unordered(at_once).filter_map(std::future::ready).collect().await;
+        let workers = self.workers(self.settings.lookup.workers);
+        let delivered = workers.deliver(&worker, deliveries, &limits).await;
         match worker.into_seen().stopped {
             Some(error) => Err(error),
-            None => Ok(failed),
+            None => Ok(delivered),
         }
     }
 

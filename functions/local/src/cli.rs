@@ -62,7 +62,8 @@ Examples:
   vt load --watch
   vt load --watch --workers 4
   vt load --from 202611240857 --to 202611240905
-  vt load --dry-run")]
+  vt load --dry-run
+  vt load --from 202611240857 --to 202611240905 --dry-run")]
 pub(crate) struct LoadArgs {
     /// Go on for ever: look for new minutes each minute.
     #[arg(long, conflicts_with_all = ["from", "dry_run"])]
@@ -78,8 +79,8 @@ pub(crate) struct LoadArgs {
     /// The last minute of the range.
     #[arg(long, value_name = "MINUTE", requires = "from")]
     pub(crate) to: Option<Minute>,
-    /// Say what is due, as JSON, and do nothing.
-    #[arg(long, conflicts_with = "from")]
+    /// Say what is due, as JSON, and do nothing; of a range, a line of JSON for each minute.
+    #[arg(long)]
     pub(crate) dry_run: bool,
 }
 

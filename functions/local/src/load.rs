@@ -37,8 +37,13 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let around = bar.clone();
     let stderr = move || Around(around.clone());
     telemetry::init_text(&settings.log, stderr).map_err(Failure::usage)?;
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && to < from
+    {
+        return Err(Failure::Usage(anyhow!("--to {to} is before --from {from}")));
+    }
     if args.dry_run {
-        return plan(&settings);
+        return plan(args, &settings);
     }
     runtime()?.block_on(load(args, settings, bar))
 }
@@ -59,11 +64,6 @@ async fn load(
     settings: Settings,
     bar: Option<ProgressBar>,
 ) -> Result<(), Failure> {
-    if let (Some(from), Some(to)) = (args.from, args.to)
-        && to < from
-    {
-        return Err(Failure::Usage(anyhow!("--to {to} is before --from {from}")));
-    }
     let store = store::open(&settings).await.map_err(Failure::job)?;
     let pushed = metrics::Pushed::new(&settings, &store)?;
     let clock = Arc::new(SystemClock);
@@ -138,18 +138,22 @@ async fn repeat(
     }
 }
 
-/// What is due, without making a state.
-fn plan(settings: &Settings) -> Result<(), Failure> {
+/// What is due, or what a range is, without making a state.
+fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
     let store = state::existing(settings)?;
     if store.is_none() {
         say(&state::none_yet(settings));
     }
-    let plan = state::block_on(async {
-        let plan = Load::plan(settings, store.as_ref(), SystemClock.now()).await;
-        plan.map_err(Failure::job)
-    })?;
     let mut output = Output::open();
-    output.json(&plan)?;
+    if let (Some(from), Some(to)) = (args.from, args.to) {
+        let planned = Load::plan_replay(store.as_ref(), from, to);
+        for minute in state::block_on(async { planned.await.map_err(Failure::job) })? {
+            output.json(&minute)?;
+        }
+    } else {
+        let plan = Load::plan(settings, store.as_ref(), SystemClock.now());
+        output.json(&state::block_on(async { plan.await.map_err(Failure::job) })?)?;
+    }
     output.finish()
 }
 

@@ -25,13 +25,14 @@ use azul_vt::{
     settings::Settings,
     store::{
         Clock, Store, StoreError,
-        inbox::{Item, Queue},
+        inbox::{Delivery, Item, Queue},
     },
     virustotal::VirusTotal,
     webhook::receive::{self, Accepted, Decide},
-    worker::{After, Drained, Work, Workers},
+    worker::{After, Delivered, Drained, Work, Workers},
 };
 use jiff::SignedDuration;
+use serde_json::{Value, json};
 use tokio::{sync::OnceCell, time::Instant};
 
 pub mod answer;
@@ -239,6 +240,34 @@ impl Query {
         most.min().unwrap_or(MOST_WAITING).clamp(1, MOST_WAITING)
     }
 
+    /// Does what an event of Lambda asks for that is no webhook, and gives the answer to it: works what a
+    /// queue hands over; any other JSON polls and works until the deadline.
+    ///
+    /// # Errors
+    /// See [`QueryError`]. What was handed over comes back then.
+    pub async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, QueryError> {
+        match Delivery::all_of(event) {
+            Some(deliveries) => Ok(self.deliver(&deliveries, limits).await?.answer()),
+            None => Ok(json!(self.run(limits).await?)),
+        }
+    }
+
+    async fn deliver(
+        &self,
+        deliveries: &[Delivery],
+        limits: &Limits,
+    ) -> Result<Delivered, QueryError> {
+        if !self.register(limits).await? {
+            let failed = deliveries.iter().map(|delivery| delivery.message_id.clone()).collect();
+            return Ok(Delivered { failed, stopped: None });
+        }
+        let delivered = self.workers().deliver(self, deliveries, limits).await;
+        match delivered.stopped {
+            Some(why) => Err(QueryError::Stopped(why)),
+            None => Ok(delivered),
+        }
+    }
+
     /// Polls and works until the deadline; without one until told to stop.
     ///
     /// # Errors
@@ -332,6 +361,9 @@ impl Query {
 #[async_trait]
 impl Work for Query {
     async fn work(&self, item: &Item, limits: &Limits) -> After {
+        if limits.reached() {
+            return After::later(SignedDuration::from_mins(1));
+        }
         let begun = Instant::now();
         let input: BinaryEvent = match serde_json::from_str(&item.body) {
             Ok(input) => input,

@@ -1,5 +1,5 @@
-//! The Lambda `query`: webhooks by its function URL; any other event polls the dispatcher and works what
-//! waits, until its time is over.
+//! The Lambda `query`: webhooks by its function URL; what its queue hands over; any other event polls the
+//! dispatcher and works what waits, until its time is over.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use azul_vt::{
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use query::Query;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What is kept of the invocation's time: the dispatcher's answer to a poll may come half a minute late.
 const MARGIN: Duration = Duration::from_secs(40);
@@ -33,12 +33,12 @@ async fn main() -> Result<(), Error> {
         let (query, receiver) = (Arc::clone(&query), Arc::clone(&receiver));
         async move {
             let limits = lambda::limits_before(event.context.deadline(), MARGIN);
-            match lambda::webhook(event.payload)? {
+            match lambda::webhook(&event.payload)? {
                 Some(request) => {
                     let response = receiver.handle(request, &*query.decide()).await;
                     Ok::<_, Error>(lambda::answer(&response))
                 }
-                None => Ok(json!(query.run(&limits).await?)),
+                None => Ok(query.handle(&event.payload, &limits).await?),
             }
         }
     }))

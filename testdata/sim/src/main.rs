@@ -14,6 +14,7 @@ use serde_json::json;
 use sim::{
     Aws, Behaviour, Dispatcher, Unknown, VirusTotal,
     feed::{self, Style},
+    lookup,
 };
 
 /// Stand-ins for VirusTotal and the Azul dispatcher, and synthetic feed data.
@@ -80,6 +81,9 @@ struct Serve {
     /// Every minute has this bundle, instead of a synthetic one of its own
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
+    /// VirusTotal knows the files 1 to N of those that somebody else put into Azul (`sim::lookup`)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    reports: usize,
     /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -164,6 +168,9 @@ async fn serve(args: Serve) -> Result<()> {
             is_minute(minute)?;
             virustotal.behave(minute, &behaviour, times);
         }
+    }
+    for n in 1..=args.reports {
+        virustotal.report(&lookup::sha256(n), lookup::report(n));
     }
     let (seed, records, style) =
         (args.synthetic.seed, args.synthetic.records, args.synthetic.style());

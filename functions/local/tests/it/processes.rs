@@ -7,9 +7,13 @@ use azul_vt::{
     store::{Store, local},
 };
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use sim::{Behaviour, Fault, Unknown, feed::Style};
 
-use crate::{running::Running, served::Stage};
+use crate::{
+    running::Running,
+    served::{Stage, output, text},
+};
 
 const SEED: u64 = 5;
 const RECORDS: u64 = 60;
@@ -210,6 +214,16 @@ async fn replay_is_load_of_a_range_and_fetches_only_what_is_not_staged() {
     let second = feed.first.next().storage_path();
     let staged = store.bundles.list(&format!("staged/feed/files/{second}")).await.unwrap();
     store.bundles.remove(&staged[0].key).await.unwrap();
+    let dry = output(feed.stage.vt(&["load", "--from", &from, "--to", &to, "--dry-run"])).await;
+    let dry: Vec<Value> =
+        text(&dry.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [first, second] = dry.as_slice() else { panic!("{dry:?}") };
+    assert_eq!((&first["minute"], &second["minute"]), (&json!(from), &json!(to)));
+    assert!(first["staged"].as_str().unwrap().starts_with("staged/feed/"), "{first}");
+    assert_eq!(second["staged"], Value::Null);
+    assert_eq!(first["state"], json!({"state": "loaded"}));
+    assert_eq!(first["counts"]["delivered"], json!(RECORDS));
+    assert_eq!(feed.stage.virustotal.minutes_asked().len(), asked);
     for command in ["replay", "load"] {
         let mut command = feed.stage.vt(&[command, "--from", &from, "--to", &to]);
         command.env("DISPATCHER_MAX_AGE_HOURS", "-1");

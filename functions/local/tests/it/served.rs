@@ -132,12 +132,14 @@ async fn status_makes_no_state_and_tells_what_a_load_left() {
     let before = output(stage.vt(&["status", "--json"])).await;
     assert_eq!(serde_json::from_slice::<Value>(&before.stdout).unwrap()["cursor"], Value::Null);
     let none = stage.state.path().join("none");
+    let range = ["load", "--dry-run", "--from", MINUTE, "--to", MINUTE];
     for (command, said) in [
-        (["status", "--json"], ""),
-        (["load", "--dry-run"], "no state yet in "),
-        (["rejects", "list"], "no state yet in "),
+        (&["status", "--json"][..], ""),
+        (&["load", "--dry-run"], "no state yet in "),
+        (&range, "no state yet in "),
+        (&["rejects", "list"], "no state yet in "),
     ] {
-        let mut looking = stage.vt(&command);
+        let mut looking = stage.vt(command);
         looking.env("STATEDIR", &none);
         let found = output(looking).await;
         assert!(found.status.success() && text(&found.stderr).contains(said), "{command:?}");

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use azul_vt::{
     pipeline::Limits,
-    store::{SystemClock, inbox::Queue},
+    store::{
+        SystemClock,
+        inbox::{InboxCounts, Queue},
+    },
 };
 use jiff::SignedDuration;
 use query::QueryError;
@@ -13,7 +16,7 @@ use sim::{Behaviour, Fault};
 
 use sim::lookup::{event, sha256};
 
-use crate::world::{Moved, World, no_limits, put};
+use crate::world::{Moved, World, example, no_limits, put};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn known_files_are_completed_and_unknown_ones_opt_out() {
@@ -211,4 +214,42 @@ async fn an_event_that_is_no_task_gets_its_result_and_no_status() {
     let arrived = world.dispatcher.arrived();
     assert_eq!(arrived.of(sim::Model::Status).count(), 0);
     assert_eq!(arrived.count(sim::Model::Binary, "mapped"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_queue_is_answered_with_the_messages_that_failed() {
+    let world = World::new().await;
+    world.knows(5);
+    let query = world.query();
+    // The first message asks for a look-up; the second one's body is nowhere that can be read.
+    let event = example("inbox-queue");
+    let answer = query.handle(&event, &no_limits()).await.unwrap();
+    let failed = &event["Records"][1]["messageId"];
+    assert_eq!(answer, json!({"batchItemFailures": [{"itemIdentifier": failed}]}));
+    assert_eq!(world.statuses(), [(sha256(5), "completed".to_owned(), 1)]);
+    assert_eq!(world.waiting(&SystemClock).await, InboxCounts::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_queue_comes_back_where_the_key_is_refused() {
+    let world = World::new().await;
+    world.knows(5);
+    let clock = Moved::new();
+    let mut query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
+    // One after the other: what comes after the refusal is not asked for.
+    query.settings.lookup.workers = 1;
+    let mut event = example("inbox-queue");
+    event["Records"][1] = event["Records"][0].clone();
+    let another = event["Records"][1]["body"].as_str().unwrap().replace("lookup-5", "lookup-6");
+    event["Records"][1]["body"] = json!(another);
+    world.virustotal.behave_for_files(&Behaviour::Unauthorized, 4);
+    let error = query.handle(&event, &no_limits()).await.unwrap_err();
+    assert!(matches!(error, QueryError::Stopped(_)), "{error}");
+    assert_eq!(world.virustotal.reports_asked().len(), 1);
+    assert_eq!(world.waiting(&*clock).await.waiting, 2);
+    assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 0, "not at once");
+    world.virustotal.clear_for_files();
+    clock.on(SignedDuration::from_mins(1));
+    assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 2);
+    assert_eq!(world.statuses().len(), 2);
 }

@@ -272,3 +272,15 @@ async fn without_secrets_only_those_are_taken_who_were_let_in() {
     again.extensions_mut().insert(LetIn);
     assert_eq!(door.send(again).await.1, json!({"duplicate": true}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_a_webhook_is_taken_from_whom_iam_let_in() {
+    let door = Door::new("").await;
+    let request = azul_vt::lambda::webhook(&crate::world::example("webhook_binary")).unwrap();
+    let (status, answer) = door.send(request.unwrap()).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    let outcomes: Vec<_> =
+        answer["events"].as_array().unwrap().iter().map(|e| e["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["accepted", "accepted", "ignored", "rejected"]);
+    assert_eq!(door.waiting().await, 2);
+}

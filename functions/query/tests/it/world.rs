@@ -117,6 +117,12 @@ pub(crate) async fn put(query: &Query, events: impl IntoIterator<Item = Value>) 
     receive::accept(store, Queue::Query, "test", events, &*decide, now).await.unwrap();
 }
 
+/// An event of `testdata/events`.
+pub(crate) fn example(name: &str) -> Value {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/events");
+    serde_json::from_slice(&std::fs::read(format!("{folder}/{name}.json")).unwrap()).unwrap()
+}
+
 pub(crate) fn no_limits() -> Limits {
     Limits::default()
 }
