@@ -29,9 +29,9 @@ from scripts import exports  # noqa: E402
 
 BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 EVENTS = ROOT / "testdata/events"
-# Where a function's state is not on AWS it is in STATEDIR.
-HERE = {"STATE_TABLE": "", "BUNDLE_BUCKET": "", "INBOX_QUEUE_URL": "", "MINUTES_QUEUE_URL": ""}
-FUNCTIONS = {"load": {}, "ingest": {}, "query": {}, "query-local": HERE}
+# Then a function's state is in STATEDIR, and its rules cannot be in a bucket.
+HERE = {"RULES_ROOT": "", "STATE_TABLE": "", "BUNDLE_BUCKET": "", "INBOX_QUEUE_URL": "", "MINUTES_QUEUE_URL": ""}
+FUNCTIONS = ["load", "ingest", "query"]
 RECORDS = 20
 # 30 MB of them.
 UPLOADED = 1200
@@ -39,9 +39,10 @@ KEY = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 # Long for an invocation here, which takes a second.
 PATIENCE = 120
 
+port = 0
 work = Path(tempfile.mkdtemp(prefix="azul-vt-lambda-"))
 running = []
-threads = ThreadPoolExecutor(2)
+threads = ThreadPoolExecutor(1)
 environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
 
 
@@ -156,38 +157,21 @@ def main():
         DISPATCHER_MAX_AGE_HOURS="-1",
         LOOKUP_SOURCES="incidents",
     )
-    # The Lambda service, without functions of its own: to build them it would build the workspace anew.
-    command = ["cargo", "lambda", "watch", "--only-lambda-apis", "-A", "127.0.0.1", "-P", port]
-    command += ["--manifest-path", ROOT / "Cargo.toml"]
-    watch, _ = start("watch", command)
-    wait("cargo lambda watch", watch, lambda: listens(port))
-    for function, more in FUNCTIONS.items():
-        start(
-            function,
-            [BIN / function.removesuffix("-local")],
-            more
-            | {
-                "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/.rt/{function}",
-                "AWS_LAMBDA_FUNCTION_NAME": function,
-                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
-                "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function}",
-                "AWS_LAMBDA_LOG_STREAM_NAME": "here",
-                "STATEDIR": str(work / f"tmp-{function}"),
-            },
-        )
+    serve_lambdas({function: {} for function in FUNCTIONS})
 
-    looking_up = {function: look_up(function) for function in FUNCTIONS if function.startswith("query")}
+    looking_up = look_up()
     posted = post()
     check("files that did not arrive", posted - set(ask(urls["dispatcher"] + "/sim/keys")), set())
     minutes = load_the_feed()
     uploaded = upload_and_load()
-    for function, drained in looking_up.items():
-        check(f"items that {function} worked", drained.result()["done"], 2)
-        look_up_for_the_queue(function)
-    looked_up = {
-        known["entity"]["sha256"] for known in (json.loads(event("webhook_binary")["body"])[0], queued())
-    }
+    check("items that query worked", looking_up.result()["done"], 2)
+    look_up_for_the_queue()
+    # The same with its state on this machine.
+    serve_lambdas({"query": HERE})
+    check("items that query worked", look_up().result()["done"], 2)
+    look_up_for_the_queue()
+    events = [json.loads(event("webhook_binary")["body"])[0], queued()]
+    looked_up = {known["entity"]["sha256"] for known in events}
 
     expected = posted | looked_up
     for records, minutes in ((RECORDS, minutes), (UPLOADED, [uploaded])):
@@ -197,11 +181,33 @@ def main():
     check("files that did not arrive", expected - arrived, set())
     check("files that nobody sent", arrived - expected, set())
     answers = {count["action"]: count["count"] for count in summary["counts"] if count["model"] == "status"}
-    check("answers of query", answers, {"completed": 2, "opt-out": 1})
+    check("answers of query", answers, {"completed": 4, "opt-out": 2})
     check("problems at the dispatcher", summary["problems"], [])
     print(f"{len(arrived)} files arrived, all that were sent; {summary['downloads']} downloads were asked for")
     sim.terminate()
     check("the stand-ins, which look where the API key goes,", sim.wait(PATIENCE), 0)
+
+
+def serve_lambdas(functions):
+    """Starts a Lambda service, and its functions with the environment that each has beside."""
+    global port
+    port = free_port()
+    # Without functions of its own: to build them it would build the workspace anew.
+    command = ["cargo", "lambda", "watch", "--only-lambda-apis", "-A", "127.0.0.1", "-P", port]
+    command += ["--manifest-path", ROOT / "Cargo.toml"]
+    watch, _ = start(f"watch-{port}", command)
+    wait("cargo lambda watch", watch, lambda: listens(port))
+    for function, more in functions.items():
+        lambdas = {
+            "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/.rt/{function}",
+            "AWS_LAMBDA_FUNCTION_NAME": function,
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": "here",
+            "STATEDIR": str(work / f"tmp-{function}-{port}"),
+        }
+        start(f"{function}-{port}", [BIN / function], lambdas | more)
 
 
 def load_the_feed():
@@ -257,14 +263,14 @@ def post():
     return {json.loads(line)["id"] for line in lines}
 
 
-def look_up(function):
+def look_up():
     """Sends a webhook of a file that VirusTotal knows, one that it does not know and two that are not asked for,
     and lets `query` work until its time is over; gives what it says then."""
-    answer = invoke(function, "webhook_binary")
+    answer = invoke("query", "webhook_binary")
     check("the answer to a webhook", answer["statusCode"], 202)
     outcomes = [event["outcome"] for event in json.loads(answer["body"])["events"]]
     check("outcomes of a webhook", outcomes, ["accepted", "accepted", "ignored", "rejected"])
-    return threads.submit(invoke, function, "schedule")
+    return threads.submit(invoke, "query", "schedule")
 
 
 def queued():
@@ -272,10 +278,10 @@ def queued():
     return json.loads(json.loads(event("inbox-queue")["Records"][0]["body"])["body"])
 
 
-def look_up_for_the_queue(function):
+def look_up_for_the_queue():
     """Hands over two messages, the second of which cannot be read."""
     failed = event("inbox-queue")["Records"][1]["messageId"]
-    answer = invoke(function, "inbox-queue")
+    answer = invoke("query", "inbox-queue")
     check("the messages that failed", answer, {"batchItemFailures": [{"itemIdentifier": failed}]})
 
 
@@ -296,7 +302,6 @@ def finish(failed):
 
 if __name__ == "__main__":
     environment["PATH"] = f"{Path(sys.argv[1]).resolve()}/bin:{environment['PATH']}"
-    port = free_port()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("lambda: told to end"))
     failed = True
     try:

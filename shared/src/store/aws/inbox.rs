@@ -167,10 +167,22 @@ impl SqsInbox {
         }
     }
 
-    async fn end(&self, place: &Place, handle: &str) -> Result<(), StoreError> {
+    /// Takes a message out of its queue. False where its receipt counts no more.
+    async fn end(&self, place: &Place, handle: &str) -> Result<bool, StoreError> {
         let request = self.client.delete_message().queue_url(&place.url).receipt_handle(handle);
-        let ended = request.send().await;
-        ended.map(drop).map_err(|e| failed("ending work of a queue", place.setting, e))
+        match request.send().await {
+            Ok(_) => Ok(true),
+            // It came back into the queue for somebody else.
+            Err(e)
+                if e.as_service_error().is_some_and(|e| {
+                    e.is_receipt_handle_is_invalid()
+                        || e.meta().code() == Some("InvalidParameterValue")
+                }) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(failed("ending work of a queue", place.setting, e)),
+        }
     }
 
     /// Moves a message to the dead-letter queue.
@@ -190,7 +202,7 @@ impl SqsInbox {
         let request = self.client.send_message().queue_url(dead).message_body(text);
         let sent = request.message_attributes(REASON, attribute).send().await;
         sent.map_err(|e| failed(action, place.setting, e))?;
-        self.end(place, handle).await
+        self.end(place, handle).await.map(drop)
     }
 
     /// The dead-letter queue, as the queue's redrive policy names it.
@@ -352,15 +364,15 @@ impl Inbox for SqsInbox {
         }
     }
 
-    /// True also where it was lost: SQS does not tell.
+    /// True also where it was lost: SQS does not always tell.
     async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError> {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
-        self.end(place, &receipt.handle).await?;
-        if let Some(object) = receipt.object {
+        let ours = self.end(place, &receipt.handle).await?;
+        if let Some(object) = receipt.object.filter(|_| ours) {
             self.bundles.remove(&object).await?;
         }
-        Ok(true)
+        Ok(ours)
     }
 
     async fn again(
@@ -377,11 +389,11 @@ impl Inbox for SqsInbox {
         message.due = Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX));
         let (text, object) = self.write(queue, message).await?;
         self.send(place, &text, again.after).await?;
-        self.end(place, &receipt.handle).await?;
-        if let Some(old) = receipt.object.filter(|old| Some(old) != object.as_ref()) {
+        let ours = self.end(place, &receipt.handle).await?;
+        if let Some(old) = receipt.object.filter(|old| ours && Some(old) != object.as_ref()) {
             self.bundles.remove(&old).await?;
         }
-        Ok(true)
+        Ok(ours)
     }
 
     async fn bury(
@@ -431,7 +443,7 @@ impl SqsInbox {
         let wait = message.due.map_or(SignedDuration::ZERO, |due| due.duration_since(now));
         if wait > TOLERANCE {
             self.send(place, text, wait).await?;
-            return self.end(place, handle).await.map(|()| None);
+            return self.end(place, handle).await.map(|_| None);
         }
         let (body, object) = match message.body {
             Body::Body(body) => (Some(body), None),
@@ -440,7 +452,7 @@ impl SqsInbox {
         let Some(body) = body else {
             // The object goes when its item is done: there were two messages of the item.
             tracing::info!(queue = queue.name(), message_id, "the item is done already");
-            return self.end(place, handle).await.map(|()| None);
+            return self.end(place, handle).await.map(|_| None);
         };
         let receipt = encode(&Receipt { handle: handle.clone(), object })?;
         let Message { id, attempts, since, .. } = message;
