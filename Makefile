@@ -1,15 +1,20 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws lint soak demo lambda bench
+.PHONY: help test aws azul lint soak demo lambda bench
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
-test: aws ## All tests, against stand-ins of VirusTotal, the dispatcher and AWS on 127.0.0.1
+test: aws azul ## All tests, against stand-ins of VirusTotal, the dispatcher and AWS on 127.0.0.1
 	cargo test --workspace --locked
 
 # The path is where the tests look for it.
 export AZUL_VT_AWS ?= $(CURDIR)/target/aws
 aws: ## The emulator of AWS that tests talk to, in a virtual environment of Python; installed once
-	@./testdata/aws/install.sh "$$AZUL_VT_AWS" testdata/aws/requirements.txt
+	@./testdata/install.sh "$$AZUL_VT_AWS" testdata/aws/requirements.txt
+
+# The library says that it wants a later Python than many machines have; what the tests use of it does not.
+export AZUL_VT_AZUL ?= $(CURDIR)/target/azul
+azul: ## Azul's own library, whose models check what the tests post; installed once
+	@./testdata/install.sh "$$AZUL_VT_AZUL" testdata/azul/requirements.txt --ignore-requires-python
 
 lint: ## Format, clippy and documents, all without a warning
 	cargo fmt --all --check
@@ -26,7 +31,7 @@ demo: ## A synthetic feed through a killed and resumed load, and a posted bundle
 
 lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
 	cargo build --workspace --locked
-	@./testdata/aws/install.sh target/lambda testdata/lambda/requirements.txt
+	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
 	./testdata/lambda/lambda.py target/lambda
 
 soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; SOAK_MINUTES=240 is quick

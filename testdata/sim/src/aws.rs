@@ -20,6 +20,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::python::{Venv, say};
+
+const VENV: Venv = Venv { target: "aws", variable: "AZUL_VT_AWS" };
+
 /// How long a start may take on a machine under load; half a second is usual.
 const START: Duration = Duration::from_mins(1);
 /// Between two looks at whether it answers.
@@ -57,19 +61,14 @@ impl Aws {
     }
 
     fn start_with(guarded: &str) -> Result<Option<Self>> {
-        let Some(python) = installed() else {
-            let reason = "the emulator of AWS is not installed: run `make aws`";
-            if std::env::var_os("CI").is_some_and(|ci| ci == "true") {
-                bail!(reason);
-            }
-            say(reason);
+        if !VENV.is_installed()? {
             return Ok(None);
-        };
+        }
         // Somebody else may take a port between our look and the emulator's own.
         let mut tries = 3;
         loop {
             tries -= 1;
-            match Self::try_start(&python, guarded) {
+            match Self::try_start(guarded) {
                 Err(_) if tries > 0 => {}
                 other => return other.map(Some),
             }
@@ -136,8 +135,7 @@ impl Aws {
 
     /// What a script of testdata/aws says.
     fn python(&self, script: &str, args: &[&str]) -> Result<String> {
-        let python = installed().context("it was uninstalled")?;
-        let run = Command::new(python)
+        let run = Command::new(VENV.python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws").join(script))
             .arg(self.endpoint())
             .args(args)
@@ -163,14 +161,14 @@ impl Aws {
         format!("{what}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn try_start(python: &Path, guarded: &str) -> Result<Self> {
+    fn try_start(guarded: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let home = folder().join(format!("run/{}-{number}", std::process::id()));
+        let home = VENV.folder().join(format!("run/{}-{number}", std::process::id()));
         fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
         let log = File::create(home.join("log"))?;
-        let process = Command::new(python)
+        let process = Command::new(VENV.python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws/run.py"))
             .arg(&home)
             .env("BIND_HOST", "127.0.0.1")
@@ -186,7 +184,7 @@ impl Aws {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("starting {}", python.display()))?;
+            .with_context(|| format!("starting {}", VENV.python().display()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut aws = Self { process, address, home };
         aws.wait()?;
@@ -262,18 +260,6 @@ impl Drop for Shared {
     }
 }
 
-/// Where `make aws` installs it: `AZUL_VT_AWS` says, else `target/aws`.
-fn folder() -> PathBuf {
-    std::env::var_os("AZUL_VT_AWS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/aws"), Into::into)
-}
-
-/// The Python that has the emulator; `None` where the installation is not there or not whole.
-fn installed() -> Option<PathBuf> {
-    let folder = folder();
-    folder.join("installed.txt").is_file().then(|| folder.join("bin/python"))
-}
-
 /// A policy document of IAM of permissions by what they are for, as infra/permissions.json lists those of a
 /// function; `resource` gives the ARN of what a name there stands for.
 pub fn policy(
@@ -309,9 +295,4 @@ fn healthy(address: SocketAddr) -> bool {
         }
     };
     ask().unwrap_or(false)
-}
-
-#[expect(clippy::print_stderr, reason = "a test's reader is told; there is no other channel")]
-fn say(text: &str) {
-    eprintln!("{text}");
 }

@@ -5,16 +5,19 @@
 //! shares code with the library under test, so that they check it independently.
 
 mod aws;
+mod azul;
 mod dispatcher;
 mod fault;
 pub mod feed;
 mod gateway;
 pub mod lookup;
 mod proxy;
+mod python;
 mod server;
 mod virustotal;
 
 pub use aws::{Aws, Shared, policy};
+pub use azul::{Azul, AzulDispatcher};
 pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
 pub use fault::Fault;
 pub use gateway::{Gateway, Pushed};

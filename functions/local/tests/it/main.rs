@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod aws;
 #[cfg(test)]
+mod azul_models;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod dry;

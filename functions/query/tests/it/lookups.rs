@@ -253,3 +253,24 @@ async fn an_event_of_the_queue_comes_back_where_the_key_is_refused() {
     assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 2);
     assert_eq!(world.statuses().len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azuls_own_dispatcher_is_polled_and_its_events_are_kept() {
+    let Some(azul) = sim::Azul::installed().unwrap() else { return };
+    let dispatcher = tokio::task::block_in_place(|| azul.dispatcher()).unwrap();
+    let world = World::new().await;
+    let query = world.query_at(Arc::new(SystemClock), &[("PLUGIN_EVENTS_URL", dispatcher.url())]);
+    dispatcher.answers(200, &json!({"events": [event(1), event(2)]}).to_string()).await.unwrap();
+    let polled = query.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
+    assert_eq!(world.waiting(&SystemClock).await.waiting, 2);
+    let asked = dispatcher.last_request().await.unwrap();
+    assert!(asked.contains("/api/v2/event/binary/active?"), "{asked}");
+    for parameter in ["r-live=true", "is-task=true", "d-self=true", "r-source=incidents"] {
+        assert!(asked.contains(parameter), "{parameter}: {asked}");
+    }
+    // An outage of it is said as one.
+    dispatcher.answers(500, "{}").await.unwrap();
+    let error = query.poll(Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(&error, QueryError::Poll(e) if e.is_transient()), "{error:?}");
+}

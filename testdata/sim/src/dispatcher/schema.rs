@@ -299,8 +299,8 @@ static DESCRIPTOR: Record = Record {
     fields: &[
         always("name", Kind::Text),
         always("type", Kind::Text),
-        always("desc", Kind::Text),
-        always("tags", Kind::Texts),
+        maybe("desc", Kind::Text),
+        maybe("tags", Kind::Texts),
     ],
 };
 
@@ -308,11 +308,11 @@ static PLUGIN_ENTITY: Record = Record {
     name: "PluginEntity",
     fields: &[
         always("name", Kind::Text),
-        always("version", Kind::Text),
-        always("category", Kind::Text),
-        always("contact", Kind::Text),
-        always("description", Kind::Text),
-        always("features", Kind::Many(&DESCRIPTOR)),
+        maybe("version", Kind::Text),
+        maybe("category", Kind::Text),
+        maybe("contact", Kind::Text),
+        maybe("description", Kind::Text),
+        maybe("features", Kind::Many(&DESCRIPTOR)),
         maybe("security", Kind::Text),
         maybe("config", Kind::TextMap),
     ],

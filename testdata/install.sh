@@ -1,10 +1,12 @@
 #!/bin/sh
 # Makes a virtual environment of Python in $1 with what the file $2 lists, no more (packages' own dependencies
-# are listed too). What is there already is used again, without a network. Where it cannot be had this says so
-# and ends well: what needs it says that it is missing, tests skip; in CI it fails.
+# are listed too); what follows are options for pip. What is there already is used again, without a network.
+# Where it cannot be had this says so and ends well: what needs it says that it is missing, tests skip; in CI it
+# fails.
 set -eu
 there=$1
 wanted=$2
+shift 2
 if cmp -s "$wanted" "$there/installed.txt"; then exit 0; fi
 
 cannot() {
@@ -23,6 +25,6 @@ elif python3 -m venv --without-pip "$there" && python3 -m pip --version >/dev/nu
 else
     cannot "install python3-venv (or pip) and run make again"
 fi
-$pip install --quiet --disable-pip-version-check --no-deps --requirement "$wanted" \
+$pip install --quiet --disable-pip-version-check --no-deps "$@" --requirement "$wanted" \
     || cannot "pip could not install it"
 cp "$wanted" "$there/installed.txt"
