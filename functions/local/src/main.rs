@@ -20,6 +20,7 @@ mod server;
 mod settings;
 mod state;
 mod status;
+mod waiting;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 

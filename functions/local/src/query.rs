@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use axum::{extract::Request, http::Method};
 use azul_vt::{
     pipeline::Limits,
     secrets::Secret,
@@ -17,7 +18,9 @@ use crate::{
     cli::QueryArgs,
     failure::{Failure, say},
     load::{runtime, stop_on_signal},
+    metrics,
     server::Server,
+    waiting::Waiting,
 };
 
 /// Name of the lease.
@@ -50,7 +53,17 @@ async fn query(args: &QueryArgs, settings: Settings) -> Result<(), Failure> {
     if args.listen {
         listen(&query, &claim.limits).await?;
     }
+    let gateway = metrics::gateway(&query.settings, NAME)?;
+    let (looked_at, stop) = (Arc::clone(&query), claim.limits.child());
+    let pushing = gateway.map(|gateway| {
+        let stop = stop.clone();
+        tokio::spawn(async move { waiting(&looked_at).keep_pushing(&gateway, &stop).await })
+    });
     let outcome = query.run(&claim.limits).await;
+    stop.stop.cancel();
+    if let Some(pushing) = pushing {
+        pushing.await.map_err(Failure::job)?;
+    }
     claim.give_back().await.map_err(Failure::job)?;
     let drained = outcome.map_err(Failure::job)?;
     say(&format!(
@@ -58,6 +71,11 @@ async fn query(args: &QueryArgs, settings: Settings) -> Result<(), Failure> {
         drained.done, drained.again, drained.buried
     ));
     Ok(())
+}
+
+fn waiting(query: &Query) -> Waiting<'_> {
+    let (store, clock, windows) = (&query.store, &*query.clock, &*query.settings.lookup.windows);
+    Waiting { store, queue: Queue::Query, windows, clock }
 }
 
 /// Serves webhooks until `limits` end.
@@ -73,9 +91,14 @@ async fn listen(query: &Arc<Query>, limits: &Limits) -> Result<(), Failure> {
     let server = Server::bind("WEBHOOK_LISTEN", address, secrets).await?;
     let (query, limits) = (Arc::clone(query), limits.clone());
     tokio::spawn(async move {
-        let answer = move |request| {
+        let answer = move |request: Request| {
             let (query, receiver) = (Arc::clone(&query), Arc::clone(&receiver));
-            async move { receiver.handle(request, &*query.decide()).await }
+            async move {
+                if request.method() == Method::GET && request.uri().path() == "/metrics" {
+                    return waiting(&query).answer().await;
+                }
+                receiver.handle(request, &*query.decide()).await
+            }
         };
         if let Err(error) = server.serve(&limits, answer).await {
             tracing::error!(

@@ -98,3 +98,48 @@ fn stands_in_readme(pushed: &sim::Pushed) {
         assert!(row("`") || row("{"), "{name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_pushes_and_shows_what_waits_and_the_budget() {
+    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+    stage.dispatcher.register_source("incidents");
+    let mut command = stage.vt(&["query", "--listen"]);
+    command
+        .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url())
+        .env("LOOKUP_SOURCES", "incidents")
+        .env("VT_REQUESTS_PER_DAY", "1")
+        .env("WEBHOOK_LISTEN", "127.0.0.1:0");
+    let (running, url) = Running::serve(command);
+    let client = reqwest::Client::new();
+    let events = serde_json::json!([sim::lookup::event(1), sim::lookup::event(2)]);
+    assert_eq!(client.post(&url).json(&events).send().await.unwrap().status(), 202);
+    let statuses = |arrived: &sim::Arrived| arrived.of(sim::Model::Status).count();
+    stage.dispatcher.wait_until(|arrived, _| statuses(arrived) == 1).await;
+    // The other one waits for tomorrow.
+    let samples = [
+        ("virustotal_plugin_inbox_items{state=\"waiting\"}", 1),
+        ("virustotal_plugin_requests_used{window=\"day\"}", 1),
+        ("virustotal_plugin_requests_allowed{window=\"day\"}", 1),
+    ];
+    let shown = async || {
+        let shown = client.get(format!("{url}/metrics")).send().await.unwrap();
+        assert_eq!(shown.status(), 200);
+        shown.text().await.unwrap()
+    };
+    let line = |(sample, value): (&str, i64)| format!("{sample} {value}");
+    while !shown().await.lines().any(|shown| shown == line(samples[0])) {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let shown = shown().await;
+    for sample in samples {
+        assert!(shown.lines().any(|shown| shown == line(sample)), "{sample:?}: {shown}");
+    }
+    running.terminate();
+    assert!(running.end().await.0.success());
+    let groups = gateway.pushed();
+    let pushed = &groups["job/virustotal_plugin/function/query"];
+    for (sample, value) in samples {
+        assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
+    }
+    stands_in_readme(pushed);
+}
