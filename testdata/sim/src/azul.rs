@@ -113,7 +113,8 @@ impl AzulDispatcher {
     pub async fn last_request(&self) -> Result<String> {
         let answer = reqwest::get(format!("{}/mock/last_req", self.url)).await?;
         let seen: serde_json::Value = serde_json::from_slice(&answer.bytes().await?)?;
-        Ok(seen["url"].as_str().context("it saw no request")?.to_owned())
+        let url = seen.get("url").and_then(serde_json::Value::as_str);
+        Ok(url.context("it saw no request")?.to_owned())
     }
 }
 
