@@ -14,6 +14,7 @@ pub mod secrets;
 pub mod selection;
 pub mod settings;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;
 pub mod virustotal;
 pub mod webhook;

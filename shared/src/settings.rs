@@ -12,9 +12,11 @@ use url::Url;
 
 use crate::{azul::event::ModelVersion, secrets::SecretSource};
 
+mod download;
 mod lookup;
 mod rules_root;
 
+pub use download::DownloadSettings;
 pub use lookup::LookupSettings;
 pub use rules_root::{NotARulesRoot, RulesRoot};
 
@@ -133,6 +135,8 @@ pub struct Settings {
     pub ca_bundle: Option<PathBuf>,
     /// Look-ups and webhooks.
     pub lookup: LookupSettings,
+    /// Settings of `download`.
+    pub download: DownloadSettings,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
 }
@@ -252,11 +256,7 @@ impl Settings {
             "a number of bytes, at least 1024",
             |t| within(t, 1024, i64::MAX),
         )?;
-        let rules_lenient = r.parse(&["RULES_LENIENT"], "0", "0 or 1", |t| match t {
-            "0" => Some(false),
-            "1" => Some(true),
-            _ => None,
-        })?;
+        let rules_lenient = r.switch("RULES_LENIENT")?;
         let direct_link = r.parse(&["DIRECT_LINK_HOURS"], "168", "a number of hours", |t| {
             within::<i64>(t, 0, 87_600).and_then(hours)
         })?;
@@ -305,6 +305,7 @@ impl Settings {
         let ca_bundle =
             Some(r.text(&["CA_BUNDLE"], "")).filter(|t| !t.is_empty()).map(PathBuf::from);
         let lookup = LookupSettings::read(&mut r)?;
+        let download = DownloadSettings::read(&mut r)?;
         Ok(Self {
             virustotal,
             virustotal_apikey,
@@ -343,6 +344,7 @@ impl Settings {
             no_proxy,
             ca_bundle,
             lookup,
+            download,
             shown: r.shown,
         })
     }
@@ -411,6 +413,15 @@ impl Reader<'_> {
         })?;
         self.show(names, name, text);
         Ok(value)
+    }
+
+    /// `0` or `1`; `0` where it is not set.
+    fn switch(&mut self, name: &'static str) -> Result<bool, SettingError> {
+        self.parse(&[name], "0", "0 or 1", |t| match t {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        })
     }
 
     fn text(&mut self, names: &[&'static str], default: &str) -> String {
@@ -554,6 +565,11 @@ fn limit(text: &str) -> Option<Option<u64>> {
 fn hours(n: impl TryInto<i64>) -> Option<SignedDuration> {
     let n: i64 = n.try_into().ok()?;
     (n <= 10_000_000).then(|| SignedDuration::from_hours(n))
+}
+
+/// What stands between commas.
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
 }
 
 fn megabytes(text: &str) -> Option<u64> {

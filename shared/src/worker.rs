@@ -170,12 +170,9 @@ impl Workers<'_> {
     ) -> Delivered {
         let mut delivered = Delivered::default();
         let limits = limits.child();
-        let ends = stream::iter(deliveries)
-            .map(async |delivery: &Delivery| {
-                (delivery, self.accepted(work, delivery, &limits).await)
-            })
-            .buffer_unordered(self.at_once);
-        let mut ends = pin!(ends);
+        let ends: Vec<_> =
+            deliveries.iter().map(|delivery| self.accepted(work, delivery, &limits)).collect();
+        let mut ends = pin!(stream::iter(ends).buffer_unordered(self.at_once));
         while let Some((Delivery { message_id, .. }, end)) = ends.next().await {
             match end {
                 Ok(Some(After::Stop(why))) => {
@@ -194,17 +191,19 @@ impl Workers<'_> {
     }
 
     /// Works one message; `None` where there was nothing to do. An error: it comes back when its time is up.
-    async fn accepted(
+    async fn accepted<'a>(
         &self,
         work: &dyn Work,
-        delivery: &Delivery,
+        delivery: &'a Delivery,
         limits: &Limits,
-    ) -> Result<Option<After>, StoreError> {
+    ) -> (&'a Delivery, Result<Option<After>, StoreError>) {
         let now = self.clock.now();
-        match self.store.inbox.accept(self.queue, delivery, HOLD, now).await? {
-            Some(item) => self.one(work, item, STOPPED, limits).await.map(Some),
-            None => Ok(None),
-        }
+        let end = match self.store.inbox.accept(self.queue, delivery, HOLD, now).await {
+            Ok(Some(item)) => self.one(work, item, STOPPED, limits).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        (delivery, end)
     }
 
     /// Works one item that was taken, and ends it; it waits for `stopped` where only an operator can help. An

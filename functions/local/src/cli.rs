@@ -39,6 +39,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "tload")]
     Ingest(IngestArgs),
     Query(QueryArgs),
+    Download(DownloadArgs),
     Quota(QuotaArgs),
     Map(MapArgs),
     Select(SelectArgs),
@@ -125,6 +126,23 @@ Examples:
   VT_REQUESTS_PER_MINUTE=public VT_REQUESTS_PER_DAY=public LOOKUP_SOURCES='*' vt query
   LOOKUP_SOURCES=incidents vt query --listen")]
 pub(crate) struct QueryArgs {
+    /// Take webhooks too, at `WEBHOOK_LISTEN`; without `WEBHOOK_SECRETS` on loopback only.
+    #[arg(long)]
+    pub(crate) listen: bool,
+}
+
+/// Fetch the samples from VirusTotal that were asked for, for ever.
+///
+/// Requests come from the dispatcher, by polling and, with --listen, by webhook. What came in waits under STATEDIR until it is
+/// done. A category has as many downloads a UTC day as its requests say. The request's direct link comes first, which
+/// costs no quota; then the file's hash, within `VT_REQUESTS_PER_…` (never with `DIRECT_ONLY=1`). A link to this program that
+/// is called `azul-vtdownload` runs this command.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  VIRUSTOTAL_APIKEY=xxxx PLUGIN_DATA_URL=http://dispatcher:8111 PLUGIN_EVENTS_URL=http://dispatcher:8111 vt download
+  DIRECT_ONLY=1 WORKERS=8 vt download --listen")]
+pub(crate) struct DownloadArgs {
     /// Take webhooks too, at `WEBHOOK_LISTEN`; without `WEBHOOK_SECRETS` on loopback only.
     #[arg(long)]
     pub(crate) listen: bool,

@@ -11,7 +11,6 @@ mod load;
 mod map;
 mod metrics;
 mod output;
-mod query;
 mod quota;
 mod rejects;
 mod rules;
@@ -20,6 +19,7 @@ mod server;
 mod settings;
 mod state;
 mod status;
+mod tasks;
 mod waiting;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
@@ -34,9 +34,12 @@ fn main() -> ExitCode {
 /// A link to this program that has another program's name runs that program's job.
 fn by_name(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(Path::new).and_then(Path::file_stem);
-    if name.is_some_and(|name| name == "azul-vtquery") {
-        args.insert(1, "query".into());
-    }
+    let job = match name.and_then(|name| name.to_str()) {
+        Some("azul-vtquery") => "query",
+        Some("azul-vtdownload") => "download",
+        _ => return args,
+    };
+    args.insert(1, job.into());
     args
 }
 
@@ -46,7 +49,8 @@ fn run(command: cli::Command) -> Result<(), failure::Failure> {
         cli::Command::Replay(args) => load::replay(args.from, args.to),
         cli::Command::Retry(args) => load::replay(args.minute, args.minute),
         cli::Command::Ingest(_) => ingest::run(),
-        cli::Command::Query(args) => query::run(&args),
+        cli::Command::Query(args) => tasks::run(args.listen, query::Query::from_settings),
+        cli::Command::Download(args) => tasks::run(args.listen, download::Download::from_settings),
         cli::Command::Quota(args) => quota::run(&args),
         cli::Command::Map(args) => map::run(&args),
         cli::Command::Select(args) => select::run(&args),

@@ -2,10 +2,14 @@
 
 use azul_vt::{
     settings::Settings,
-    store::{BUDGET, QuotaUsage, Store, budget::WindowUsage},
+    store::{
+        BUDGET, Store,
+        budget::WindowUsage,
+        totals::{Totals, utc_day},
+    },
     virustotal::{Allowance, VirusTotal},
 };
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
@@ -22,8 +26,8 @@ struct Quota {
     requests: Vec<WindowUsage>,
     /// What VirusTotal says of the key's user and group.
     virustotal: Vec<Allowance>,
-    /// Downloads reserved today (UTC), by category.
-    downloads: Vec<QuotaUsage>,
+    /// Downloads of today (UTC).
+    downloads: Totals,
 }
 
 /// Prints what is used.
@@ -46,8 +50,7 @@ async fn read(settings: &Settings, store: Option<&Store>) -> Result<Quota, Failu
     if let Some(store) = store {
         let windows = &settings.lookup.windows;
         quota.requests = store.budget.usage(BUDGET, windows, now).await.map_err(Failure::job)?;
-        let today = TimeZone::UTC.to_datetime(now).date();
-        quota.downloads = store.quotas.usage(today).await.map_err(Failure::job)?;
+        quota.downloads = Totals::of(&*store.quotas, utc_day(now)).await.map_err(Failure::job)?;
     }
     if settings.virustotal_apikey.is_some() {
         let virustotal = VirusTotal::from_settings(settings).map_err(Failure::usage)?;
@@ -72,7 +75,13 @@ fn print(quota: &Quota, output: &mut Output) -> Result<(), Failure> {
         let name = format!("VirusTotal {} ({})", allowance.name, allowance.of);
         rows.push([name, format!("{} of {}", allowance.used, allowance.allowed)]);
     }
-    for usage in &quota.downloads {
+    let Totals { total, api_charged, pcaps, categories } = &quota.downloads;
+    if total + api_charged + pcaps > 0 {
+        rows.push(["downloads today".to_owned(), total.to_string()]);
+        rows.push(["downloads today that cost quota".to_owned(), api_charged.to_string()]);
+        rows.push(["network captures today".to_owned(), pcaps.to_string()]);
+    }
+    for usage in categories {
         rows.push([format!("downloads today {}", usage.category), usage.used.to_string()]);
     }
     if rows.is_empty() {

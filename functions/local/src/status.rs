@@ -6,9 +6,13 @@ use azul_vt::{
     minute::Minute,
     pipeline::posted,
     settings::Settings,
-    store::{LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store, rejects::Rejects},
+    store::{
+        LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store,
+        rejects::Rejects,
+        totals::{Totals, utc_day},
+    },
 };
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{cli::StatusArgs, failure::Failure, output::Output, settings, state};
@@ -30,8 +34,8 @@ struct Status {
     lease: Option<Holder>,
     totals: LedgerTotals,
     gaps: Vec<LedgerRow>,
-    /// Downloads reserved today (UTC), by category.
-    quotas: Vec<QuotaUsage>,
+    /// Downloads of today (UTC), all and by category.
+    quotas: Totals,
     /// Objects under `rejects/`.
     rejects: usize,
     /// Posted bodies that wait for their delivery.
@@ -73,7 +77,7 @@ fn empty(settings: &Settings, now: Timestamp) -> Status {
         lease: None,
         totals: LedgerTotals::default(),
         gaps: Vec::new(),
-        quotas: Vec::new(),
+        quotas: Totals::default(),
         rejects: 0,
         posted: 0,
     }
@@ -83,7 +87,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
     let cursor = store.cursors.read(load::NAME).await.map_err(Failure::job)?;
     let cursor = cursor.map(Minute::from_unix_seconds);
     let holder = store.leases.holder(load::NAME, now).await.map_err(Failure::job)?;
-    let today = TimeZone::UTC.to_datetime(now).date();
+    let today = utc_day(now);
     let rejects = Rejects::new(Arc::clone(&store.bundles)).list().await.map_err(Failure::job)?;
     let posted = store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
     Ok(Status {
@@ -92,7 +96,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
         lease: holder.map(|(owner, since)| Holder { owner, since }),
         totals: store.ledger.totals().await.map_err(Failure::job)?,
         gaps: store.ledger.gaps(GAPS_LISTED).await.map_err(Failure::job)?,
-        quotas: store.quotas.usage(today).await.map_err(Failure::job)?,
+        quotas: Totals::of(&*store.quotas, today).await.map_err(Failure::job)?,
         rejects: rejects.len(),
         posted: posted.len(),
         ..empty(settings, now)
@@ -145,10 +149,14 @@ fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
             output.line(&format!("  and {more} more"))?;
         }
     }
-    if !status.quotas.is_empty() {
-        output.line("\ndownloads reserved today (UTC)")?;
+    let Totals { total, api_charged, pcaps, categories } = &status.quotas;
+    if total + api_charged + pcaps > 0 {
+        output.line("\ndownloads of today (UTC)")?;
+        let sums = [("Total", total), ("API-charged", api_charged), ("PCAP", pcaps)];
+        let sums = sums.map(|(name, n)| [format!("  {name}"), n.to_string()]);
         let row = |usage: &QuotaUsage| [format!("  {}", usage.category), usage.used.to_string()];
-        output.table(&status.quotas.iter().map(row).collect::<Vec<_>>())?;
+        let rows: Vec<_> = sums.into_iter().chain(categories.iter().map(row)).collect();
+        output.table(&rows)?;
     }
     Ok(())
 }

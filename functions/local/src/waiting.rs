@@ -10,7 +10,8 @@ use azul_vt::{
     errors::chain,
     metrics::{self, Gateway},
     pipeline::Limits,
-    store::{BUDGET, Clock, Store, StoreError, budget::Window, inbox::Queue},
+    store::{BUDGET, StoreError},
+    tasks::{Common, Tasks},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -30,19 +31,15 @@ struct Per {
     window: &'static str,
 }
 
-/// A function's inbox and the request budget.
-pub(crate) struct Waiting<'a> {
-    pub(crate) store: &'a Store,
-    pub(crate) queue: Queue,
-    pub(crate) windows: &'a [Window],
-    pub(crate) clock: &'a dyn Clock,
-}
+/// A function whose inbox and budget are looked at.
+pub(crate) struct Waiting<'a, T>(pub(crate) &'a T);
 
-impl Waiting<'_> {
+impl<T: Tasks> Waiting<'_, T> {
     async fn registry(&self) -> Result<Registry, StoreError> {
-        let now = self.clock.now();
-        let counts = self.store.inbox.counts(self.queue, now).await?;
-        let usage = self.store.budget.usage(BUDGET, self.windows, now).await?;
+        let Common { settings, store, clock, about, .. } = self.0.common();
+        let now = clock.now();
+        let counts = store.inbox.counts(about.queue, now).await?;
+        let usage = store.budget.usage(BUDGET, &settings.lookup.windows, now).await?;
         let mut registry = Registry::default();
         let items = Family::<State, Gauge<i64, AtomicI64>>::default();
         for (state, count) in
@@ -66,6 +63,7 @@ impl Waiting<'_> {
         ] {
             registry.register(format!("virustotal_plugin_requests_{name}"), help, family);
         }
+        self.0.measure(&mut registry).await?;
         Ok(registry)
     }
 

@@ -5,11 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
     lambda,
-    secrets::Secret,
     settings::Settings,
-    store::{self, Clock, SystemClock, inbox::Queue},
+    store::{self, SystemClock},
+    tasks::Tasks as _,
     telemetry::{self, Format},
-    webhook::receive::Receiver,
 };
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use query::Query;
@@ -23,23 +22,15 @@ async fn main() -> Result<(), Error> {
     let settings = Settings::from_env()?;
     telemetry::init(&settings.log, Format::Json)?;
     let store = store::open(&settings).await?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let secrets = settings.lookup.webhook_secrets.as_ref();
-    let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &settings);
-    let receiver = Receiver::new(secrets, Queue::Query, store.clone(), Arc::clone(&clock))?;
-    let query = Arc::new(Query::from_settings(settings, store, clock)?);
-    let receiver = Arc::new(receiver);
+    let query = Query::from_settings(settings, store, Arc::new(SystemClock))?;
+    let receiver = query.common().receiver()?;
+    let serve = Arc::new((query, receiver));
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
-        let (query, receiver) = (Arc::clone(&query), Arc::clone(&receiver));
+        let serve = Arc::clone(&serve);
         async move {
+            let (query, receiver) = &*serve;
             let limits = lambda::limits_before(event.context.deadline(), MARGIN);
-            match lambda::webhook(&event.payload)? {
-                Some(request) => {
-                    let response = receiver.handle(request, &*query.decide()).await;
-                    Ok::<_, Error>(lambda::answer(&response))
-                }
-                None => Ok(query.handle(&event.payload, &limits).await?),
-            }
+            Ok::<_, Error>(query.handle(receiver, &event.payload, &limits).await?)
         }
     }))
     .await

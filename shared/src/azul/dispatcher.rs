@@ -215,6 +215,14 @@ impl Dispatcher {
         Ok((head, body))
     }
 
+    pub(super) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    pub(super) fn options(&self) -> &DispatcherOptions {
+        &self.options
+    }
+
     /// `path` under the base, whose own path stays: Azul may be served below a prefix.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
@@ -227,7 +235,7 @@ impl Dispatcher {
 }
 
 /// Reads at most `cap` bytes of a body and leaves the rest.
-async fn read(mut response: Response, cap: usize) -> Result<Bytes, reqwest::Error> {
+pub(super) async fn read(mut response: Response, cap: usize) -> Result<Bytes, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         let room = cap.saturating_sub(body.len());
@@ -239,7 +247,7 @@ async fn read(mut response: Response, cap: usize) -> Result<Bytes, reqwest::Erro
     Ok(body.into())
 }
 
-fn no_answer(error: reqwest::Error, limit: Duration) -> PostError {
+pub(super) fn no_answer(error: reqwest::Error, limit: Duration) -> PostError {
     // The URL may hold a name and a password.
     let error = error.without_url();
     if error.is_connect() {

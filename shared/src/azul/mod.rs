@@ -6,3 +6,4 @@ pub mod dispatcher;
 pub mod event;
 pub mod incoming;
 pub mod poll;
+pub mod streams;

@@ -84,6 +84,15 @@ pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
     Ok(Dispatcher::new(client, settings.events_url.clone(), DispatcherOptions::default()))
 }
 
+/// The dispatcher's store of content that the settings name.
+///
+/// # Errors
+/// No HTTP client.
+pub fn content_store(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
+    let client = crate::http_client::build(settings)?;
+    Ok(Dispatcher::new(client, settings.data_url.clone(), DispatcherOptions::default()))
+}
+
 /// The rule files in a directory or a bucket.
 ///
 /// # Errors

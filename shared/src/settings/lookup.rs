@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use jiff::SignedDuration;
 
-use super::{Reader, SettingError, hours, megabytes, within};
+use super::{Reader, SettingError, hours, list, megabytes, within};
 use crate::{secrets::SecretSource, store::budget::Window};
 
 /// Settings of `query`, and of what it shares with `download`.
@@ -97,8 +97,4 @@ impl LookupSettings {
             workers,
         })
     }
-}
-
-fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
 }

@@ -29,6 +29,7 @@ mod keeper;
 mod keys;
 pub mod local;
 pub mod rejects;
+pub mod totals;
 
 pub use claim::Claim;
 
@@ -441,7 +442,8 @@ pub struct QuotaUsage {
 /// Places in daily quotas: exact under any concurrency, idempotent by id.
 #[async_trait]
 pub trait Quotas: Send + Sync {
-    /// Takes a place for `id` in `category` on the UTC day `day`, where fewer than `limit` are taken.
+    /// Takes a place for `id` in `category` on the UTC day `day`, where fewer than `limit` are taken: with 0
+    /// it only asks.
     async fn reserve(
         &self,
         category: &str,

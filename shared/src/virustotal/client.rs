@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{
     error::{Answer, VirusTotalError},
-    trust,
+    trust::{self, ContentHosts},
 };
 use crate::{
     http_client::{self, HttpSetupError},
@@ -76,6 +76,17 @@ impl std::fmt::Debug for VirusTotal {
     }
 }
 
+/// Which redirects are followed.
+#[derive(Clone, Copy)]
+pub(super) enum Follow<'a> {
+    /// None: the redirect is the answer.
+    Never,
+    /// To public hosts ([`trust::check`]).
+    Public,
+    /// To hosts that are listed.
+    Listed(&'a ContentHosts),
+}
+
 /// A request on its way: what it is called in errors and in the log.
 pub(super) struct Asked {
     what: String,
@@ -121,12 +132,24 @@ impl VirusTotal {
         Ok(Self::new(client, settings))
     }
 
-    /// GET `path` of VirusTotal's origin. Without `follow` a redirect is given as it is.
+    /// GET `path` of VirusTotal's origin.
     pub(super) async fn get(
         &self,
         what: &str,
         path: &str,
-        follow: bool,
+        follow: Follow<'_>,
+    ) -> Result<Reply, VirusTotalError> {
+        let mut url = self.origin.clone();
+        url.set_path(path);
+        self.get_url(what, url, follow).await
+    }
+
+    /// GET a URL that may be used; the key goes to VirusTotal's origin alone.
+    pub(super) async fn get_url(
+        &self,
+        what: &str,
+        mut url: Url,
+        follow: Follow<'_>,
     ) -> Result<Reply, VirusTotalError> {
         let secret = self.key.as_ref().ok_or(VirusTotalError::NoKey)?.get().await?;
         let mut key = HeaderValue::from_str(secret.expose_secret())
@@ -134,8 +157,6 @@ impl VirusTotal {
         key.set_sensitive(true);
         let request_id = http_client::request_id();
         let mut asked = Asked { what: what.to_owned(), request_id, key: secret };
-        let mut url = self.origin.clone();
-        url.set_path(path);
         // Once an answer came from elsewhere, no way leads back to the key.
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
@@ -161,8 +182,8 @@ impl VirusTotal {
                 request_id = asked.request_id,
                 "VirusTotal answered"
             );
-            if is_redirect(status) && follow {
-                url = self.target(&asked, &url, &response)?;
+            if is_redirect(status) && !matches!(follow, Follow::Never) {
+                url = self.target(&asked, &url, &response, follow)?;
                 continue;
             }
             let reply = Reply { response, asked, own };
@@ -193,6 +214,7 @@ impl VirusTotal {
         asked: &Asked,
         from: &Url,
         response: &Response,
+        follow: Follow<'_>,
     ) -> Result<Url, VirusTotalError> {
         let refuse = |message: &str, source| {
             let status = Some(response.status().as_u16());
@@ -205,7 +227,11 @@ impl VirusTotal {
             .and_then(|location| location.to_str().ok())
             .and_then(|location| from.join(location).ok())
             .ok_or_else(|| refuse("it redirects without a URL to go to", None))?;
-        trust::check(&target, &self.origin).map_err(|source| {
+        let trusted = match follow {
+            Follow::Never | Follow::Public => trust::check(&target, &self.origin),
+            Follow::Listed(hosts) => hosts.check(&target, &self.origin),
+        };
+        trusted.map_err(|source| {
             let host = target.host_str().unwrap_or("nowhere");
             refuse(&format!("it redirects to {host}, which is not followed"), Some(source))
         })?;
@@ -231,6 +257,11 @@ impl VirusTotal {
                 Err(reply.asked.broken("Timeout", message, None))
             }
         }
+    }
+
+    /// The configured VIRUSTOTAL.
+    pub(super) fn origin(&self) -> &Url {
+        &self.origin
     }
 
     pub(super) fn max_body_bytes(&self) -> u64 {

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
 use super::{
-    client::{Reply, VirusTotal, date},
+    client::{Follow, Reply, VirusTotal, date},
     error::VirusTotalError,
 };
 use crate::minute::Minute;
@@ -42,7 +42,8 @@ impl VirusTotal {
         minute: Minute,
         into: &Path,
     ) -> Result<Fetched, VirusTotalError> {
-        let reply = self.get(&format!("feed minute {minute}"), &path(minute), true).await?;
+        let reply =
+            self.get(&format!("feed minute {minute}"), &path(minute), Follow::Public).await?;
         let result = self.receive(reply, into).await;
         if result.is_err() {
             // What is left of it is of no use; that it cannot be removed changes nothing.
@@ -58,7 +59,8 @@ impl VirusTotal {
     /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`] and [`VirusTotalError::NotAvailableYet`] too
     /// say that the key may.
     pub async fn probe_minute(&self, minute: Minute) -> Result<Probe, VirusTotalError> {
-        let reply = self.get(&format!("feed minute {minute}"), &path(minute), false).await?;
+        let reply =
+            self.get(&format!("feed minute {minute}"), &path(minute), Follow::Never).await?;
         Ok(Probe { date: date(reply.response.headers()), request_id: reply.asked.id().to_owned() })
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reqwest::StatusCode;
 
 use super::{
-    client::{Reply, VirusTotal},
+    client::{Follow, Reply, VirusTotal},
     error::VirusTotalError,
 };
 
@@ -20,8 +20,9 @@ impl VirusTotal {
     /// # Errors
     /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`]: VirusTotal does not know it.
     pub async fn file_report(&self, sha256: &str) -> Result<Bytes, VirusTotalError> {
-        let reply =
-            self.get(&format!("file {sha256}"), &format!("/api/v3/files/{sha256}"), true).await?;
+        let reply = self
+            .get(&format!("file {sha256}"), &format!("/api/v3/files/{sha256}"), Follow::Public)
+            .await?;
         self.whole(reply, MAX_REPORT_BYTES).await
     }
 

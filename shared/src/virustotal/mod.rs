@@ -1,6 +1,7 @@
 //! VirusTotal's API, version 3, as this project uses it.
 
 pub mod client;
+pub mod content;
 pub mod error;
 pub mod feed;
 pub mod files;
@@ -8,6 +9,8 @@ pub mod trust;
 pub mod user;
 
 pub use client::{Options, VirusTotal};
+pub use content::{BehaviourReport, Content};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
+pub use trust::ContentHosts;
 pub use user::{Allowance, CurrentUser, Privilege};

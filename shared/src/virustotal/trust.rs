@@ -34,6 +34,84 @@ pub enum Untrusted {
     /// It has a user name or a password.
     #[error("the target has a user name or a password in it")]
     Credentials,
+    /// Its host is not one of [`ContentHosts`].
+    #[error("the target's host is not among CONTENT_HOSTS")]
+    NotListed,
+}
+
+/// Where content of samples may come from (`CONTENT_HOSTS`), beside VirusTotal's own origin: hosts by https,
+/// and origins as they are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContentHosts {
+    /// Names, or `.name` for all below a name.
+    hosts: Vec<String>,
+    origins: Vec<Url>,
+}
+
+impl ContentHosts {
+    /// VirusTotal's own hosts, and those of the storage that its documents' signed links lead to (its
+    /// reference, "Get a file's download URL").
+    pub const DEFAULT: &str =
+        "virustotal.com,*.virustotal.com,storage.googleapis.com,*.storage.googleapis.com";
+
+    /// Reads a list that commas separate: names, `*.name`, or http and https URLs without a path. `None`
+    /// where one of them is none of these.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut hosts = Self::default();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            if entry.contains("://") {
+                let url = Url::parse(entry).ok().filter(|url| {
+                    matches!(url.scheme(), "http" | "https")
+                        && url.path() == "/"
+                        && url.query().is_none()
+                        && url.username().is_empty()
+                });
+                hosts.origins.push(url?);
+                continue;
+            }
+            let (below, name) = match entry.strip_prefix("*.") {
+                Some(name) => (".", name),
+                None => ("", entry),
+            };
+            let Ok(Host::Domain(name)) = Host::parse(name) else { return None };
+            if !is_public_name(&name) || name.contains('*') {
+                return None;
+            }
+            hosts.hosts.push(format!("{below}{name}"));
+        }
+        Some(hosts)
+    }
+
+    /// Checks a URL that content is to come from; `origin` is the configured VIRUSTOTAL.
+    ///
+    /// # Errors
+    /// The rule that `target` breaks.
+    pub fn check(&self, target: &Url, origin: &Url) -> Result<(), Untrusted> {
+        if !target.username().is_empty() || target.password().is_some() {
+            return Err(Untrusted::Credentials);
+        }
+        let is_listed = |listed: &Url| is_same_origin(target, listed);
+        if is_same_origin(target, origin) || self.origins.iter().any(is_listed) {
+            return Ok(());
+        }
+        if target.scheme() != "https" {
+            return Err(Untrusted::NotHttps);
+        }
+        match target.host() {
+            Some(Host::Domain(name)) if !is_public_name(name) => Err(Untrusted::LocalName),
+            Some(Host::Domain(name)) if self.has(name) => Ok(()),
+            Some(Host::Domain(_)) => Err(Untrusted::NotListed),
+            Some(Host::Ipv4(_) | Host::Ipv6(_)) | None => Err(Untrusted::Address),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let name = name.trim_end_matches('.');
+        self.hosts.iter().any(|host| match host.strip_prefix('.') {
+            Some(parent) => name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.')),
+            None => host == name,
+        })
+    }
 }
 
 /// Checks a URL that a server whose own origin is `origin` (the configured VIRUSTOTAL) sent us to.
@@ -118,7 +196,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 /// Resolves names to public addresses only, so that a public name cannot lead into our own network. The
-/// hosts that the settings name (VIRUSTOTAL and the proxies) are resolved as they are.
+/// hosts that the settings name (VIRUSTOTAL, the proxies, origins in CONTENT_HOSTS) are resolved as they are.
 #[derive(Debug)]
 pub struct PublicNames {
     configured: Arc<BTreeSet<String>>,
@@ -132,8 +210,10 @@ impl PublicNames {
             settings.https_proxy.as_ref(),
             settings.http_proxy.as_ref(),
         ];
+        let content = &settings.download.content_hosts.origins;
+        let urls = urls.into_iter().flatten().chain(content);
         let mut configured: BTreeSet<String> =
-            urls.into_iter().flatten().filter_map(Url::host_str).map(str::to_owned).collect();
+            urls.filter_map(Url::host_str).map(str::to_owned).collect();
         if is_loopback(&settings.virustotal) {
             configured.insert("localhost".into());
         }
@@ -241,5 +321,50 @@ mod tests {
         for address in ["34.54.88.138", "2600:1901::1", "64:ff9b::2236:588a"] {
             assert!(is_public_address(address.parse().unwrap()), "{address}");
         }
+    }
+
+    #[test]
+    fn content_comes_from_listed_hosts_by_https_and_from_listed_origins() {
+        let origin: Url = "https://www.virustotal.com".parse().unwrap();
+        let hosts = ContentHosts::parse(&format!(
+            "{}, http://127.0.0.1:8080 ,files.example.com",
+            ContentHosts::DEFAULT
+        ));
+        let hosts = hosts.unwrap();
+        for (target, expected) in [
+            ("https://www.virustotal.com/x", Ok(())),
+            ("https://virustotal.com/x", Ok(())),
+            ("https://storage.googleapis.com/bucket/x?Signature=y", Ok(())),
+            ("https://bucket.storage.googleapis.com./x", Ok(())),
+            ("https://files.example.com:8443/x", Ok(())),
+            ("http://127.0.0.1:8080/x", Ok(())),
+            ("http://127.0.0.1:8081/x", Err(Untrusted::NotHttps)),
+            ("https://127.0.0.1:8080/x", Err(Untrusted::Address)),
+            ("http://www.virustotal.com/x", Err(Untrusted::NotHttps)),
+            ("https://a.files.example.com/x", Err(Untrusted::NotListed)),
+            ("https://evilvirustotal.com/x", Err(Untrusted::NotListed)),
+            ("https://virustotal.com.evil.example/x", Err(Untrusted::NotListed)),
+            ("https://localhost/x", Err(Untrusted::LocalName)),
+            ("https://[fd00::1]/x", Err(Untrusted::Address)),
+            ("https://user@www.virustotal.com/x", Err(Untrusted::Credentials)),
+        ] {
+            assert_eq!(hosts.check(&target.parse().unwrap(), &origin), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_names_no_public_host_is_refused() {
+        for text in [
+            "*",
+            "*.*.com",
+            "localhost",
+            "10.0.0.1",
+            "ftp://a.example",
+            "http://a.example/b",
+            "a b.com",
+        ] {
+            assert_eq!(ContentHosts::parse(text), None, "{text}");
+        }
+        assert_eq!(ContentHosts::parse(""), Some(ContentHosts::default()));
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{client::VirusTotal, error::VirusTotalError};
+use super::{
+    client::{Follow, VirusTotal},
+    error::VirusTotalError,
+};
 
 /// Bytes read of a user object.
 const MAX_USER_BYTES: usize = 1024 * 1024;
@@ -108,7 +111,7 @@ impl VirusTotal {
         path: &str,
         expected: &str,
     ) -> Result<T, VirusTotalError> {
-        let mut reply = self.get(subject, path, true).await?;
+        let mut reply = self.get(subject, path, Follow::Public).await?;
         let body = self.small_body(&mut reply.response, MAX_USER_BYTES).await;
         // The parser's error is left out: it may quote the body, and the key is in it.
         body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or_else(|| {

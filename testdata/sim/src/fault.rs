@@ -1,12 +1,19 @@
 //! Faults on demand: what a stand-in does instead of, or to, its normal answer.
 
-use std::{collections::VecDeque, future::pending, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::{pending, ready},
+    sync::Mutex,
+    time::Duration,
+};
 
-use axum::{body::Body, response::Response};
+use axum::{
+    body::{Body, HttpBody},
+    response::Response,
+};
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::BodyExt;
 use serde::Deserialize;
 
 use crate::server::{Conn, lock};
@@ -121,62 +128,102 @@ pub(crate) async fn around(
             tokio::time::sleep(Duration::from_millis(ms)).await;
             answer.await
         }
-        Some(fault) => spoil_body(&fault, conn, answer.await).await,
+        Some(fault) => spoil_body(&fault, conn, answer.await),
     }
 }
 
-async fn spoil_body(fault: &Fault, conn: &Conn, response: Response) -> Response {
+/// Spoils a body as it passes, so that one of any size stays out of memory.
+fn spoil_body(fault: &Fault, conn: &Conn, response: Response) -> Response {
     let (mut head, body) = response.into_parts();
-    // The body is one that a stand-in made: it has no way to fail.
-    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let half = whole.slice(..whole.len() / 2);
-    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    // The body is one that a stand-in made: it knows its length and has no way to fail.
+    let total = body.size_hint().exact().unwrap_or_default();
+    let pieces = body.into_data_stream().map(Result::unwrap_or_default);
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
     let body = match fault {
-        Fault::FlipByte => {
-            let mut bytes = whole.to_vec();
-            let middle = bytes.len() / 2;
-            if let Some(byte) = bytes.get_mut(middle) {
-                *byte ^= 0x10;
-            }
-            Body::from(bytes)
-        }
+        Fault::FlipByte => streamed(flipped(total / 2, pieces)),
         Fault::EmptyBody => {
             head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
             Body::empty()
         }
-        Fault::TruncateBody => pieces(vec![half]),
-        Fault::HangInBody => {
-            Body::from_stream(first(half).chain(stream::once(pending::<Result<Bytes, _>>())))
-        }
+        Fault::TruncateBody => streamed(until(total / 2, pieces).chain(stream::once(async {
+            arriving().await;
+            Bytes::new()
+        }))),
+        Fault::HangInBody => streamed(until(total / 2, pieces).chain(stream::once(pending()))),
         Fault::ResetInBody => {
             let conn = conn.clone();
-            Body::from_stream(first(half).chain(stream::once(async move {
-                // Lets what was sent so far reach the client; it sees a broken body either way.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            streamed(until(total / 2, pieces).chain(stream::once(async move {
+                arriving().await;
                 conn.kill();
                 pending().await
             })))
         }
         Fault::Trickle { ms } => {
             let pause = Duration::from_millis(*ms);
-            let size = whole.len().div_ceil(10).max(1);
-            let parts: Vec<Bytes> = whole.chunks(size).map(Bytes::copy_from_slice).collect();
-            Body::from_stream(stream::iter(parts).then(move |part| async move {
-                tokio::time::sleep(pause).await;
-                Ok::<_, std::convert::Infallible>(part)
+            streamed(tenths(total, pieces).then(move |(starts, piece)| async move {
+                if starts {
+                    tokio::time::sleep(pause).await;
+                }
+                piece
             }))
         }
-        _ => Body::from(whole),
+        _ => streamed(pieces),
     };
     Response::from_parts(head, body)
 }
 
-fn first(
-    bytes: Bytes,
-) -> impl futures_util::Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
-    stream::iter([Ok(bytes)])
+/// Lets what was sent so far reach the client, so that it sees a broken body and not a broken head.
+async fn arriving() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-fn pieces(parts: Vec<Bytes>) -> Body {
-    Body::from_stream(stream::iter(parts.into_iter().map(Ok::<_, std::convert::Infallible>)))
+fn streamed(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>))
+}
+
+/// The pieces before that offset.
+fn until(offset: u64, pieces: impl Stream<Item = Bytes>) -> impl Stream<Item = Bytes> {
+    pieces.scan(offset, |left, mut piece| {
+        piece.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= length(&piece);
+        ready((!piece.is_empty()).then_some(piece))
+    })
+}
+
+/// The pieces with the byte at that offset changed.
+fn flipped(offset: u64, pieces: impl Stream<Item = Bytes>) -> impl Stream<Item = Bytes> {
+    // `None` once it has passed.
+    let mut before = Some(offset);
+    pieces.map(move |piece| {
+        let Some(at) = before else { return piece };
+        before = at.checked_sub(length(&piece));
+        if before.is_some() {
+            return piece;
+        }
+        let mut bytes = piece.to_vec();
+        if let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at)) {
+            *byte ^= 0x10;
+        }
+        Bytes::from(bytes)
+    })
+}
+
+/// The pieces cut where a tenth of the whole begins; each says whether one begins with it.
+fn tenths(total: u64, pieces: impl Stream<Item = Bytes>) -> impl Stream<Item = (bool, Bytes)> {
+    let tenth = total.div_ceil(10).max(1);
+    let mut at = 0;
+    pieces.flat_map(move |mut piece| {
+        let mut parts = Vec::new();
+        while !piece.is_empty() {
+            let room = tenth - at % tenth;
+            let part = piece.split_to(piece.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            at += length(&part);
+            parts.push((room == tenth, part));
+        }
+        stream::iter(parts)
+    })
+}
+
+fn length(piece: &Bytes) -> u64 {
+    u64::try_from(piece.len()).unwrap_or(u64::MAX)
 }

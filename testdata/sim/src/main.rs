@@ -84,6 +84,9 @@ struct Serve {
     /// VirusTotal knows the files 1 to N of those that somebody else put into Azul (`sim::lookup`)
     #[arg(long, default_value_t = 0, value_name = "N")]
     reports: usize,
+    /// VirusTotal has the samples 1 to N (`sim::lookup::sample`)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    samples: usize,
     /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -171,6 +174,9 @@ async fn serve(args: Serve) -> Result<()> {
     }
     for n in 1..=args.reports {
         virustotal.report(&lookup::sha256(n), lookup::report(n));
+    }
+    for n in 1..=args.samples {
+        virustotal.sample(lookup::sample(n));
     }
     let (seed, records, style) =
         (args.synthetic.seed, args.synthetic.records, args.synthetic.style());

@@ -8,9 +8,9 @@ use azul_vt::{
         SystemClock,
         inbox::{InboxCounts, Queue},
     },
+    tasks::{Tasks as _, TasksError},
 };
 use jiff::SignedDuration;
-use query::QueryError;
 use serde_json::json;
 use sim::{Behaviour, Fault};
 
@@ -53,7 +53,7 @@ async fn the_same_hash_from_ten_sources_costs_one_request() {
         event
     });
     put(&query, same.chain([event(2), event(2)])).await;
-    let clock = &*query.clock;
+    let clock = &*query.common().clock;
     while world.waiting(clock).await.waiting > 0 {
         query.drain(false, &no_limits()).await.unwrap();
         tokio::task::yield_now().await;
@@ -146,7 +146,7 @@ async fn a_refused_key_stops_everything_and_loses_nothing() {
         world.virustotal.behave_for_files(&behaviour, 4);
         let error = query.drain(false, &no_limits()).await.unwrap_err();
         assert!(
-            matches!(&error, QueryError::Stopped(why) if why.contains("VirusTotal")),
+            matches!(&error, TasksError::Stopped(why) if why.contains("VirusTotal")),
             "{error}"
         );
         assert_eq!(world.waiting(&SystemClock).await.waiting, 5);
@@ -181,7 +181,7 @@ async fn what_was_polled_is_answered_after_a_crash() {
     let query = world.query();
     // The group begins where it is first polled.
     assert!(query.poll(Duration::from_secs(1)).await.unwrap().is_some());
-    let client = azul_vt::pipeline::assemble::dispatcher(&query.settings).unwrap();
+    let client = azul_vt::pipeline::assemble::dispatcher(&query.common().settings).unwrap();
     let events = json!([event(1), event(2)]).to_string().into();
     let format = azul_vt::azul::dispatcher::BodyFormat::Json;
     client.post(azul_vt::azul::dispatcher::Model::Binary, events, format).await.unwrap();
@@ -189,11 +189,17 @@ async fn what_was_polled_is_answered_after_a_crash() {
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
     // Here the process dies, in the middle of one.
     let hold = SignedDuration::from_mins(5);
-    let taken = query.store.inbox.take(Queue::Query, 1, hold, query.clock.now()).await.unwrap();
+    let taken = query
+        .common()
+        .store
+        .inbox
+        .take(Queue::Query, 1, hold, query.common().clock.now())
+        .await
+        .unwrap();
     assert_eq!(taken.len(), 1);
     drop(query);
     let query = world.query();
-    query.store.inbox.reclaim(Queue::Query, query.clock.now()).await.unwrap();
+    query.common().store.inbox.reclaim(Queue::Query, query.common().clock.now()).await.unwrap();
     query.drain(false, &no_limits()).await.unwrap();
     let statuses: Vec<_> = world.statuses().into_iter().map(|(_, status, _)| status).collect();
     assert_eq!(statuses, ["completed", "opt-out"]);
@@ -223,7 +229,8 @@ async fn an_event_of_the_queue_is_answered_with_the_messages_that_failed() {
     let query = world.query();
     // The first message asks for a look-up; the second one's body is nowhere that can be read.
     let event = example("inbox-queue");
-    let answer = query.handle(&event, &no_limits()).await.unwrap();
+    let answer =
+        query.handle(&query.common().receiver().unwrap(), &event, &no_limits()).await.unwrap();
     let failed = &event["Records"][1]["messageId"];
     assert_eq!(answer, json!({"batchItemFailures": [{"itemIdentifier": failed}]}));
     assert_eq!(world.statuses(), [(sha256(5), "completed".to_owned(), 1)]);
@@ -235,16 +242,16 @@ async fn an_event_of_the_queue_comes_back_where_the_key_is_refused() {
     let world = World::new().await;
     world.knows(5);
     let clock = Moved::new();
-    let mut query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
     // One after the other: what comes after the refusal is not asked for.
-    query.settings.lookup.workers = 1;
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[("WORKERS", "1")]);
     let mut event = example("inbox-queue");
     event["Records"][1] = event["Records"][0].clone();
     let another = event["Records"][1]["body"].as_str().unwrap().replace("lookup-5", "lookup-6");
     event["Records"][1]["body"] = json!(another);
     world.virustotal.behave_for_files(&Behaviour::Unauthorized, 4);
-    let error = query.handle(&event, &no_limits()).await.unwrap_err();
-    assert!(matches!(error, QueryError::Stopped(_)), "{error}");
+    let error =
+        query.handle(&query.common().receiver().unwrap(), &event, &no_limits()).await.unwrap_err();
+    assert!(matches!(error, TasksError::Stopped(_)), "{error}");
     assert_eq!(world.virustotal.reports_asked().len(), 1);
     assert_eq!(world.waiting(&*clock).await.waiting, 2);
     assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 0, "not at once");
@@ -272,5 +279,5 @@ async fn azuls_own_dispatcher_is_polled_and_its_events_are_kept() {
     // An outage of it is said as one.
     dispatcher.answers(500, "{}").await.unwrap();
     let error = query.poll(Duration::from_secs(1)).await.unwrap_err();
-    assert!(matches!(&error, QueryError::Poll(e) if e.is_transient()), "{error:?}");
+    assert!(matches!(&error, TasksError::Poll(e) if e.is_transient()), "{error:?}");
 }

@@ -8,7 +8,8 @@ use std::{
 
 use azul_vt::{
     pipeline::Limits,
-    store::{SystemClock, budget::Window, inbox::Queue},
+    store::{budget::Window, inbox::Queue},
+    tasks::Tasks as _,
 };
 use jiff::SignedDuration;
 
@@ -34,9 +35,7 @@ async fn four_workers_that_are_killed_and_restarted_keep_to_four_requests_a_wind
     let window =
         Window { name: "second", length: SignedDuration::try_from(WINDOW).unwrap(), limit: LIMIT };
     let query = |world: &World| {
-        let mut query = world.query_at(Arc::new(SystemClock), &[]);
-        query.settings.lookup.windows = vec![window];
-        Arc::new(query)
+        Arc::new(world.query_with(|settings| settings.lookup.windows = vec![window]))
     };
     put(&query(&world), (0..hashes).map(event)).await;
     let mut life = 0;
@@ -44,7 +43,7 @@ async fn four_workers_that_are_killed_and_restarted_keep_to_four_requests_a_wind
         // A life of the process; the first ones end in the middle of their work.
         life += 1;
         let query = query(&world);
-        query.store.inbox.reclaim(Queue::Query, query.clock.now()).await.unwrap();
+        query.common().store.inbox.reclaim(Queue::Query, query.common().clock.now()).await.unwrap();
         let limits = Limits::default();
         let working = {
             let (query, limits) = (Arc::clone(&query), limits.clone());

@@ -7,8 +7,8 @@ use azul_vt::{
         avro,
         event::{BinaryEvent, ModelVersion},
     },
-    secrets::Secret,
-    store::{Clock, inbox::Queue},
+    store::Clock as _,
+    tasks::Tasks as _,
     webhook::{LetIn, receive::Receiver},
 };
 use base64::Engine as _;
@@ -38,10 +38,7 @@ impl Door {
         let world = World::new().await;
         let clock = Moved::new();
         let query = world.query_at(Arc::<Moved>::clone(&clock), &[("WEBHOOK_SECRETS", secrets)]);
-        let secrets = query.settings.lookup.webhook_secrets.as_ref();
-        let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &query.settings);
-        let now: Arc<dyn Clock> = Arc::<Moved>::clone(&clock);
-        let receiver = Receiver::new(secrets, Queue::Query, query.store.clone(), now).unwrap();
+        let receiver = query.common().receiver().unwrap();
         Self { world, query, receiver, clock }
     }
 
@@ -165,7 +162,7 @@ async fn a_crash_between_queueing_and_answering_costs_nothing() {
     let door = Door::new(SECRET).await;
     assert_eq!(door.send(door.signed(&json!([event(1)]))).await.0, StatusCode::ACCEPTED);
     // As if the process had died before the id was remembered; the sender sends again.
-    door.query.store.memory.forget("webhook", "query/msg-1").await.unwrap();
+    door.query.common().store.memory.forget("webhook", "query/msg-1").await.unwrap();
     assert_eq!(door.send(door.signed(&json!([event(1)]))).await.0, StatusCode::ACCEPTED);
     assert_eq!(door.waiting().await, 1);
 }

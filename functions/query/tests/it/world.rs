@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use azul_vt::tasks::Tasks as _;
 use azul_vt::{
     pipeline::Limits,
     settings::Settings,
@@ -75,6 +76,13 @@ impl World {
         Query::from_settings(self.settings(more), self.store(), clock).unwrap()
     }
 
+    /// With settings that no variable can give.
+    pub(crate) fn query_with(&self, change: impl FnOnce(&mut Settings)) -> Query {
+        let mut settings = self.settings(&[]);
+        change(&mut settings);
+        Query::from_settings(settings, self.store(), Arc::new(SystemClock)).unwrap()
+    }
+
     pub(crate) fn query(&self) -> Query {
         self.query_at(Arc::new(SystemClock), &[])
     }
@@ -113,7 +121,7 @@ pub(crate) async fn put(query: &Query, events: impl IntoIterator<Item = Value>) 
     use azul_vt::{azul::incoming, webhook::receive};
     let events = events.into_iter().map(incoming::from_value).collect();
     let decide = query.decide();
-    let (store, now) = (&query.store, query.clock.now());
+    let (store, now) = (&query.common().store, query.common().clock.now());
     receive::accept(store, Queue::Query, "test", events, &*decide, now).await.unwrap();
 }
 

@@ -60,6 +60,7 @@ struct Inner {
     faults: Faults,
     poll_faults: Faults,
     stream_faults: Faults,
+    upload_faults: Faults,
     /// Counts changes of the state, for those who wait for one.
     changed: watch::Sender<u64>,
 }
@@ -139,6 +140,7 @@ impl Dispatcher {
             faults: Faults::default(),
             poll_faults: Faults::default(),
             stream_faults: Faults::default(),
+            upload_faults: Faults::default(),
             changed: watch::Sender::new(0),
         });
         let router = Router::new()
@@ -213,11 +215,6 @@ impl Dispatcher {
         self.inner.poll_faults.push(fault, times);
     }
 
-    /// The next `times` requests for streams, up or down, go wrong like that.
-    pub fn fail_streams(&self, fault: &Fault, times: usize) {
-        self.inner.stream_faults.push(fault, times);
-    }
-
     /// Faults that nothing has met yet.
     pub fn faults_left(&self) -> usize {
         self.inner.all_faults().iter().map(|faults| faults.left()).sum()
@@ -231,11 +228,6 @@ impl Dispatcher {
     /// While paused, as Azul is while it reprocesses, active polls answer at once with nothing.
     pub fn set_paused(&self, paused: bool) {
         lock(&self.inner.state).paused = paused;
-    }
-
-    /// Puts a stream there, as if it had been uploaded; gives its sha256.
-    pub fn put_stream(&self, source: &str, label: &str, content: impl Into<Bytes>) -> String {
-        lock(&self.inner.state).streams.put(source, label, content.into())
     }
 
     /// Resets all connections and refuses new ones until [`Self::up`].
@@ -286,16 +278,6 @@ impl Dispatcher {
         lock(&self.inner.state).posts.clone()
     }
 
-    /// The content of a stream.
-    pub fn stream(&self, source: &str, label: &str, sha256: &str) -> Option<Bytes> {
-        lock(&self.inner.state).streams.get(source, label, sha256)
-    }
-
-    /// Source, label and sha256 of every stream.
-    pub fn streams(&self) -> Vec<(String, String, String)> {
-        lock(&self.inner.state).streams.names()
-    }
-
     /// Waits until what arrived, and the posts so far, answer the question with yes.
     pub async fn wait_until(&self, mut question: impl FnMut(&Arrived, &[Posted]) -> bool) {
         let mut changes = self.inner.changed.subscribe();
@@ -313,8 +295,8 @@ impl Dispatcher {
 }
 
 impl Inner {
-    fn all_faults(&self) -> [&Faults; 3] {
-        [&self.faults, &self.poll_faults, &self.stream_faults]
+    fn all_faults(&self) -> [&Faults; 4] {
+        [&self.faults, &self.poll_faults, &self.stream_faults, &self.upload_faults]
     }
 
     fn clear_faults(&self) {
@@ -379,7 +361,7 @@ async fn keys(Shared(inner): Shared<Arc<Inner>>) -> Response {
     post::json_response(StatusCode::OK, &json!(sha256s))
 }
 
-/// `{"kind":"reset","times":3,"on":"post"}` (or `poll`, `stream`), or `{"clear":true}`.
+/// `{"kind":"reset","times":3,"on":"post"}` (or `poll`, `stream`, `upload`), or `{"clear":true}`.
 async fn set_fault(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
     let Ok(value) = serde_json::from_slice::<Value>(&body) else {
         return post::error(StatusCode::BAD_REQUEST, "not JSON", "");
@@ -394,6 +376,7 @@ async fn set_fault(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
         None | Some("post") => &inner.faults,
         Some("poll") => &inner.poll_faults,
         Some("stream") => &inner.stream_faults,
+        Some("upload") => &inner.upload_faults,
         Some(other) => return post::error(StatusCode::BAD_REQUEST, "not a place", other),
     };
     match serde_json::from_value::<Fault>(value) {

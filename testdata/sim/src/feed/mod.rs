@@ -10,7 +10,7 @@ mod documents;
 mod json;
 mod packages;
 mod programs;
-mod rng;
+pub(crate) mod rng;
 
 use std::io::Write;
 

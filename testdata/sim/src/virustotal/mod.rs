@@ -1,10 +1,14 @@
-//! VirusTotal, as far as the feed needs it: minutely bundles behind a redirect to a second origin,
-//! all the error answers, and what a user object says of its key.
+//! VirusTotal, as far as this project needs it: minutely bundles and files behind a redirect to a
+//! second origin, reports, PCAPs, all the error answers, and what a user object says of its key.
 
+mod content;
+mod made;
 mod routes;
+mod sandbox;
+mod script;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -13,10 +17,9 @@ use anyhow::Result;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::{
-    fault::Fault,
-    server::{Server, lock},
-};
+pub use self::script::Behaviour;
+use self::{content::Files, sandbox::Sandboxes, script::Script};
+use crate::server::{Server, lock};
 
 /// The key that is accepted until [`VirusTotal::set_key`].
 pub const TEST_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -45,7 +48,9 @@ struct State {
     /// Reports by SHA-256.
     reports: BTreeMap<String, Bytes>,
     /// What happens to the next requests for any file.
-    any_file: VecDeque<(Behaviour, usize)>,
+    any_file: Script,
+    files: Files,
+    sandboxes: Sandboxes,
     unknown: Unknown,
     privileges: BTreeMap<String, bool>,
     requests: Vec<Request>,
@@ -55,36 +60,15 @@ struct State {
 #[derive(Debug, Default)]
 struct Minute {
     bundle: Option<Bytes>,
-    /// What happens to the next requests for it, in order, and how many times.
-    script: VecDeque<(Behaviour, usize)>,
-}
-
-impl Minute {
-    /// What happens now, if it concerns the origin that asks: the bundle itself, or all else.
-    fn take(&mut self, of_bundle: bool) -> Option<Behaviour> {
-        if self.script.front()?.0.is_of_bundle() != of_bundle {
-            return None;
-        }
-        next(&mut self.script)
-    }
-}
-
-/// The next step of a script.
-fn next(script: &mut VecDeque<(Behaviour, usize)>) -> Option<Behaviour> {
-    let (behaviour, times) = script.front_mut()?;
-    let behaviour = behaviour.clone();
-    *times = times.saturating_sub(1);
-    if *times == 0 {
-        script.pop_front();
-    }
-    Some(behaviour)
+    /// What happens to the next requests for it.
+    script: Script,
 }
 
 impl State {
     /// What happens to a request for a file: its own script first, then that of all files.
     fn take_for_files(&mut self, id: &str) -> Option<Behaviour> {
-        let own = self.minutes.get_mut(id).and_then(|file| next(&mut file.script));
-        own.or_else(|| next(&mut self.any_file))
+        let own = self.minutes.get_mut(id).and_then(|file| file.script.take());
+        own.or_else(|| self.any_file.take())
     }
 }
 
@@ -109,45 +93,6 @@ impl std::fmt::Debug for Unknown {
     }
 }
 
-/// What happens to a request for a minute, before the minute is normal again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Behaviour {
-    /// 404 `NotFoundError`: the batch was never produced.
-    Missing,
-    /// 400 `NotAvailableYet`.
-    NotAvailableYet,
-    /// 401 `WrongCredentialsError`.
-    Unauthorized,
-    /// 403 `ForbiddenError`: no feed licence.
-    Forbidden,
-    /// 429 `QuotaExceededError`, with Retry-After in seconds or without.
-    TooManyRequests(Option<u64>),
-    /// 500 with a body that is not JSON.
-    ServerError,
-    /// 503 `TransientError`, with Retry-After in seconds or without.
-    Transient(Option<u64>),
-    /// 504 `DeadlineExceededError`.
-    DeadlineExceeded,
-    /// A redirect without a Location.
-    RedirectNowhere,
-    /// A redirect to the same place, again and again.
-    RedirectLoop,
-    /// Any fault, on the answer of VirusTotal's own origin.
-    Api(Fault),
-    /// Any fault, on the answer of the second origin, which sends the bundle: for example
-    /// [`Fault::TruncateBody`], [`Fault::FlipByte`], [`Fault::EmptyBody`], [`Fault::ResetInBody`],
-    /// [`Fault::HangInBody`], [`Fault::Delay`].
-    Content(Fault),
-    /// Another bundle than the minute's own, this time.
-    Bundle(Bytes),
-}
-
-impl Behaviour {
-    fn is_of_bundle(&self) -> bool {
-        matches!(self, Self::Content(_) | Self::Bundle(_))
-    }
-}
-
 /// What a request asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -157,6 +102,16 @@ pub enum Asked {
     Bundle,
     /// The report on a file.
     Report,
+    /// A file by the feed's direct link, at VirusTotal's own origin.
+    Link,
+    /// A file by its hash, at VirusTotal's own origin.
+    Download,
+    /// The content of a file, at the second origin.
+    Content,
+    /// The list of a file's sandbox reports.
+    Behaviours,
+    /// The PCAP of a sandbox report.
+    Pcap,
     /// A user object.
     User,
     /// Quotas of a user.
@@ -168,7 +123,7 @@ pub enum Asked {
 pub struct Request {
     /// What it asked for.
     pub asked: Asked,
-    /// The minute (`YYYYMMDDhhmm`), the file's or the user's id.
+    /// The minute (`YYYYMMDDhhmm`), the file's, the sandbox report's or the user's id.
     pub subject: String,
     /// `User-Agent`.
     pub user_agent: String,
@@ -200,7 +155,9 @@ impl VirusTotal {
                 content_url: String::new(),
                 minutes: BTreeMap::new(),
                 reports: BTreeMap::new(),
-                any_file: VecDeque::new(),
+                any_file: Script::default(),
+                files: Files::default(),
+                sandboxes: Sandboxes::default(),
                 unknown: Unknown::Missing,
                 privileges,
                 requests: Vec::new(),
@@ -255,9 +212,7 @@ impl VirusTotal {
 
     /// The next `times` requests for any file go like this.
     pub fn behave_for_files(&self, behaviour: &Behaviour, times: usize) {
-        if times > 0 {
-            lock(&self.inner.state).any_file.push_back((behaviour.clone(), times));
-        }
+        lock(&self.inner.state).any_file.push(behaviour, times);
     }
 
     /// Requests for files are normal again.
@@ -267,19 +222,14 @@ impl VirusTotal {
 
     /// Files whose reports were asked for so far, in order, repeats too.
     pub fn reports_asked(&self) -> Vec<String> {
-        let state = lock(&self.inner.state);
-        let reports = state.requests.iter().filter(|r| r.asked == Asked::Report);
-        reports.map(|r| r.subject.clone()).collect()
+        self.subjects(Asked::Report)
     }
 
     /// The next `times` requests for that minute or file go like this; then it is normal again. Several
     /// calls for one queue up. With `usize::MAX` it stays so.
     pub fn behave(&self, minute: &str, behaviour: &Behaviour, times: usize) {
         let mut state = lock(&self.inner.state);
-        let minute = state.minutes.entry(minute.to_owned()).or_default();
-        if times > 0 {
-            minute.script.push_back((behaviour.clone(), times));
-        }
+        state.minutes.entry(minute.to_owned()).or_default().script.push(behaviour, times);
     }
 
     /// That minute is normal again.
@@ -320,9 +270,13 @@ impl VirusTotal {
 
     /// The feed minutes asked for so far, in order, repeats too.
     pub fn minutes_asked(&self) -> Vec<String> {
+        self.subjects(Asked::Feed)
+    }
+
+    fn subjects(&self, asked: Asked) -> Vec<String> {
         let state = lock(&self.inner.state);
-        let feeds = state.requests.iter().filter(|r| r.asked == Asked::Feed);
-        feeds.map(|r| r.subject.clone()).collect()
+        let requests = state.requests.iter().filter(|r| r.asked == asked);
+        requests.map(|r| r.subject.clone()).collect()
     }
 
     /// Where the key was seen and must not be: at the second origin, or in any URL. Should be empty.

@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
-use super::{Asked, Behaviour, Inner, Request, Unknown};
+use super::{Asked, Behaviour, Inner, Request, Unknown, content, sandbox};
 use crate::{
     fault::around,
     server::{Conn, lock},
@@ -22,27 +22,32 @@ use crate::{
 pub(super) fn routers(inner: &Arc<Inner>) -> (Router, Router) {
     let api = Router::new()
         .route("/api/v3/feeds/files/{minute}", get(feed))
+        .route("/api/v3/feeds/files/{token}/download", get(content::by_link))
         .route("/api/v3/files/{id}", get(file))
+        .route("/api/v3/files/{id}/download", get(content::by_hash))
+        .route("/api/v3/files/{id}/behaviours", get(sandbox::behaviours))
+        .route("/api/v3/file_behaviours/{id}/pcap", get(sandbox::pcap))
         .route("/api/v3/users/{id}", get(user))
         .route("/api/v3/users/{id}/overall_quotas", get(quotas))
         .with_state(Arc::clone(inner));
-    let content = Router::new()
+    let second = Router::new()
         .route("/feeds/{minute}", get(bundle))
+        .route("/content/{sha256}", get(content::content))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .with_state(Arc::clone(inner));
-    (api, content)
+    (api, second)
 }
 
 impl Inner {
     /// Logs a request, and looks for the key where it must not be.
-    fn log(&self, asked: Asked, subject: &str, headers: &HeaderMap, uri: &Uri) {
+    pub(super) fn log(&self, asked: Asked, subject: &str, headers: &HeaderMap, uri: &Uri) {
         let mut state = lock(&self.state);
         let text =
             |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         if uri.to_string().contains(&state.key) {
             state.leaks.push(format!("in the path or query of a request for {asked:?}"));
         }
-        if asked == Asked::Bundle {
+        if matches!(asked, Asked::Bundle | Asked::Content) {
             for (name, value) in headers {
                 let value = String::from_utf8_lossy(value.as_bytes());
                 if name == "x-apikey" || value.contains(&state.key) {
@@ -62,7 +67,7 @@ impl Inner {
     }
 
     /// 401 unless the accepted key was sent.
-    fn refused(&self, headers: &HeaderMap) -> Option<Response> {
+    pub(super) fn refused(&self, headers: &HeaderMap) -> Option<Response> {
         let key = headers.get("x-apikey").map(HeaderValue::as_bytes);
         match key {
             None => Some(error(401, "AuthenticationRequiredError", "X-Apikey header is missing")),
@@ -76,12 +81,12 @@ fn wrong_credentials() -> Response {
     error(401, "WrongCredentialsError", "Wrong API key")
 }
 
-fn error(status: u16, code: &str, message: &str) -> Response {
+pub(super) fn error(status: u16, code: &str, message: &str) -> Response {
     let body = json!({"error": {"code": code, "message": message}});
     plain(status, "application/json; charset=utf-8", body.to_string())
 }
 
-fn plain(status: u16, content_type: &'static str, body: impl Into<Body>) -> Response {
+pub(super) fn plain(status: u16, content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -110,7 +115,7 @@ fn not_available_yet() -> Response {
     error(400, "NotAvailableYet", "The requested package is not available yet")
 }
 
-fn redirect(location: &str) -> Response {
+pub(super) fn redirect(location: &str) -> Response {
     let mut response = plain(302, "text/html; charset=utf-8", "");
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -136,9 +141,8 @@ async fn feed(
         let mut state = lock(&inner.state);
         let content = state.content_url.clone();
         let known = state.minutes.entry(minute.clone()).or_default();
-        let now = known.take(false);
-        let has_bundle = known.bundle.is_some()
-            || matches!(known.script.front(), Some((Behaviour::Bundle(_), _)));
+        let now = known.script.take_for(false);
+        let has_bundle = known.bundle.is_some() || known.script.gives_other_content();
         let target = if has_bundle { Ok(content) } else { Err(content) };
         let target = match (target, &state.unknown) {
             (Ok(content), _) | (Err(content), Unknown::Generate(_)) => {
@@ -157,7 +161,7 @@ async fn feed(
 }
 
 /// What a script makes of the normal answer.
-async fn behave(
+pub(super) async fn behave(
     behaviour: Option<Behaviour>,
     normal: Response,
     subject: &str,
@@ -188,6 +192,7 @@ async fn behave(
         }
         Some(Behaviour::RedirectNowhere) => plain(302, "text/html; charset=utf-8", ""),
         Some(Behaviour::RedirectLoop) => redirect(uri.path()),
+        Some(Behaviour::RedirectTo(url)) => redirect(&url),
         Some(Behaviour::Api(fault)) => around(Some(fault), conn, async { normal }).await,
     }
 }
@@ -228,7 +233,7 @@ async fn bundle(
         let known = state.minutes.entry(minute.clone()).or_default();
         let mut bytes = known.bundle.clone();
         let mut fault = None;
-        match known.take(true) {
+        match known.script.take_for(true) {
             Some(Behaviour::Content(f)) => fault = Some(f),
             Some(Behaviour::Bundle(other)) => bytes = Some(other),
             _ => {}

@@ -4,10 +4,16 @@
 #[cfg(test)]
 mod aws;
 #[cfg(test)]
+mod content;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
 mod proxy;
+#[cfg(test)]
+mod sandbox;
+#[cfg(test)]
+mod uploads;
 #[cfg(test)]
 mod virustotal;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use serde_json::Value;
-use sim::{Aws, TEST_KEY, feed};
+use sha2::{Digest, Sha256};
+use sim::{Aws, TEST_KEY, feed, lookup};
 
 fn sim() -> Command {
     Command::new(env!("CARGO_BIN_EXE_sim"))
@@ -16,7 +17,7 @@ fn sim() -> Command {
 async fn serve_prints_its_urls_and_ends_at_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = sim()
-        .args(["serve", "--records", "3", "--small", "--missing", "202601020305"])
+        .args(["serve", "--records", "3", "--small", "--missing", "202601020305", "--samples", "2"])
         .arg("--record")
         .arg(dir.path().join("arrived.jsonl"))
         .stdout(Stdio::piped())
@@ -30,17 +31,21 @@ async fn serve_prints_its_urls_and_ends_at_sigterm() {
     let summary = reqwest::get(format!("{dispatcher}/sim/summary")).await.unwrap();
     let summary: Value = serde_json::from_slice(&summary.bytes().await.unwrap()).unwrap();
     assert_eq!(summary["events"], 0);
-    let status = |minute: &'static str| {
-        let url = format!("{}/api/v3/feeds/files/{minute}", urls["virustotal"].as_str().unwrap());
+    let status = |path: String| {
+        let url = format!("{}/api/v3/{path}", urls["virustotal"].as_str().unwrap());
         let client =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         async move {
             client.get(url).header("x-apikey", TEST_KEY).send().await.unwrap().status().as_u16()
         }
     };
-    assert_eq!(status("202601020304").await, 302);
-    assert_eq!(status("202601020305").await, 404);
-    assert_eq!(status("202601020305").await, 404);
+    assert_eq!(status("feeds/files/202601020304".to_owned()).await, 302);
+    assert_eq!(status("feeds/files/202601020305".to_owned()).await, 404);
+    assert_eq!(status("feeds/files/202601020305".to_owned()).await, 404);
+    for (n, expected) in [(1, 302), (2, 302), (3, 404)] {
+        let sha256 = hex::encode(Sha256::digest(lookup::sample(n)));
+        assert_eq!(status(format!("files/{sha256}/download")).await, expected);
+    }
     let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert!(killed.success());
     assert!(child.wait().unwrap().success());

@@ -1,0 +1,170 @@
+//! Captures of a sample's network traffic, as sandboxes saw it: the best that can be had, never at the
+//! sample's cost.
+
+use std::{cmp::Reverse, time::Duration};
+
+use azul_vt::{
+    azul::event::Datastream, errors::chain, pipeline::Limits, virustotal::BehaviourReport,
+    worker::After,
+};
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use crate::{
+    Download,
+    transfer::{Pieces as _, Transfer, TransferError},
+};
+
+/// The label of captures at the dispatcher.
+pub(crate) const LABEL: &str = "pcap";
+/// Bytes of pcap's own header: a capture of nothing has no more.
+const HEADER_BYTES: usize = 24;
+/// How files of pcap (either byte order, micro- or nanoseconds) and pcapng begin.
+const MAGIC: [[u8; 4]; 5] = [
+    [0xd4, 0xc3, 0xb2, 0xa1],
+    [0xa1, 0xb2, 0xc3, 0xd4],
+    [0x4d, 0x3c, 0xb2, 0xa1],
+    [0xa1, 0xb2, 0x3c, 0x4d],
+    [0x0a, 0x0d, 0x0d, 0x0a],
+];
+/// How long a capture waits for the budget: its sample waits with it.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The reports whose captures are fetched: at most `most`; those of the named sandboxes first, in that order,
+/// the others by age, the newest first.
+pub(crate) fn choose(
+    mut reports: Vec<BehaviourReport>,
+    sandboxes: &[String],
+    most: usize,
+) -> Vec<BehaviourReport> {
+    reports.retain(|report| report.has_pcap);
+    let rank = |report: &BehaviourReport| {
+        let named = |name: &String| name.eq_ignore_ascii_case(&report.sandbox);
+        sandboxes.iter().position(named).unwrap_or(sandboxes.len())
+    };
+    reports.sort_by_cached_key(|report| {
+        (rank(report), Reverse(report.analysis_date), report.id.clone())
+    });
+    reports.truncate(most);
+    reports
+}
+
+/// Whether content that begins like this is a capture of something.
+pub(crate) fn is_capture(beginning: &[u8]) -> bool {
+    beginning.len() > HEADER_BYTES && MAGIC.iter().any(|magic| beginning.starts_with(magic))
+}
+
+impl Download {
+    /// Fetches captures of a sample's traffic into the store. Whatever goes wrong is a line in the log.
+    pub(crate) async fn captures(
+        &self,
+        source: &str,
+        sha256: &str,
+        limits: &Limits,
+    ) -> Vec<Datastream> {
+        let settings = &self.common.settings.download;
+        let mut captures = Vec::new();
+        if settings.pcap_limit == 0 || !self.grant_in_time(limits).await {
+            return captures;
+        }
+        let reports = match self.virustotal.behaviours(sha256).await {
+            Ok(reports) => reports,
+            Err(error) => {
+                tracing::warn!(sha256, error = chain(&error), "no network captures");
+                return captures;
+            }
+        };
+        for report in choose(reports, &settings.pcap_sandboxes, settings.pcap_limit) {
+            if !self.grant_in_time(limits).await {
+                break;
+            }
+            match self.capture(source, &report).await {
+                Ok(capture) => captures.push(capture),
+                Err(error) => {
+                    let id = report.id;
+                    tracing::warn!(id, error = chain(&error), "a network capture is left out");
+                }
+            }
+        }
+        captures
+    }
+
+    async fn capture(
+        &self,
+        source: &str,
+        report: &BehaviourReport,
+    ) -> Result<Datastream, TransferError> {
+        let settings = &self.common.settings;
+        let hosts = &settings.download.content_hosts;
+        let mut content = self.virustotal.open_pcap(report, hosts).await?;
+        let mut beginning = BytesMut::new();
+        while beginning.len() <= HEADER_BYTES {
+            let Some(piece) = content.next().await? else { break };
+            beginning.extend_from_slice(&piece);
+        }
+        if !is_capture(&beginning) {
+            return Err(TransferError::NoCapture);
+        }
+        let most = settings.max_download_bytes;
+        let to = Transfer { store: &self.content, source, label: LABEL, sha256: None, most };
+        to.run(vec![Bytes::from(beginning)], content).await
+    }
+
+    /// Takes a grant of the budget where there is one soon.
+    async fn grant_in_time(&self, limits: &Limits) -> bool {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let wait = match self.common.grant().await {
+                Ok(()) => return true,
+                Err(After::Again(again)) => again.after.unsigned_abs(),
+                Err(_) => return false,
+            };
+            if Instant::now() + wait > until || limits.sleep(wait).await {
+                tracing::warn!("no network captures: the request budget is used up");
+                return false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(sandbox: &str, analysis_date: i64, has_pcap: bool) -> BehaviourReport {
+        let id = format!("aa_{sandbox}");
+        BehaviourReport { id, sandbox: sandbox.to_owned(), analysis_date, has_pcap }
+    }
+
+    #[test]
+    fn named_sandboxes_come_first_then_the_newest() {
+        let reports = vec![
+            report("Old", 1, true),
+            report("New", 9, true),
+            report("Without", 10, false),
+            report("C2AE", 3, true),
+            report("Zen box", 2, true),
+        ];
+        let chosen = |sandboxes: &[&str], most| -> Vec<String> {
+            let sandboxes: Vec<String> = sandboxes.iter().map(|s| (*s).to_owned()).collect();
+            let chosen = choose(reports.clone(), &sandboxes, most);
+            chosen.into_iter().map(|report| report.sandbox).collect()
+        };
+        assert_eq!(chosen(&[], 2), ["New", "C2AE"]);
+        assert_eq!(chosen(&["zen box", "none", "Old"], 9), ["Zen box", "Old", "New", "C2AE"]);
+        assert!(chosen(&["Old"], 0).is_empty());
+    }
+
+    #[test]
+    fn a_capture_has_its_magic_and_more_than_a_header() {
+        for magic in MAGIC {
+            let mut bytes = magic.to_vec();
+            bytes.resize(HEADER_BYTES, 0);
+            assert!(!is_capture(&bytes), "a header alone");
+            bytes.push(0);
+            assert!(is_capture(&bytes));
+        }
+        assert!(!is_capture(b"<html><body>You may not do this</body></html>"));
+        assert!(!is_capture(b""));
+    }
+}

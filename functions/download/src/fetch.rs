@@ -1,0 +1,199 @@
+//! One sample, from VirusTotal into the dispatcher's store: by its direct link, else by its hash.
+
+use azul_vt::{
+    azul::event::{Datastream, DownloadEvent},
+    errors::chain,
+    pipeline::Limits,
+    store::{
+        inbox::{Again, Item},
+        totals::{Totals, utc_day},
+    },
+    tasks::again_after,
+    virustotal::VirusTotalError,
+    worker::After,
+};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Duration, Instant};
+use url::Url;
+
+use crate::{
+    Download,
+    events::Outcome,
+    transfer::{Transfer, TransferError},
+};
+
+/// The label of samples at the dispatcher.
+pub(crate) const LABEL: &str = "content";
+/// A transfer that had so long and was broken off counts as a try: it may never fit.
+const LONG: Duration = Duration::from_mins(1);
+
+/// Why there is no sample.
+pub(crate) enum Ended {
+    /// There will be none.
+    Outcome(Outcome),
+    /// Not now.
+    After(After),
+}
+
+impl From<After> for Ended {
+    fn from(after: After) -> Self {
+        Self::After(after)
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Ended {
+    Ended::Outcome(Outcome::Failed(chain(error)))
+}
+
+/// A request's direct link, while it lasts; `None`: it has none.
+pub(crate) fn link(request: &DownloadEvent, now: Timestamp) -> Option<Result<Url, &'static str>> {
+    let entity = &request.entity;
+    if entity.direct_url.is_empty() {
+        return None;
+    }
+    if entity.direct_expiry.is_some_and(|expiry| expiry <= now) {
+        return Some(Err("its direct link has expired"));
+    }
+    Some(entity.direct_url.parse().map_err(|_| "its direct link is no URL"))
+}
+
+impl Download {
+    /// Fetches the content of a request into the store, within `limits`.
+    pub(crate) async fn fetch(
+        &self,
+        request: &DownloadEvent,
+        item: &Item,
+        limits: &Limits,
+    ) -> Result<Datastream, Ended> {
+        let begun = Instant::now();
+        if let Some(fetched) = limits.bound(self.fetch_content(request, item)).await {
+            return fetched;
+        }
+        let is_attempt = limits.deadline.is_some() && begun.elapsed() >= LONG;
+        let again = Again { after: SignedDuration::ZERO, is_attempt };
+        if is_attempt && item.attempts + 1 >= self.common.settings.lookup.max_attempts {
+            let why = "the time of an invocation was too short for it, again and again";
+            return Err(Ended::Outcome(Outcome::Failed(why.into())));
+        }
+        Err(After::Again(again).into())
+    }
+
+    async fn fetch_content(
+        &self,
+        request: &DownloadEvent,
+        item: &Item,
+    ) -> Result<Datastream, Ended> {
+        let sha256 = &request.entity.hash;
+        let (why, may_pass) = match link(request, self.common.clock.now()) {
+            None => ("it has no direct link".to_owned(), false),
+            Some(Err(why)) => (why.to_owned(), false),
+            Some(Ok(link)) => match self.by_link(request, link).await {
+                Ok(stored) => return Ok(stored),
+                Err(TransferError::Store(error)) => return Err(refused_by_store(error, item)),
+                Err(error @ TransferError::TooLarge(_)) => return Err(failed(&error)),
+                Err(error) => {
+                    let may_pass =
+                        matches!(&error, TransferError::Source(error) if error.is_transient());
+                    (chain(&error), may_pass)
+                }
+            },
+        };
+        if self.common.settings.download.direct_only {
+            if let Some(again) = self.common.again(item).filter(|_| may_pass) {
+                tracing::warn!(sha256, why, "asking again");
+                return Err(again.into());
+            }
+            let why = format!("{why}; by its hash it is not asked for (DIRECT_ONLY)");
+            return Err(Ended::Outcome(Outcome::Failed(why)));
+        }
+        tracing::info!(sha256, why, "asking by the hash");
+        self.common.grant().await?;
+        match self.by_hash(request, item).await {
+            Ok(stored) => Ok(stored),
+            Err(TransferError::Store(error)) => Err(refused_by_store(error, item)),
+            Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    async fn by_link(
+        &self,
+        request: &DownloadEvent,
+        link: Url,
+    ) -> Result<Datastream, TransferError> {
+        let hosts = &self.common.settings.download.content_hosts;
+        let content = self.virustotal.open_link(&request.entity.hash, link, hosts).await?;
+        self.transfer(request).run(Vec::new(), content).await
+    }
+
+    async fn by_hash(
+        &self,
+        request: &DownloadEvent,
+        item: &Item,
+    ) -> Result<Datastream, TransferError> {
+        let sha256 = &request.entity.hash;
+        let hosts = &self.common.settings.download.content_hosts;
+        let content = self.virustotal.open_file(sha256, hosts).await?;
+        let today = utc_day(self.common.clock.now());
+        let id = format!("{sha256} {} {}", item.id, item.attempts);
+        if let Err(error) = Totals::charge(&*self.common.store.quotas, today, &id).await {
+            tracing::warn!(error = chain(&error), "a charged download is not counted");
+        }
+        self.transfer(request).run(Vec::new(), content).await
+    }
+
+    /// What the store has already, stored once more: that tells what the dispatcher found out of it. `None`:
+    /// it is not there.
+    pub(crate) async fn stored(
+        &self,
+        request: &DownloadEvent,
+        item: &Item,
+    ) -> Result<Option<Datastream>, Ended> {
+        let opened = self.content.open_stream(self.place(request)).await;
+        let Some(content) = opened.map_err(|error| refused_by_store(error, item))? else {
+            return Ok(None);
+        };
+        match self.transfer(request).run(Vec::new(), content).await {
+            Ok(stored) => Ok(Some(stored)),
+            Err(TransferError::Store(error)) => Err(refused_by_store(error, item)),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    fn transfer<'a>(&'a self, request: &'a DownloadEvent) -> Transfer<'a> {
+        Transfer {
+            store: &self.content,
+            source: &request.source.name,
+            label: LABEL,
+            sha256: Some(&request.entity.hash),
+            most: self.common.settings.max_download_bytes,
+        }
+    }
+
+    /// What becomes of a request that VirusTotal does not serve by its hash.
+    async fn refused(&self, error: VirusTotalError, item: &Item) -> Ended {
+        match error {
+            VirusTotalError::Missing(answer) => {
+                Ended::Outcome(Outcome::NotFound(answer.to_string()))
+            }
+            // Other files may be had: it is said, and does not stop them.
+            error @ VirusTotalError::Forbidden(_) => {
+                tracing::error!(error = chain(&error), "the key may not download");
+                failed(&error)
+            }
+            error => match self.common.refused(&error, item).await {
+                Some(after) => Ended::After(after),
+                None => failed(&error),
+            },
+        }
+    }
+}
+
+/// What becomes of a request that the dispatcher's store does not take.
+pub(crate) fn refused_by_store(error: azul_vt::azul::streams::StreamError, item: &Item) -> Ended {
+    if !error.is_transient() {
+        return failed(&error);
+    }
+    tracing::warn!(error = chain(&error), "the sample waits for the dispatcher");
+    Ended::After(again_after(item))
+}

@@ -1,0 +1,319 @@
+//! A request, from its quota to its outcome. Each step is noted before the next, so whoever comes after a
+//! crash goes on where it was.
+
+use azul_vt::{
+    azul::{
+        avro,
+        dispatcher::Model,
+        event::{DownloadEvent, download_action},
+        streams::Place,
+    },
+    errors::chain,
+    pipeline::Limits,
+    store::{
+        Claim, Reservation, Stage, StoreError,
+        inbox::Item,
+        totals::{Totals, UNLIMITED, utc_day},
+    },
+    tasks::unkept,
+    worker::After,
+};
+use jiff::{SignedDuration, ToSpan as _, civil::Date};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::io::Read as _;
+
+use crate::{
+    Download,
+    events::{self, Outcome},
+    fetch::{Ended, LABEL, refused_by_store},
+    wanted,
+};
+
+/// Folder of outcomes that are to be told.
+pub(crate) const FOLDER: &str = "outcomes/";
+/// When a request is looked at again whose sample somebody else is at.
+const HELD: SignedDuration = SignedDuration::from_secs(3);
+/// How long a request waits that was taken when time was up.
+const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
+
+/// What is told of a request, kept until it is: the same event, however often it is told.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    event: DownloadEvent,
+    /// The day of the reservation that it ends.
+    day: Option<Date>,
+    outcome: Outcome,
+}
+
+impl Download {
+    pub(crate) async fn event(&self, item: &Item, limits: &Limits) -> Result<(), After> {
+        if limits.reached() {
+            return Err(After::later(NO_TIME));
+        }
+        let event: DownloadEvent = serde_json::from_str(&item.body)
+            .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;
+        if event.action == download_action::SUCCESS {
+            return self.count(&event, item).await.map_err(|e| unkept(&e));
+        }
+        if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
+            return self.tell(item, told, limits).await;
+        }
+        let hash = &event.entity.hash;
+        if !wanted::is_sha256(hash) {
+            let why = Outcome::Failed("its hash is not a SHA-256".into());
+            return self.end(item, &event, None, &why, limits).await;
+        }
+        let (store, clock) = (&self.common.store, &self.common.clock);
+        let name = format!("download-{hash}");
+        let claim = Claim::take(&store.leases, clock, &name, limits).await;
+        let Ok(claim) = claim.map_err(|e| unkept(&e))? else { return Err(After::later(HELD)) };
+        let outcome = self.request(item, &event, &claim.limits).await;
+        claim.give_back().await.map_err(|e| unkept(&e))?;
+        outcome
+    }
+
+    /// Counts a download of somebody else in its category's quota, on the day that it happened, once.
+    async fn count(&self, event: &DownloadEvent, item: &Item) -> Result<(), StoreError> {
+        let quotas = &self.common.store.quotas;
+        let id = if event.kafka_key.is_empty() { &item.id } else { &event.kafka_key };
+        let (category, id) = (&event.entity.category, format!("event {id}"));
+        let day = utc_day(event.timestamp);
+        quotas.reserve(category, day, UNLIMITED, &id).await?;
+        quotas.set_stage(category, day, &id, Stage::Reported).await.map(drop)
+    }
+
+    /// Works a request whose sample nobody else is at.
+    async fn request(
+        &self,
+        item: &Item,
+        request: &DownloadEvent,
+        limits: &Limits,
+    ) -> Result<(), After> {
+        let reserved = self.reserved(item, request).await.map_err(|e| unkept(&e))?;
+        let is_present = match reserved {
+            Some((_, Stage::Sourced | Stage::Reported)) => true,
+            _ => match self.content.has_stream(self.place(request)).await {
+                Ok(is_present) => is_present,
+                Err(error) => {
+                    return self
+                        .ended(item, request, None, refused_by_store(error, item), limits)
+                        .await;
+                }
+            },
+        };
+        let (day, stage) = match reserved {
+            Some(reserved) => reserved,
+            None if is_present => {
+                return self.end(item, request, None, &Outcome::AlreadyPresent, limits).await;
+            }
+            None => match self.reserve(request).await.map_err(|e| unkept(&e))? {
+                Ok(reserved) => reserved,
+                Err(used) => return self.full(item, request, used, limits).await,
+            },
+        };
+        match self.publish(item, request, (day, stage), is_present, limits).await {
+            Ok(()) => self.end(item, request, Some(day), &Outcome::Success, limits).await,
+            Err(ended) => self.ended(item, request, Some(day), ended, limits).await,
+        }
+    }
+
+    /// Brings a reserved sample and its event to the dispatcher.
+    async fn publish(
+        &self,
+        item: &Item,
+        request: &DownloadEvent,
+        (day, stage): (Date, Stage),
+        is_present: bool,
+        limits: &Limits,
+    ) -> Result<(), Ended> {
+        if stage >= Stage::Sourced {
+            return Ok(());
+        }
+        let stored = if is_present { self.stored(request, item).await? } else { None };
+        let content = match stored {
+            Some(content) => content,
+            None => self.fetch(request, item, limits).await?,
+        };
+        self.set_stage(request, day, Stage::Stored).await?;
+        let source = &request.source.name;
+        let captures = if request.entity.pcap {
+            self.captures(source, &request.entity.hash, limits).await
+        } else {
+            Vec::new()
+        };
+        let settings = &self.common.settings;
+        let (version, now) = (settings.model_version, self.common.clock.now());
+        for capture in &captures {
+            let id = format!("{} {}", request.entity.hash, capture.sha256);
+            if let Err(error) = Totals::capture(&*self.common.store.quotas, day, &id).await {
+                tracing::warn!(error = chain(&error), "a network capture is not counted");
+            }
+        }
+        let event = events::sourced(request, content, captures, version, now);
+        let mut bytes = Vec::new();
+        avro::encode_binary(&event, version, &mut bytes);
+        self.common.post(Model::Binary, bytes, limits).await?;
+        self.set_stage(request, day, Stage::Sourced).await
+    }
+
+    async fn set_stage(
+        &self,
+        request: &DownloadEvent,
+        day: Date,
+        stage: Stage,
+    ) -> Result<(), Ended> {
+        let entity = &request.entity;
+        let quotas = &self.common.store.quotas;
+        let noted = quotas.set_stage(&entity.category, day, &entity.hash, stage).await;
+        noted.map(drop).map_err(|error| Ended::After(unkept(&error)))
+    }
+
+    /// The reservation that a request has, of today or of a day since it came in.
+    async fn reserved(
+        &self,
+        item: &Item,
+        request: &DownloadEvent,
+    ) -> Result<Option<(Date, Stage)>, StoreError> {
+        let entity = &request.entity;
+        let mut day = utc_day(self.common.clock.now());
+        // The same sample may have been asked for before midnight.
+        let first = utc_day(item.since).min(day).saturating_sub(1.day());
+        while day >= first {
+            // A limit of nothing only asks.
+            let asked = self.common.store.quotas.reserve(&entity.category, day, 0, &entity.hash);
+            if let Reservation::Already(stage) = asked.await? {
+                return Ok(Some((day, stage)));
+            }
+            day = day.saturating_sub(1.day());
+        }
+        Ok(None)
+    }
+
+    /// Takes a place in today's quota; the inner `Err` says how many are taken, where that is all.
+    async fn reserve(
+        &self,
+        request: &DownloadEvent,
+    ) -> Result<Result<(Date, Stage), u64>, StoreError> {
+        let (entity, today) = (&request.entity, utc_day(self.common.clock.now()));
+        let limit = match u64::try_from(entity.category_quota) {
+            Ok(limit @ 1..) if !entity.category.is_empty() => limit,
+            _ => UNLIMITED,
+        };
+        let quotas = &self.common.store.quotas;
+        Ok(match quotas.reserve(&entity.category, today, limit, &entity.hash).await? {
+            Reservation::Granted => Ok((today, Stage::Reserved)),
+            Reservation::Already(stage) => Ok((today, stage)),
+            Reservation::Full { used } => Err(used),
+        })
+    }
+
+    /// What becomes of a request that its quota has no place for.
+    async fn full(
+        &self,
+        item: &Item,
+        request: &DownloadEvent,
+        used: u64,
+        limits: &Limits,
+    ) -> Result<(), After> {
+        let entity = &request.entity;
+        let why = format!(
+            "the quota of {} is used up: {used} of {} today (UTC)",
+            entity.category, entity.category_quota
+        );
+        tracing::info!(sha256 = entity.hash, why, "skipped");
+        self.outcomes.count("skipped");
+        if !self.common.settings.download.quota_reject_events {
+            return Ok(());
+        }
+        self.end(item, request, None, &Outcome::Failed(why), limits).await
+    }
+
+    /// What becomes of a request that came to nothing, now or for good.
+    async fn ended(
+        &self,
+        item: &Item,
+        request: &DownloadEvent,
+        day: Option<Date>,
+        ended: Ended,
+        limits: &Limits,
+    ) -> Result<(), After> {
+        match ended {
+            Ended::After(After::Bury(why)) => {
+                self.end(item, request, day, &Outcome::Failed(why.clone()), limits).await?;
+                Err(After::Bury(why))
+            }
+            Ended::After(after) => Err(after),
+            Ended::Outcome(outcome) => self.end(item, request, day, &outcome, limits).await,
+        }
+    }
+
+    /// Tells what became of a request whose reservation is of `day`, and ends that.
+    async fn end(
+        &self,
+        item: &Item,
+        request: &DownloadEvent,
+        day: Option<Date>,
+        outcome: &Outcome,
+        limits: &Limits,
+    ) -> Result<(), After> {
+        let settings = &self.common.settings;
+        let (version, now) = (settings.model_version, self.common.clock.now());
+        let skips = settings.download.skipped_action;
+        let event = events::outcome(request, outcome, version, skips, now);
+        let told = Told { event, day, outcome: outcome.clone() };
+        let text = serde_json::to_vec(&told).map_err(|error| After::Bury(error.to_string()))?;
+        let kept = self.common.store.bundles.put(&key(item), &text).await;
+        kept.map_err(|e| unkept(&e))?;
+        self.tell(item, told, limits).await
+    }
+
+    async fn tell(&self, item: &Item, told: Told, limits: &Limits) -> Result<(), After> {
+        let mut bytes = Vec::new();
+        avro::encode_download(&told.event, self.common.settings.model_version, &mut bytes);
+        let posted = self.common.post(Model::Download, bytes, limits).await;
+        // What the dispatcher never takes is as good as told.
+        if let Err(after @ (After::Again(_) | After::Stop(_) | After::Done)) = posted {
+            return Err(after);
+        }
+        self.close(item, &told).await.map_err(|e| unkept(&e))?;
+        self.outcomes.count(told.outcome.name());
+        posted
+    }
+
+    /// Ends the reservation of what was told: a success keeps its place.
+    async fn close(&self, item: &Item, told: &Told) -> Result<(), StoreError> {
+        let (store, entity) = (&self.common.store, &told.event.entity);
+        if let Some(day) = told.day {
+            if told.outcome == Outcome::Success {
+                let reported = Stage::Reported;
+                store.quotas.set_stage(&entity.category, day, &entity.hash, reported).await?;
+            } else {
+                store.quotas.release(&entity.category, day, &entity.hash).await?;
+            }
+        }
+        store.bundles.remove(&key(item)).await
+    }
+
+    async fn read_told(&self, item: &Item) -> Result<Option<Told>, StoreError> {
+        let Some(mut reader) = self.common.store.bundles.open(&key(item)).await? else {
+            return Ok(None);
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = Vec::new();
+            reader.read_to_end(&mut text).map(|_| text)
+        });
+        // What cannot be read is found out anew.
+        let text = read.await.ok().and_then(Result::ok);
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+
+    pub(crate) fn place<'a>(&self, request: &'a DownloadEvent) -> Place<'a> {
+        Place { source: &request.source.name, label: LABEL, sha256: &request.entity.hash }
+    }
+}
+
+/// Where the outcome of an item is kept: an item's id may hold anything.
+fn key(item: &Item) -> String {
+    format!("{FOLDER}{}.json", hex::encode(Sha256::digest(&item.id)))
+}

@@ -1,0 +1,103 @@
+//! `vt query` and `vt download`: work the dispatcher's events, for ever.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::{extract::Request, http::Method};
+use azul_vt::{
+    pipeline::Limits,
+    settings::Settings,
+    store::{self, Claim, Clock, Store, SystemClock},
+    tasks::{Common, Tasks},
+    telemetry::{self, Format},
+};
+
+use crate::{
+    failure::{Failure, say},
+    load::{runtime, stop_on_signal},
+    metrics,
+    server::Server,
+    waiting::Waiting,
+};
+
+/// Runs a function that `build` makes of settings, state and clock; with `listen` it takes webhooks too.
+pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'static>(
+    listen: bool,
+    build: impl Fn(Settings, Store, Arc<dyn Clock>) -> Result<T, E>,
+) -> Result<(), Failure> {
+    let settings = crate::settings::read()?;
+    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    runtime()?.block_on(async {
+        let store = store::open(&settings).await.map_err(Failure::job)?;
+        let tasks = build(settings, store, Arc::new(SystemClock)).map_err(Failure::usage)?;
+        work(listen, Arc::new(tasks)).await
+    })
+}
+
+async fn work<T: Tasks + 'static>(listen: bool, tasks: Arc<T>) -> Result<(), Failure> {
+    let Common { settings, store, clock, about, .. } = tasks.common();
+    let name = about.queue.name();
+    // With this lease nobody else takes work here, so what is taken was left by a process that ended.
+    let limits = Limits::default();
+    stop_on_signal(&limits);
+    let claim =
+        match Claim::take(&store.leases, clock, name, &limits).await.map_err(Failure::job)? {
+            Ok(claim) => claim,
+            Err(owner) => {
+                say(&format!("another `vt {name}` is at work ({owner})"));
+                return Ok(());
+            }
+        };
+    store.inbox.reclaim(about.queue, clock.now()).await.map_err(Failure::job)?;
+    if listen {
+        take_webhooks(&tasks, &claim.limits).await?;
+    }
+    let gateway = metrics::gateway(settings, name)?;
+    let (looked_at, stop) = (Arc::clone(&tasks), claim.limits.child());
+    let pushing = gateway.map(|gateway| {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            Waiting(&*looked_at).keep_pushing(&gateway, &stop).await;
+        })
+    });
+    let outcome = tasks.run(&claim.limits).await;
+    stop.stop.cancel();
+    if let Some(pushing) = pushing {
+        pushing.await.map_err(Failure::job)?;
+    }
+    claim.give_back().await.map_err(Failure::job)?;
+    let drained = outcome.map_err(Failure::job)?;
+    say(&format!(
+        "{} events done; {} put back, {} given up",
+        drained.done, drained.again, drained.buried
+    ));
+    Ok(())
+}
+
+/// Serves webhooks until `limits` end.
+async fn take_webhooks<T: Tasks + 'static>(tasks: &Arc<T>, limits: &Limits) -> Result<(), Failure> {
+    let common = tasks.common();
+    let receiver = common.receiver().context("WEBHOOK_SECRETS").map_err(Failure::Usage)?;
+    let receiver = Arc::new(receiver);
+    let lookup = &common.settings.lookup;
+    let secrets = lookup.webhook_secrets.is_none().then_some("WEBHOOK_SECRETS");
+    let server = Server::bind("WEBHOOK_LISTEN", lookup.webhook_listen, secrets).await?;
+    let (tasks, limits) = (Arc::clone(tasks), limits.clone());
+    tokio::spawn(async move {
+        let answer = move |request: Request| {
+            let (tasks, receiver) = (Arc::clone(&tasks), Arc::clone(&receiver));
+            async move {
+                if request.method() == Method::GET && request.uri().path() == "/metrics" {
+                    return Waiting(&*tasks).answer().await;
+                }
+                receiver.handle(request, &*tasks.decide()).await
+            }
+        };
+        if let Err(error) = server.serve(&limits, answer).await {
+            let error = azul_vt::errors::chain(&error);
+            tracing::error!(error, "webhooks are not taken any more");
+            limits.stop.cancel();
+        }
+    });
+    Ok(())
+}

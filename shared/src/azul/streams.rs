@@ -1,0 +1,140 @@
+//! Content at the dispatcher: `/api/v3/stream/{source}/{label}`, up and down. Facts: azul-dispatcher v12.
+
+use std::time::Duration;
+
+use reqwest::{Body, Response, StatusCode};
+use serde::Deserialize;
+use url::Url;
+
+use super::{
+    answer,
+    dispatcher::{Dispatcher, PostError, no_answer, read},
+    event::Datastream,
+};
+
+/// From the start of an upload to its answer: a large sample over a slow link, and its identification.
+pub const STREAM_TIME: Duration = Duration::from_mins(15);
+/// Bytes read of an answer.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// Where content is: its source and label in Azul, and its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Source.
+    pub source: &'a str,
+    /// `content`, `pcap`, ….
+    pub label: &'a str,
+    /// Lower-case hex.
+    pub sha256: &'a str,
+}
+
+/// Why content is not at the dispatcher.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// No answer.
+    #[error("the dispatcher's store")]
+    NoAnswer(#[source] PostError),
+    /// An answer that is an error.
+    #[error("the dispatcher's store answered {status}: {detail}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Start of what it said.
+        detail: String,
+    },
+}
+
+impl StreamError {
+    /// Whether the same may succeed later without anybody's help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAnswer(_) => true,
+            Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..),
+        }
+    }
+}
+
+impl Dispatcher {
+    fn stream_url(&self, segments: &[&str]) -> Url {
+        let mut url = self.url("api/v3/stream");
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(segments);
+        }
+        url
+    }
+
+    /// Whether content is there.
+    ///
+    /// # Errors
+    /// Any [`StreamError`].
+    pub async fn has_stream(&self, place: Place<'_>) -> Result<bool, StreamError> {
+        let url = self.stream_url(&[place.source, place.label, place.sha256]);
+        let limit = self.options().post_timeout;
+        let answer = self.client().head(url).timeout(limit).send().await;
+        let answer = answer.map_err(|error| StreamError::NoAnswer(no_answer(error, limit)))?;
+        match answer.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            status => Err(StreamError::Refused { status: status.as_u16(), detail: String::new() }),
+        }
+    }
+
+    /// Content as it streams out; `None` where it is not there. Reading it takes at most [`STREAM_TIME`].
+    ///
+    /// # Errors
+    /// Any [`StreamError`].
+    pub async fn open_stream(&self, place: Place<'_>) -> Result<Option<Response>, StreamError> {
+        let url = self.stream_url(&[place.source, place.label, place.sha256]);
+        let answer = self.client().get(url).timeout(STREAM_TIME).send().await;
+        let answer =
+            answer.map_err(|error| StreamError::NoAnswer(no_answer(error, STREAM_TIME)))?;
+        match answer.status() {
+            StatusCode::OK => Ok(Some(answer)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refused(answer).await),
+        }
+    }
+
+    /// Streams content in, within [`STREAM_TIME`]. Where a hash is `expected` (lower-case hex) the dispatcher
+    /// keeps nothing else. What it found out of the content comes back, under `label`.
+    ///
+    /// # Errors
+    /// Any [`StreamError`]; where `body` ends in an error the dispatcher keeps nothing, and this is
+    /// [`StreamError::NoAnswer`].
+    pub async fn put_stream(
+        &self,
+        source: &str,
+        label: &str,
+        expected: Option<&str>,
+        body: Body,
+    ) -> Result<Datastream, StreamError> {
+        #[derive(Deserialize)]
+        struct Stored {
+            data: Datastream,
+        }
+        let mut url = self.stream_url(&[source, label]);
+        if let Some(expected) = expected {
+            url.query_pairs_mut().append_pair("expected-sha256", expected);
+        }
+        let lost = |error| StreamError::NoAnswer(no_answer(error, STREAM_TIME));
+        let request = self.client().post(url).timeout(STREAM_TIME).body(body);
+        let answer = request.send().await.map_err(lost)?;
+        if answer.status() != StatusCode::OK {
+            return Err(refused(answer).await);
+        }
+        let said = read(answer, MAX_ANSWER_BYTES).await.map_err(lost)?;
+        let Ok(Stored { mut data }) = serde_json::from_slice(&said) else {
+            let why = "it does not describe what was stored".to_owned();
+            return Err(StreamError::NoAnswer(PostError::Nonsense(why)));
+        };
+        // The dispatcher says `content` whatever it is.
+        label.clone_into(&mut data.label);
+        Ok(data)
+    }
+}
+
+async fn refused(answer: Response) -> StreamError {
+    let status = answer.status().as_u16();
+    let said = read(answer, MAX_ANSWER_BYTES).await.unwrap_or_default();
+    StreamError::Refused { status, detail: answer::one_line(&String::from_utf8_lossy(&said)) }
+}

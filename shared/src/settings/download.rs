@@ -1,0 +1,43 @@
+//! Settings of downloads.
+
+use super::{Reader, SettingError, list, within};
+use crate::virustotal::ContentHosts;
+
+/// Settings of `download`, beside [`super::LookupSettings`].
+#[derive(Clone, Debug)]
+pub struct DownloadSettings {
+    /// `DIRECT_ONLY`: never download by hash, which costs quota.
+    pub direct_only: bool,
+    /// `SKIPPED_ACTION`: a sample that Azul has already is reported as skipped, not as a success.
+    pub skipped_action: bool,
+    /// `QUOTA_REJECT_EVENTS`: what a category's quota has no place for is reported as failed.
+    pub quota_reject_events: bool,
+    /// `CONTENT_HOSTS`: where content may come from.
+    pub content_hosts: ContentHosts,
+    /// `PCAP_LIMIT`: network captures of a sample, at most.
+    pub pcap_limit: usize,
+    /// `PCAP_SANDBOXES`: whose captures come first, in this order.
+    pub pcap_sandboxes: Vec<String>,
+}
+
+impl DownloadSettings {
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, SettingError> {
+        let content_hosts = r.parse(
+            &["CONTENT_HOSTS"],
+            ContentHosts::DEFAULT,
+            "host names, separated by commas, such as files.example.com or *.example.com, or origins such as http://127.0.0.1:8080",
+            |t| ContentHosts::parse(t),
+        )?;
+        let pcap_limit =
+            r.parse(&["PCAP_LIMIT"], "1", "a number from 0 to 100", |t| within(t, 0, 100))?;
+        let pcap_sandboxes = list(&r.text(&["PCAP_SANDBOXES"], ""));
+        Ok(Self {
+            direct_only: r.switch("DIRECT_ONLY")?,
+            skipped_action: r.switch("SKIPPED_ACTION")?,
+            quota_reject_events: r.switch("QUOTA_REJECT_EVENTS")?,
+            content_hosts,
+            pcap_limit,
+            pcap_sandboxes,
+        })
+    }
+}

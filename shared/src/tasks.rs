@@ -1,0 +1,417 @@
+//! What functions share whose work is the dispatcher's events: these come in by webhook, by polling or by a
+//! queue, wait in the inbox, and are worked.
+//!
+//! Knows no Lambda (but for the shape of its events) and no command line.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::{sync::OnceCell, time::Instant};
+
+use crate::{
+    azul::{
+        dispatcher::{Dispatcher, Model},
+        event::{Author, FeatureDescriptor},
+        incoming::{self, Incoming},
+        poll::{Poll, PollError},
+    },
+    errors::chain,
+    http_client::{self, HttpSetupError},
+    lambda,
+    pipeline::{
+        Limits, assemble,
+        publish::{
+            Delivery as Published, PublishError, Publisher, PublisherOptions, register_event,
+        },
+    },
+    secrets::Secret,
+    settings::Settings,
+    store::{
+        BUDGET, Clock, Store, StoreError,
+        budget::Permit,
+        inbox::{Again, Delivery, Item, Queue},
+    },
+    virustotal::VirusTotalError,
+    webhook::{
+        BadSecret,
+        receive::{self, Accepted, Decide, Receiver},
+    },
+    worker::{After, Delivered, Drained, Work, Workers},
+};
+
+/// Events that one poll asks for.
+const POLL_EVENTS: usize = 50;
+/// How long the dispatcher gathers for one poll.
+const POLL_TIME: Duration = Duration::from_secs(10);
+/// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What [`crate::store::Memory`] calls that VirusTotal wants to be left alone.
+const PAUSED: &str = "pause";
+/// How long an item waits while VirusTotal does, or the state cannot be kept.
+const WAIT: SignedDuration = SignedDuration::from_secs(5);
+/// How long VirusTotal is left alone where it says that a quota is used up and not for how long.
+const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(60);
+/// The wait after a failure, doubling to …
+const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
+/// … this.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TasksError {
+    /// The state could not be kept.
+    #[error("the state could not be kept")]
+    Store(#[from] StoreError),
+    /// The dispatcher does not hand out events.
+    #[error("the dispatcher hands out no events")]
+    Poll(#[from] PollError),
+    /// The dispatcher does not take the plugin's registration.
+    #[error("the plugin is not registered")]
+    Register(#[from] PublishError),
+    /// An operator must act.
+    #[error("the work stopped: {0}")]
+    Stopped(String),
+    /// An event of Lambda looks like a request and is none.
+    #[error("the event is no request of a function URL")]
+    Request(#[source] serde_json::Error),
+}
+
+/// What a function is called, and which events are its work.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Whose inbox it works.
+    pub queue: Queue,
+    /// Who polls, registers and answers.
+    pub author: Author,
+    /// What it does, a sentence for Azul's users.
+    pub description: &'static str,
+    /// Features that it may emit.
+    pub features: Vec<FeatureDescriptor>,
+    /// The kind of events that it polls.
+    pub model: Model,
+    /// Sources of these; none: all.
+    pub sources: BTreeSet<String>,
+    /// Actions of these, where the dispatcher can tell them apart; none: all.
+    pub actions: &'static [&'static str],
+    /// Events that may wait before no more are polled.
+    pub most_waiting: u64,
+}
+
+/// What such a function works with.
+pub struct Common {
+    /// Settings.
+    pub settings: Settings,
+    /// State.
+    pub store: Store,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What it is.
+    pub about: About,
+    dispatcher: Dispatcher,
+    publisher: Publisher,
+    registered: OnceCell<()>,
+}
+
+impl Common {
+    /// What the settings describe. Asks nobody.
+    ///
+    /// # Errors
+    /// No HTTP client.
+    pub fn new(
+        settings: Settings,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        about: About,
+    ) -> Result<Self, HttpSetupError> {
+        let dispatcher = assemble::dispatcher(&settings)?;
+        let options = PublisherOptions::new(settings.model_version, settings.max_event_bytes);
+        let publisher = Publisher::new(dispatcher.clone(), options);
+        let registered = OnceCell::new();
+        Ok(Self { settings, store, clock, about, dispatcher, publisher, registered })
+    }
+
+    /// Who takes the function's webhooks (`WEBHOOK_SECRETS`).
+    ///
+    /// # Errors
+    /// A secret that is none.
+    pub fn receiver(&self) -> Result<Receiver, BadSecret> {
+        let secrets = self.settings.lookup.webhook_secrets.as_ref();
+        let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &self.settings);
+        Receiver::new(secrets, self.about.queue, self.store.clone(), Arc::clone(&self.clock))
+    }
+
+    /// The workers of the function's inbox.
+    pub fn workers(&self) -> Workers<'_> {
+        Workers {
+            store: &self.store,
+            queue: self.about.queue,
+            clock: &*self.clock,
+            at_once: self.settings.lookup.workers,
+        }
+    }
+
+    /// Tells Azul of the plugin, once a process. False where it was asked to stop meanwhile.
+    async fn register(&self, limits: &Limits) -> Result<bool, TasksError> {
+        match self.registered.get_or_try_init(|| self.post_registration(limits)).await {
+            Ok(()) => Ok(true),
+            Err(PublishError::Interrupted { .. }) => Ok(false),
+            Err(error) => Err(TasksError::Register(error)),
+        }
+    }
+
+    async fn post_registration(&self, limits: &Limits) -> Result<(), PublishError> {
+        let About { author, description, features, .. } = &self.about;
+        let event = register_event(
+            author,
+            &self.settings.contact,
+            description,
+            features.clone(),
+            self.clock.now(),
+            self.settings.model_version,
+        );
+        self.publisher.register(&event, limits).await
+    }
+
+    /// Takes a grant of the budget to ask VirusTotal once, now. `Err`: what becomes of the item that needs it:
+    /// it waits, and that is no attempt.
+    ///
+    /// # Errors
+    /// There is none now.
+    pub async fn grant(&self) -> Result<(), After> {
+        let now = self.clock.now();
+        if self.store.memory.knows(PAUSED, BUDGET, now).await.map_err(|e| unkept(&e))? {
+            return Err(After::later(WAIT));
+        }
+        let windows = &self.settings.lookup.windows;
+        match self.store.budget.ask(BUDGET, windows, now).await.map_err(|e| unkept(&e))? {
+            Permit::Granted => Ok(()),
+            Permit::Wait(wait) => Err(After::later(wait)),
+        }
+    }
+
+    /// What becomes of an item where VirusTotal did not give what it asked for. `None`: there is nothing to be
+    /// had, or all tries failed.
+    pub async fn refused(&self, error: &VirusTotalError, item: &Item) -> Option<After> {
+        if error.needs_operator() {
+            return Some(After::Stop(chain(error)));
+        }
+        if error.answer().is_some_and(|answer| answer.status == Some(429)) {
+            let asked = error.retry_after().and_then(|wait| SignedDuration::try_from(wait).ok());
+            let wait = asked.unwrap_or(QUOTA_WAIT);
+            tracing::warn!(error = chain(error), wait_s = wait.as_secs(), "quota used up");
+            // Whoever comes next need not ask to find out.
+            let kept = self.store.memory.remember(PAUSED, BUDGET, wait, self.clock.now()).await;
+            return Some(kept.map_or_else(|error| unkept(&error), |_| After::later(wait)));
+        }
+        if !error.is_transient() {
+            return None;
+        }
+        let after = self.again(item)?;
+        tracing::warn!(item.attempts, error = chain(error), "asking again");
+        Some(after)
+    }
+
+    /// An item that failed comes back, later each time; `None` where that was its last try.
+    pub fn again(&self, item: &Item) -> Option<After> {
+        (item.attempts + 1 < self.settings.lookup.max_attempts).then(|| again_after(item))
+    }
+
+    /// Posts an event, encoded in Avro. `Err`: what becomes of the item that it is about, instead of being
+    /// done.
+    ///
+    /// # Errors
+    /// The dispatcher does not take it, now or ever.
+    pub async fn post(&self, model: Model, event: Vec<u8>, limits: &Limits) -> Result<(), After> {
+        match self.publisher.publish(model, &[event], limits).await {
+            Ok(outcomes) => match outcomes.into_iter().next() {
+                Some(Published::Rejected(reason)) => {
+                    Err(After::Bury(format!("the dispatcher refused the {model} event: {reason}")))
+                }
+                _ => Ok(()),
+            },
+            Err(error @ PublishError::Stop { .. }) => Err(After::Stop(chain(&error))),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), %model, "the event waits for the dispatcher");
+                Err(After::later(WAIT))
+            }
+        }
+    }
+}
+
+/// What becomes of an item where the state cannot be kept.
+pub fn unkept(error: &StoreError) -> After {
+    tracing::error!(error = chain(error), "the state could not be kept; the work waits");
+    After::later(WAIT)
+}
+
+/// An item that failed comes back, later each time.
+pub fn again_after(item: &Item) -> After {
+    let doubled = FIRST_WAIT * (1 << item.attempts.min(10));
+    After::Again(Again { after: doubled.min(LONGEST_WAIT), is_attempt: true })
+}
+
+/// A function whose work is the dispatcher's events.
+#[async_trait]
+pub trait Tasks: Work + Sized {
+    /// The events.
+    type Event: Incoming + Send;
+
+    /// What it works with.
+    fn common(&self) -> &Common;
+
+    /// What to do with an event: for [`receive::Receiver::handle`].
+    fn decide(&self) -> Box<Decide<Self::Event>>;
+
+    /// Removes what is too old to be used.
+    async fn tidy(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Enters metrics of its own into a registry, beside those of its inbox and of the budget.
+    async fn measure(&self, _registry: &mut Registry) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,
+    /// because enough waits already or Azul is paused.
+    ///
+    /// # Errors
+    /// [`TasksError::Poll`], [`TasksError::Store`].
+    async fn poll(&self, wait: Duration) -> Result<Option<Accepted>, TasksError> {
+        let Common { store, clock, about, dispatcher, .. } = self.common();
+        let waiting = store.inbox.counts(about.queue, clock.now()).await?;
+        let room = about.most_waiting.saturating_sub(waiting.waiting + waiting.in_work);
+        let count = usize::try_from(room).unwrap_or(POLL_EVENTS).min(POLL_EVENTS);
+        if count == 0 {
+            return Ok(None);
+        }
+        let poll = Poll {
+            model: about.model,
+            name: &about.author.name,
+            sources: &about.sources,
+            actions: about.actions,
+            count,
+            deadline: wait.min(POLL_TIME),
+        };
+        let polled = dispatcher.poll(&poll).await?;
+        if polled.paused {
+            return Ok(None);
+        }
+        let name = format!("poll-{}", http_client::request_id());
+        let events = polled.events.into_iter().map(incoming::from_value).collect();
+        let decide = self.decide();
+        // Handed out once and never again: kept at any price that this process can pay.
+        let kept =
+            receive::accept(store, about.queue, &name, events, &*decide, clock.now()).await?;
+        Ok(Some(kept))
+    }
+
+    /// Does what an event of Lambda asks for, any JSON, and gives the answer to it: takes a webhook; works what
+    /// a queue hands over; or else polls and works until the deadline.
+    ///
+    /// # Errors
+    /// See [`TasksError`]. What was handed over comes back then.
+    async fn handle(
+        &self,
+        receiver: &Receiver,
+        event: &Value,
+        limits: &Limits,
+    ) -> Result<Value, TasksError> {
+        if let Some(request) = lambda::webhook(event).map_err(TasksError::Request)? {
+            let response = receiver.handle(request, &*self.decide()).await;
+            return Ok(lambda::answer(&response));
+        }
+        match Delivery::all_of(event) {
+            Some(deliveries) => Ok(self.deliver(&deliveries, limits).await?.answer()),
+            None => Ok(json!(self.run(limits).await?)),
+        }
+    }
+
+    /// Works what a queue handed over by an event.
+    ///
+    /// # Errors
+    /// See [`TasksError`]. What was handed over comes back then.
+    async fn deliver(
+        &self,
+        deliveries: &[Delivery],
+        limits: &Limits,
+    ) -> Result<Delivered, TasksError> {
+        if !self.common().register(limits).await? {
+            let failed = deliveries.iter().map(|delivery| delivery.message_id.clone()).collect();
+            return Ok(Delivered { failed, stopped: None });
+        }
+        let delivered = self.common().workers().deliver(self, deliveries, limits).await;
+        match delivered.stopped {
+            Some(why) => Err(TasksError::Stopped(why)),
+            None => Ok(delivered),
+        }
+    }
+
+    /// Polls and works until the deadline; without one until told to stop.
+    ///
+    /// # Errors
+    /// See [`TasksError`].
+    async fn run(&self, limits: &Limits) -> Result<Drained, TasksError> {
+        if !self.common().register(limits).await? {
+            return Ok(Drained::default());
+        }
+        self.tidy().await?;
+        // Whichever ends first ends the other.
+        let own = limits.child();
+        let polling = async {
+            let outcome = self.keep_polling(&own).await;
+            own.stop.cancel();
+            outcome
+        };
+        let working = async {
+            let outcome = self.drain(true, &own).await;
+            own.stop.cancel();
+            outcome
+        };
+        let (polled, drained) = tokio::join!(polling, working);
+        let drained = drained?;
+        polled?;
+        Ok(drained)
+    }
+
+    /// Polls until `limits` are reached.
+    ///
+    /// # Errors
+    /// See [`TasksError`].
+    async fn keep_polling(&self, limits: &Limits) -> Result<(), TasksError> {
+        // An answer that takes longer than the time left would be lost: no poll is begun any more.
+        let least = Duration::from_secs(1);
+        while !limits.reached() {
+            let left = limits.deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left < least) {
+                return Ok(());
+            }
+            match self.poll(left.unwrap_or(Duration::MAX)).await {
+                Ok(Some(_)) => {}
+                Ok(None) => drop(limits.sleep(PAUSE).await),
+                Err(TasksError::Poll(error)) if error.is_transient() => {
+                    tracing::warn!(error = chain(&error), "polling again");
+                    limits.sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Works what waits. With `waits`: also what comes in meanwhile, until `limits` are reached.
+    ///
+    /// # Errors
+    /// [`TasksError::Store`], [`TasksError::Stopped`].
+    async fn drain(&self, waits: bool, limits: &Limits) -> Result<Drained, TasksError> {
+        let drained = self.common().workers().drain(self, waits, limits).await?;
+        match &drained.stopped {
+            Some(why) => Err(TasksError::Stopped(why.clone())),
+            None => Ok(drained),
+        }
+    }
+}
