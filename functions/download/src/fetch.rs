@@ -1,7 +1,10 @@
 //! One sample, from VirusTotal into the dispatcher's store: by its direct link, else by its hash.
 
 use azul_vt::{
-    azul::event::{Datastream, DownloadEvent},
+    azul::{
+        event::{Datastream, DownloadEvent},
+        streams::StreamError,
+    },
     errors::chain,
     pipeline::Limits,
     store::{
@@ -20,6 +23,7 @@ use crate::{
     Download,
     events::Outcome,
     transfer::{Transfer, TransferError},
+    work::place,
 };
 
 /// The label of samples at the dispatcher.
@@ -89,7 +93,7 @@ impl Download {
             Some(Err(why)) => (why.to_owned(), false),
             Some(Ok(link)) => match self.by_link(request, link).await {
                 Ok(stored) => return Ok(stored),
-                Err(TransferError::Store(error)) => return Err(refused_by_store(error, item)),
+                Err(TransferError::Store(error)) => return Err(refused_by_store(&error, item)),
                 Err(error @ TransferError::TooLarge(_)) => return Err(failed(&error)),
                 Err(error) => {
                     let may_pass =
@@ -110,7 +114,7 @@ impl Download {
         self.common.grant().await?;
         match self.by_hash(request, item).await {
             Ok(stored) => Ok(stored),
-            Err(TransferError::Store(error)) => Err(refused_by_store(error, item)),
+            Err(TransferError::Store(error)) => Err(refused_by_store(&error, item)),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
             Err(error) => Err(failed(&error)),
         }
@@ -149,13 +153,13 @@ impl Download {
         request: &DownloadEvent,
         item: &Item,
     ) -> Result<Option<Datastream>, Ended> {
-        let opened = self.content.open_stream(self.place(request)).await;
-        let Some(content) = opened.map_err(|error| refused_by_store(error, item))? else {
+        let opened = self.content.open_stream(place(request)).await;
+        let Some(content) = opened.map_err(|error| refused_by_store(&error, item))? else {
             return Ok(None);
         };
         match self.transfer(request).run(Vec::new(), content).await {
             Ok(stored) => Ok(Some(stored)),
-            Err(TransferError::Store(error)) => Err(refused_by_store(error, item)),
+            Err(TransferError::Store(error)) => Err(refused_by_store(&error, item)),
             Err(error) => Err(failed(&error)),
         }
     }
@@ -190,10 +194,10 @@ impl Download {
 }
 
 /// What becomes of a request that the dispatcher's store does not take.
-pub(crate) fn refused_by_store(error: azul_vt::azul::streams::StreamError, item: &Item) -> Ended {
+pub(crate) fn refused_by_store(error: &StreamError, item: &Item) -> Ended {
     if !error.is_transient() {
-        return failed(&error);
+        return failed(error);
     }
-    tracing::warn!(error = chain(&error), "the sample waits for the dispatcher");
+    tracing::warn!(error = chain(error), "the sample waits for the dispatcher");
     Ended::After(again_after(item))
 }

@@ -13,11 +13,10 @@ pub fn item(mut event: DownloadEvent) -> Result<String, String> {
         return Err("it is an event of our own".into());
     }
     match event.action.as_str() {
-        download_action::REQUESTED => {}
         download_action::SUCCESS if event.entity.category.is_empty() => {
             return Err("it counts in no quota: it has no category".into());
         }
-        download_action::SUCCESS => {}
+        download_action::REQUESTED | download_action::SUCCESS => {}
         action => {
             return Err(format!(
                 "its action is `{action}`: requested is worked, and success counted"

@@ -34,6 +34,8 @@ use crate::{
 pub(crate) const FOLDER: &str = "outcomes/";
 /// When a request is looked at again whose sample somebody else is at.
 const HELD: SignedDuration = SignedDuration::from_secs(3);
+/// When a request is looked at again for which there is no place while others are being worked.
+const FULL: SignedDuration = SignedDuration::from_secs(10);
 /// How long a request waits that was taken when time was up.
 const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
@@ -44,6 +46,14 @@ struct Told {
     /// The day of the reservation that it ends.
     day: Option<Date>,
     outcome: Outcome,
+}
+
+/// A quota has no place.
+enum Full {
+    /// Places are taken by downloads that may fail.
+    Now,
+    /// So many samples arrived.
+    ForGood(u64),
 }
 
 impl Download {
@@ -93,11 +103,11 @@ impl Download {
         let reserved = self.reserved(item, request).await.map_err(|e| unkept(&e))?;
         let is_present = match reserved {
             Some((_, Stage::Sourced | Stage::Reported)) => true,
-            _ => match self.content.has_stream(self.place(request)).await {
+            _ => match self.content.has_stream(place(request)).await {
                 Ok(is_present) => is_present,
                 Err(error) => {
                     return self
-                        .ended(item, request, None, refused_by_store(error, item), limits)
+                        .ended(item, request, None, refused_by_store(&error, item), limits)
                         .await;
                 }
             },
@@ -109,7 +119,9 @@ impl Download {
             }
             None => match self.reserve(request).await.map_err(|e| unkept(&e))? {
                 Ok(reserved) => reserved,
-                Err(used) => return self.full(item, request, used, limits).await,
+                // Somebody may give a place back.
+                Err(Full::Now) => return Err(After::later(FULL)),
+                Err(Full::ForGood(used)) => return self.full(item, request, used, limits).await,
             },
         };
         match self.publish(item, request, (day, stage), is_present, limits).await {
@@ -190,11 +202,11 @@ impl Download {
         Ok(None)
     }
 
-    /// Takes a place in today's quota; the inner `Err` says how many are taken, where that is all.
+    /// Takes a place in today's quota; the inner `Err` says where there is none: for good, how many are taken.
     async fn reserve(
         &self,
         request: &DownloadEvent,
-    ) -> Result<Result<(Date, Stage), u64>, StoreError> {
+    ) -> Result<Result<(Date, Stage), Full>, StoreError> {
         let (entity, today) = (&request.entity, utc_day(self.common.clock.now()));
         let limit = match u64::try_from(entity.category_quota) {
             Ok(limit @ 1..) if !entity.category.is_empty() => limit,
@@ -204,7 +216,10 @@ impl Download {
         Ok(match quotas.reserve(&entity.category, today, limit, &entity.hash).await? {
             Reservation::Granted => Ok((today, Stage::Reserved)),
             Reservation::Already(stage) => Ok((today, stage)),
-            Reservation::Full { used } => Err(used),
+            Reservation::Full { .. } => {
+                let used = quotas.settled(&entity.category, today).await?;
+                Err(if used >= limit { Full::ForGood(used) } else { Full::Now })
+            }
         })
     }
 
@@ -307,10 +322,11 @@ impl Download {
         let text = read.await.ok().and_then(Result::ok);
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
+}
 
-    pub(crate) fn place<'a>(&self, request: &'a DownloadEvent) -> Place<'a> {
-        Place { source: &request.source.name, label: LABEL, sha256: &request.entity.hash }
-    }
+/// Where a request's sample is at the dispatcher.
+pub(crate) fn place(request: &DownloadEvent) -> Place<'_> {
+    Place { source: &request.source.name, label: LABEL, sha256: &request.entity.hash }
 }
 
 /// Where the outcome of an item is kept: an item's id may hold anything.

@@ -26,7 +26,7 @@ impl DownloadSettings {
             &["CONTENT_HOSTS"],
             ContentHosts::DEFAULT,
             "host names, separated by commas, such as files.example.com or *.example.com, or origins such as http://127.0.0.1:8080",
-            |t| ContentHosts::parse(t),
+            ContentHosts::parse,
         )?;
         let pcap_limit =
             r.parse(&["PCAP_LIMIT"], "1", "a number from 0 to 100", |t| within(t, 0, 100))?;

@@ -410,7 +410,7 @@ pub enum Stage {
     Reserved,
     /// The content is at the dispatcher.
     Stored,
-    /// The `sourced` event is at the dispatcher.
+    /// The `sourced` event is at the dispatcher: the place is taken for good.
     Sourced,
     /// The outcome is reported.
     Reported,
@@ -461,6 +461,9 @@ pub trait Quotas: Send + Sync {
         id: &str,
         stage: Stage,
     ) -> Result<bool, StoreError>;
+
+    /// How many places of a category are taken for good: [`Stage::Sourced`] or later, never given back.
+    async fn settled(&self, category: &str, day: Date) -> Result<u64, StoreError>;
 
     /// Gives a place back. False where there was none.
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError>;

@@ -196,7 +196,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 /// Resolves names to public addresses only, so that a public name cannot lead into our own network. The
-/// hosts that the settings name (VIRUSTOTAL, the proxies, origins in CONTENT_HOSTS) are resolved as they are.
+/// hosts that the settings name (VIRUSTOTAL, the proxies, origins in `CONTENT_HOSTS`) are resolved as they are.
 #[derive(Debug)]
 pub struct PublicNames {
     configured: Arc<BTreeSet<String>>,

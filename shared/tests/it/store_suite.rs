@@ -643,7 +643,11 @@ pub(crate) async fn stages_only_go_forward(store: &Store) {
         assert!(quotas.set_stage(CATEGORY, day, "a", set).await.unwrap());
         let now = quotas.reserve(CATEGORY, day, 1, "a").await.unwrap();
         assert_eq!(now, Reservation::Already(then));
+        let settled = quotas.settled(CATEGORY, day).await.unwrap();
+        assert_eq!(settled, u64::from(then >= Stage::Sourced), "{then:?}");
     }
+    assert_eq!(quotas.settled("other", day).await.unwrap(), 0);
+    assert_eq!(quotas.settled(CATEGORY, date(2026, 11, 25)).await.unwrap(), 0);
 }
 
 async fn content(store: &Store, key: &str) -> Option<Vec<u8>> {

@@ -24,7 +24,7 @@ async fn a_direct_link_costs_no_request_and_the_key_stays_behind() {
     put(&download, [request]).await;
     assert_eq!(drain(&download).await.done, 1);
     assert_eq!(world.actions(), ["success"]);
-    assert_eq!(world.virustotal.links_asked(), [sha256.clone()]);
+    assert_eq!(world.virustotal.links_asked(), std::slice::from_ref(&sha256));
     assert_eq!(world.virustotal.downloads_asked(), Vec::<String>::new());
     let stored = world.dispatcher.stream("virustotal", "content", &sha256).unwrap();
     assert_eq!(&*stored, b"%PDF-1.7 sample");
@@ -98,8 +98,8 @@ async fn whatever_is_wrong_with_a_link_the_hash_is_asked_for() {
         assert_eq!(world.told(), [("success".to_owned(), String::new())], "{what}");
         let asked = if what == "endless redirects" { 6 } else { 1 };
         assert_eq!(world.virustotal.links_asked().len(), asked, "{what}");
-        assert_eq!(world.virustotal.downloads_asked(), [sha256.clone()], "{what}");
-        assert_eq!(world.sourced(), [sha256.clone()], "{what}");
+        assert_eq!(world.virustotal.downloads_asked(), std::slice::from_ref(&sha256), "{what}");
+        assert_eq!(world.sourced(), std::slice::from_ref(&sha256), "{what}");
         let stored = world.dispatcher.stream("virustotal", "content", &sha256).unwrap();
         assert_eq!(&*stored, b"MZ a sample", "{what}");
         assert_eq!(world.dispatcher.streams().len(), 1, "{what}: nothing else is kept");
@@ -118,7 +118,7 @@ async fn with_direct_only_the_hash_is_never_asked_for() {
         let sha256 = request["entity"]["hash"].as_str().unwrap().to_owned();
         world.virustotal.behave_link(&sha256, &behaviour, usize::MAX);
         let settings = [("DIRECT_ONLY", "1"), ("VT_MAX_ATTEMPTS", "2")];
-        let download = world.download_at(clock.clone(), &settings);
+        let download = world.download_on(&clock, &settings);
         put(&download, [request]).await;
         drain(&download).await;
         clock.on(SignedDuration::from_mins(1));
@@ -198,7 +198,7 @@ async fn what_passes_is_asked_for_again_and_in_the_end_reported() {
     ] {
         let world = World::new().await;
         let clock = Moved::at(NOW);
-        let download = world.download_at(clock.clone(), &[("VT_MAX_ATTEMPTS", "3")]);
+        let download = world.download_on(&clock, &[("VT_MAX_ATTEMPTS", "3")]);
         let passes = world.by_hash("passes");
         let stays = world.by_hash("stays");
         for (request, times) in [(&passes, 2), (&stays, usize::MAX)] {
@@ -224,7 +224,7 @@ async fn what_passes_is_asked_for_again_and_in_the_end_reported() {
 async fn a_used_up_quota_of_virustotal_holds_what_needs_it_and_burns_nothing() {
     let world = World::new().await;
     let clock = Moved::at(NOW);
-    let download = world.download_at(clock.clone(), &[("VT_MAX_ATTEMPTS", "1"), ("WORKERS", "1")]);
+    let download = world.download_on(&clock, &[("VT_MAX_ATTEMPTS", "1"), ("WORKERS", "1")]);
     world.virustotal.behave_any_download(&Behaviour::TooManyRequests(Some(600)), usize::MAX);
     put(&download, [world.by_hash("one"), world.by_hash("two"), world.with_link("three")]).await;
     for _ in 0..5 {

@@ -83,10 +83,32 @@ async fn a_failed_download_gives_its_place_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_a_place_that_may_be_given_back() {
+    let world = World::new().await;
+    let clock = Moved::at(NOW);
+    let download = world.download_on(&clock, &[("WORKERS", "1"), ("VT_MAX_ATTEMPTS", "2")]);
+    let fails = with_quota(world.by_hash("fails"), "rules/a", 1);
+    let sha256 = fails["entity"]["hash"].as_str().unwrap();
+    world.virustotal.behave_download(sha256, &Behaviour::Transient(None), 1);
+    world.virustotal.behave_download(sha256, &Behaviour::Missing, 1);
+    put(&download, [fails]).await;
+    drain(&download).await;
+    put(&download, [with_quota(world.by_hash("waits"), "rules/a", 1)]).await;
+    drain(&download).await;
+    assert_eq!(world.waiting(&*clock).await.waiting, 2);
+    clock.on(SignedDuration::from_secs(20));
+    while world.waiting(&*clock).await.waiting > 0 {
+        drain(&download).await;
+        clock.on(SignedDuration::from_secs(20));
+    }
+    assert_eq!(world.actions(), ["failed-not-found", "success"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn downloads_of_others_count_once_on_their_own_day() {
     let world = World::new().await;
     let clock = Moved::at(NOW);
-    let download = world.download_at(clock.clone(), &[]);
+    let download = world.download_on(&clock, &[]);
     let success = |key: &str, time: &str| {
         let mut event = with_quota(world.by_hash("elsewhere"), "rules/a", 2);
         event["action"] = json!("success");
@@ -131,7 +153,7 @@ fn clock_now(download: &download::Download) -> jiff::Timestamp {
 async fn a_reservation_stays_of_its_day_over_midnight() {
     let world = World::new().await;
     let clock = Moved::at(NOW);
-    let download = world.download_at(clock.clone(), &[]);
+    let download = world.download_on(&clock, &[]);
     let request = with_quota(world.by_hash("sample"), "rules/a", 1);
     let sha256 = request["entity"]["hash"].as_str().unwrap().to_owned();
     world.virustotal.behave_download(&sha256, &Behaviour::Transient(None), 1);

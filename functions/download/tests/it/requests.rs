@@ -41,7 +41,7 @@ async fn what_azul_has_already_costs_nothing() {
 async fn the_same_sample_asked_for_twice_at_once_is_fetched_once() {
     let world = World::new().await;
     let clock = Moved::at("2026-11-24T09:00:00Z");
-    let download = world.download_at(clock.clone(), &[("WORKERS", "4")]);
+    let download = world.download_on(&clock, &[("WORKERS", "4")]);
     let request = world.by_hash("sample");
     let slow = Behaviour::Content(Fault::Delay { ms: 300 });
     world.virustotal.behave_download(&hash(&request), &slow, 1);
@@ -126,7 +126,7 @@ async fn a_crash_at_any_stage_goes_on_where_it_was() {
 async fn an_outcome_is_told_until_it_is_taken_and_always_the_same() {
     let world = World::new().await;
     let clock = Moved::at("2026-11-24T09:00:00Z");
-    let download = world.download_at(clock.clone(), &[]);
+    let download = world.download_on(&clock, &[]);
     let missing = world.by_hash("missing");
     world.virustotal.behave_download(&hash(&missing), &Behaviour::Missing, 1);
     put(&download, [missing]).await;
@@ -154,7 +154,7 @@ async fn an_outcome_is_told_until_it_is_taken_and_always_the_same() {
 async fn a_sample_waits_for_a_dispatcher_that_is_down_and_costs_nothing_meanwhile() {
     let world = World::new().await;
     let clock = Moved::at("2026-11-24T09:00:00Z");
-    let download = world.download_at(clock.clone(), &[("VT_MAX_ATTEMPTS", "1")]);
+    let download = world.download_on(&clock, &[("VT_MAX_ATTEMPTS", "1")]);
     put(&download, [world.by_hash("sample")]).await;
     world.dispatcher.down().await;
     for _ in 0..3 {

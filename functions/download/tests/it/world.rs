@@ -75,6 +75,10 @@ impl World {
         Download::from_settings(settings, self.store(), clock).unwrap()
     }
 
+    pub(crate) fn download_on(&self, clock: &Arc<Moved>, more: &[(&str, &str)]) -> Download {
+        self.download_at(Arc::<Moved>::clone(clock), more)
+    }
+
     pub(crate) fn download(&self, more: &[(&str, &str)]) -> Download {
         self.download_at(Arc::new(SystemClock), more)
     }

@@ -16,6 +16,10 @@ const STAGES: [Stage; 4] = [Stage::Reserved, Stage::Stored, Stage::Sourced, Stag
 
 pub(super) struct AwsQuotas(pub(super) Table);
 
+fn rank(stage: Stage) -> usize {
+    STAGES.iter().position(|s| *s == stage).unwrap_or_default()
+}
+
 fn place(category: &str, day: Date, id: &str) -> Key {
     Key { pk: format!("quota#{day}#{}", part(category)), sk: format!("#{}", part(id)) }
 }
@@ -90,7 +94,7 @@ impl Quotas for AwsQuotas {
         id: &str,
         stage: Stage,
     ) -> Result<bool, StoreError> {
-        let rank = STAGES.iter().position(|s| *s == stage).unwrap_or_default();
+        let rank = rank(stage);
         let action = format!("noting the stage of a place in the quota of {category}");
         let updated = self
             .0
@@ -107,6 +111,17 @@ impl Quotas for AwsQuotas {
             Updated::Done(_) => true,
             Updated::Refused(place) => !place.is_empty(),
         })
+    }
+
+    async fn settled(&self, category: &str, day: Date) -> Result<u64, StoreError> {
+        let action = format!("reading the quota of {category}");
+        let filter = Filter {
+            condition: Some("#stage >= :sourced"),
+            values: item([(":sourced", number(rank(Stage::Sourced)))]),
+            ..Filter::default()
+        };
+        let settled = self.0.query(&action, &place(category, day, "").pk, filter).await?;
+        Ok(settled.len() as u64)
     }
 
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError> {

@@ -84,6 +84,21 @@ impl Quotas for LocalQuotas {
             .await
     }
 
+    async fn settled(&self, category: &str, day: Date) -> Result<u64, StoreError> {
+        let category = category.to_owned();
+        self.db
+            .read(format!("reading the quota of {category}"), move |db| {
+                let settled = db.query_row(
+                    "SELECT count(*) FROM quota_places
+                     WHERE day = ?1 AND category = ?2 AND stage >= ?3",
+                    params![number(day), category, rank(Stage::Sourced)],
+                    |row| row.get(0),
+                )?;
+                Ok(unsigned(settled, &format!("the quota of {category}"))?)
+            })
+            .await
+    }
+
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError> {
         let (category, id) = (category.to_owned(), id.to_owned());
         self.db
