@@ -7,6 +7,8 @@ mod azul_models;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod downloads;
+#[cfg(test)]
 mod dry;
 #[cfg(test)]
 mod kills;

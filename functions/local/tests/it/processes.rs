@@ -159,7 +159,7 @@ async fn a_watching_load_ends_when_it_has_loaded_as_many_bundles_as_package_limi
 }
 
 /// The most memory that a process ever had, in bytes.
-fn peak_memory(pid: u32) -> u64 {
+pub(crate) fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
