@@ -198,7 +198,53 @@ async fn query_needs_no_permission_that_is_not_in_its_list() {
     let (status, said) = running.end().await;
     // What is given up, and nothing else.
     assert!(status.success() && said.matches("ERROR").count() == 1, "{said}");
-    assert!(said.contains("answered 4 look-ups; 0 put back, 1 given up"), "{said}");
+    assert!(said.contains("4 events done; 0 put back, 1 given up"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn download_needs_no_permission_that_is_not_in_its_list() {
+    let Some(stage) = Stage::new().await else { return };
+    let mut command = stage.vt("download", &["download", "--listen"]);
+    command
+        .env("PLUGIN_DATA_URL", stage.dispatcher.url())
+        .env("CONTENT_HOSTS", stage.virustotal.content_url())
+        .env("QUOTA_REJECT_EVENTS", "1");
+    let (running, url) = Running::serve(command);
+    let sample = |n: usize| stage.virustotal.sample(lookup::sample(n));
+    let request = |sha256: &str| lookup::download_event(sha256, "rules/one", 1);
+    // Missing, so its place is given back; there, with a capture and more text than a message holds; full.
+    let mut captured = request(&sample(1));
+    captured["entity"]["pcap"] = json!(true);
+    captured["source"]["references"] = json!({ "case": "x".repeat(250_000) });
+    let sha256 = sample(1);
+    let capture = [&[0xd4, 0xc3, 0xb2, 0xa1][..], &[7; 40]].concat();
+    stage.virustotal.behaviour(&sha256, "Box", 1, Some(capture.into()));
+    let mut others = request(&sample(3));
+    others["action"] = json!("success");
+    let events = [request(&lookup::sha256(9)), captured, request(&sample(2)), others];
+    for (n, event) in events.into_iter().enumerate() {
+        let (id, now) = (format!("msg-{n}"), Timestamp::now());
+        let body = json!([event]).to_string();
+        let signed = azul_vt::webhook::sign(WEBHOOK_SECRET, &id, now, body.as_bytes()).unwrap();
+        let post = reqwest::Client::new().post(&url).header("content-type", "application/json");
+        let post = post.header("webhook-id", id).header("webhook-signature", signed);
+        let post = post.header("webhook-timestamp", now.as_second().to_string());
+        assert_eq!(post.body(body).send().await.unwrap().status(), 202);
+        let told = |arrived: &sim::Arrived, _: &[sim::Posted]| {
+            arrived.of(Model::Download).count() == (n + 1).min(3)
+        };
+        stage.dispatcher.wait_until(told).await;
+    }
+    let arrived = stage.dispatcher.arrived();
+    let told: Vec<_> = arrived.of(Model::Download).map(|e| e.action.as_str()).collect();
+    assert_eq!(told, ["failed-not-found", "success", "failed"]);
+    let labels: Vec<_> =
+        stage.dispatcher.streams().into_iter().map(|(_, label, _)| label).collect();
+    assert_eq!(labels, ["content", "pcap"]);
+    running.terminate();
+    let (status, said) = running.end().await;
+    assert!(status.success() && !said.contains("ERROR"), "{said}");
+    assert!(said.contains("0 put back, 0 given up"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

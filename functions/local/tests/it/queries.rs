@@ -47,7 +47,7 @@ async fn a_posted_event_is_looked_up_and_answered_and_the_plugin_is_registered_o
     running.terminate();
     let (status, said) = running.end().await;
     assert_eq!(status.code(), Some(0), "{said}");
-    assert!(said.contains("answered 2 look-ups"), "{said}");
+    assert!(said.contains("2 events done"), "{said}");
     let arrived = stage.dispatcher.arrived();
     assert_eq!(arrived.registrations().len(), 1);
     let mut asked = stage.virustotal.reports_asked();
