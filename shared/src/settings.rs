@@ -79,6 +79,8 @@ pub struct Settings {
     pub aws: Option<AwsState>,
     /// `INBOX_QUEUE_URL`: where work waits; `None`: in STATEDIR.
     pub inbox_queue: Option<Url>,
+    /// `DOWNLOAD_QUEUE_URL`: that of `download`, where it is another one.
+    pub download_queue: Option<Url>,
     /// `MINUTES_QUEUE_URL`: where minutes wait for workers; `None`: a run loads all of them itself.
     pub minutes_queue: Option<Url>,
     /// `PACKAGE_LIMIT`: bundles loaded a run; `None`: no limit.
@@ -189,7 +191,7 @@ impl Settings {
             },
         )?;
         let state_dir = r.text(&["STATEDIR"], ".loadstate").into();
-        let OnAws { state: aws, inbox_queue, minutes_queue } = r.aws()?;
+        let OnAws { state: aws, inbox_queue, download_queue, minutes_queue } = r.aws()?;
         let package_limit =
             r.parse(&["PACKAGE_LIMIT"], "-1", "a number of bundles, or -1 for no limit", limit)?;
         let rules_root = r.parse(
@@ -316,6 +318,7 @@ impl Settings {
             state_dir,
             aws,
             inbox_queue,
+            download_queue,
             minutes_queue,
             package_limit,
             rules_root,
@@ -367,6 +370,7 @@ impl Settings {
 struct OnAws {
     state: Option<AwsState>,
     inbox_queue: Option<Url>,
+    download_queue: Option<Url>,
     minutes_queue: Option<Url>,
 }
 
@@ -469,6 +473,7 @@ impl Reader<'_> {
         let bucket = self.parse(&[BUCKET], "", "the name of an S3 bucket", name(3, 63))?;
         let queue = "the URL of an SQS queue";
         let inbox_queue = self.parse(&["INBOX_QUEUE_URL"], "", queue, optional_url)?;
+        let download_queue = self.parse(&["DOWNLOAD_QUEUE_URL"], "", queue, optional_url)?;
         let minutes_queue = self.parse(&["MINUTES_QUEUE_URL"], "", queue, optional_url)?;
         let alone = |name, shown: &str, other: &str| SettingError {
             name,
@@ -481,14 +486,16 @@ impl Reader<'_> {
             (None, Some(bucket)) => return Err(alone(BUCKET, &bucket, TABLE)),
             (None, None) => None,
         };
-        for (name, url) in
-            [("INBOX_QUEUE_URL", &inbox_queue), ("MINUTES_QUEUE_URL", &minutes_queue)]
-        {
+        for (name, url) in [
+            ("INBOX_QUEUE_URL", &inbox_queue),
+            ("DOWNLOAD_QUEUE_URL", &download_queue),
+            ("MINUTES_QUEUE_URL", &minutes_queue),
+        ] {
             if let (None, Some(url)) = (&state, url) {
                 return Err(alone(name, url.as_str(), "STATE_TABLE and BUNDLE_BUCKET"));
             }
         }
-        Ok(OnAws { state, inbox_queue, minutes_queue })
+        Ok(OnAws { state, inbox_queue, download_queue, minutes_queue })
     }
 
     /// A URL that may hold a password: shown without it.

@@ -30,8 +30,19 @@ from scripts import exports  # noqa: E402
 BIN = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "debug"
 EVENTS = ROOT / "testdata/events"
 # Then a function's state is in STATEDIR, and its rules cannot be in a bucket.
-HERE = {"RULES_ROOT": "", "STATE_TABLE": "", "BUNDLE_BUCKET": "", "INBOX_QUEUE_URL": "", "MINUTES_QUEUE_URL": ""}
-FUNCTIONS = ["load", "ingest", "query"]
+ON_AWS = ["STATE_TABLE", "BUNDLE_BUCKET", "INBOX_QUEUE_URL", "DOWNLOAD_QUEUE_URL", "MINUTES_QUEUE_URL"]
+HERE = dict.fromkeys(["RULES_ROOT", *ON_AWS], "")
+FUNCTIONS = ["load", "ingest", "query", "download"]
+# The webhook and the queue's messages of each function that works the dispatcher's events.
+EVENTS_OF = {"query": ("webhook_binary", "inbox-queue"), "download": ("webhook_download", "downloads-queue")}
+# What comes of these events, with the state on AWS and then on this machine.
+ANSWERED = {
+    ("status", "completed"): 4,
+    ("status", "opt-out"): 2,
+    ("download", "success"): 4,
+    ("download", "failed-not-found"): 2,
+}
+ANSWERS = {"status", "download"}
 RECORDS = 20
 # 30 MB of them.
 UPLOADED = 1200
@@ -42,7 +53,7 @@ PATIENCE = 120
 port = 0
 work = Path(tempfile.mkdtemp(prefix="azul-vt-lambda-"))
 running = []
-threads = ThreadPoolExecutor(1)
+threads = ThreadPoolExecutor(2)
 environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
 
 
@@ -137,7 +148,7 @@ def listens(at):
 
 def main():
     # What is there.
-    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY, "--reports", 5])
+    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY, "--reports", 5, "--samples", 5])
     aws, found = start("aws", [BIN / "sim", "aws", "--secret", f"azul-vt/key={KEY}"])
     wait("the stand-ins", sim, lambda: whole(urls, 1))
     wait("the emulator of AWS", aws, lambda: whole(found, 5))
@@ -151,6 +162,8 @@ def main():
         VIRUSTOTAL=urls["virustotal"],
         VIRUSTOTAL_APIKEY_SECRET="azul-vt/key",
         PLUGIN_EVENTS_URL=urls["dispatcher"],
+        PLUGIN_DATA_URL=urls["dispatcher"],
+        CONTENT_HOSTS=urls["content"],
         RULES_ROOT="s3://azul-vt-rules/vt/",
         FEED_BACKLOG_HOURS="1",
         FEED_LAG_MINUTES="58",
@@ -159,29 +172,25 @@ def main():
     )
     serve_lambdas({function: {} for function in FUNCTIONS})
 
-    looking_up = look_up()
+    working = take_events()
     posted = post()
     check("files that did not arrive", posted - set(ask(urls["dispatcher"] + "/sim/keys")), set())
     minutes = load_the_feed()
     uploaded = upload_and_load()
-    check("items that query worked", looking_up.result()["done"], 2)
-    look_up_for_the_queue()
-    # The same with its state on this machine.
-    serve_lambdas({"query": HERE})
-    check("items that query worked", look_up().result()["done"], 2)
-    look_up_for_the_queue()
-    events = [json.loads(event("webhook_binary")["body"])[0], queued()]
-    looked_up = {known["entity"]["sha256"] for known in events}
+    work_events(working)
+    # The same with their state on this machine.
+    serve_lambdas({function: HERE for function in EVENTS_OF})
+    work_events(take_events())
 
-    expected = posted | looked_up
+    expected = posted | {asked_for(function) for function in EVENTS_OF} | {queued(function) for function in EVENTS_OF}
     for records, minutes in ((RECORDS, minutes), (UPLOADED, [uploaded])):
         expected |= set(output(BIN / "sim", "expected", "--records", records, *minutes).split())
     arrived = set(ask(urls["dispatcher"] + "/sim/keys"))
     summary = ask(urls["dispatcher"] + "/sim/summary")
     check("files that did not arrive", expected - arrived, set())
     check("files that nobody sent", arrived - expected, set())
-    answers = {count["action"]: count["count"] for count in summary["counts"] if count["model"] == "status"}
-    check("answers of query", answers, {"completed": 4, "opt-out": 2})
+    answers = {(c["model"], c["action"]): c["count"] for c in summary["counts"] if c["model"] in ANSWERS}
+    check("answers of query and download", {key: answers.get(key) for key in ANSWERED}, ANSWERED)
     check("problems at the dispatcher", summary["problems"], [])
     print(f"{len(arrived)} files arrived, all that were sent; {summary['downloads']} downloads were asked for")
     sim.terminate()
@@ -263,26 +272,40 @@ def post():
     return {json.loads(line)["id"] for line in lines}
 
 
-def look_up():
-    """Sends a webhook of a file that VirusTotal knows, one that it does not know and two that are not asked for,
-    and lets `query` work until its time is over; gives what it says then."""
-    answer = invoke("query", "webhook_binary")
-    check("the answer to a webhook", answer["statusCode"], 202)
-    outcomes = [event["outcome"] for event in json.loads(answer["body"])["events"]]
-    check("outcomes of a webhook", outcomes, ["accepted", "accepted", "ignored", "rejected"])
-    return threads.submit(invoke, "query", "schedule")
+def take_events():
+    """Sends each function a webhook: an event to be completed, one that comes to nothing, and two that are not
+    its work; and lets it work until its time is over. Gives what it will say then."""
+    working = {}
+    for function, (webhook, _) in EVENTS_OF.items():
+        answer = invoke(function, webhook)
+        check("the answer to a webhook", answer["statusCode"], 202)
+        outcomes = [event["outcome"] for event in json.loads(answer["body"])["events"]]
+        check("outcomes of a webhook", outcomes, ["accepted", "accepted", "ignored", "rejected"])
+        working[function] = threads.submit(invoke, function, "schedule")
+    return working
 
 
-def queued():
-    """The event that the first message of the inbox is about."""
-    return json.loads(json.loads(event("inbox-queue")["Records"][0]["body"])["body"])
+def work_events(working):
+    """Waits for that, and hands over two messages of the function's queue, the second of which cannot be read."""
+    for function, (_, messages) in EVENTS_OF.items():
+        check(f"items that {function} worked", working[function].result()["done"], 2)
+        failed = event(messages)["Records"][1]["messageId"]
+        answer = invoke(function, messages)
+        check("the messages that failed", answer, {"batchItemFailures": [{"itemIdentifier": failed}]})
 
 
-def look_up_for_the_queue():
-    """Hands over two messages, the second of which cannot be read."""
-    failed = event("inbox-queue")["Records"][1]["messageId"]
-    answer = invoke("query", "inbox-queue")
-    check("the messages that failed", answer, {"batchItemFailures": [{"itemIdentifier": failed}]})
+def hash_of(event):
+    return event["entity"].get("sha256") or event["entity"]["hash"]
+
+
+def asked_for(function):
+    """The file of a webhook's first event."""
+    return hash_of(json.loads(event(EVENTS_OF[function][0])["body"])[0])
+
+
+def queued(function):
+    """The file of the queue's first message."""
+    return hash_of(json.loads(json.loads(event(EVENTS_OF[function][1])["Records"][0]["body"])["body"]))
 
 
 def finish(failed):

@@ -122,6 +122,9 @@ impl Delivery {
 pub(super) struct Message {
     /// [`Message::FORMAT`].
     pub(super) format: u8,
+    /// The function's queue: one of AWS's may be named to two functions by mistake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<String>,
     pub(super) id: String,
     #[serde(default)]
     pub(super) attempts: u32,
@@ -147,9 +150,16 @@ impl Message {
     pub(super) const FORMAT: u8 = 1;
 
     /// A message of an item that is due at once.
-    pub(super) fn new(id: &str, body: &str, attempts: u32, since: Timestamp) -> Self {
-        let body = Body::Body(body.to_owned());
-        Self { format: Self::FORMAT, id: id.to_owned(), attempts, since, due: None, body }
+    pub(super) fn new(queue: Queue, id: &str, body: &str, attempts: u32, since: Timestamp) -> Self {
+        Self {
+            format: Self::FORMAT,
+            queue: Some(queue.name().to_owned()),
+            id: id.to_owned(),
+            attempts,
+            since,
+            due: None,
+            body: Body::Body(body.to_owned()),
+        }
     }
 
     /// Reads a message; the error says why it is none, and quotes nothing of it.

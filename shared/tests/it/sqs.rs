@@ -151,3 +151,21 @@ async fn a_queue_that_is_not_set_is_named() {
         assert!(error.to_string().contains(setting), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_of_another_function_is_refused_and_left_where_it_is() {
+    let Some((store, place)) = fresh().await else { return };
+    let now = Timestamp::now();
+    let item = NewItem { id: "one".into(), body: "{}".into() };
+    store.inbox.put(Queue::Query, &[item], now).await.unwrap();
+    let hold = SignedDuration::from_secs(1);
+    let error = store.inbox.take(Queue::Download, 1, hold, now).await.unwrap_err();
+    let error = azul_vt::errors::chain(&error);
+    assert!(error.contains("work of query") && error.contains("INBOX_QUEUE_URL"), "{error}");
+    assert_eq!(place.dead().await, []);
+    let mut taken = Vec::new();
+    while taken.is_empty() {
+        taken = store.inbox.take(Queue::Query, 1, hold, now).await.unwrap();
+    }
+    assert_eq!(taken[0].id, "one");
+}

@@ -213,7 +213,7 @@ async fn everything_is_made_once_and_a_second_time_changes_nothing() {
     let ttl = ttl.time_to_live_description.unwrap();
     assert_eq!(ttl.attribute_name.as_deref(), Some("expires_at"));
     let queues = aws_sdk_sqs::Client::new(&config);
-    for url in [&made.inbox_queue, &made.minutes_queue] {
+    for url in [&made.inbox_queue, &made.download_queue, &made.minutes_queue] {
         let seen = queues.get_queue_attributes().queue_url(url);
         let seen = seen.attribute_names(QueueAttributeName::All).send().await.unwrap();
         let all = seen.attributes.unwrap();

@@ -40,7 +40,16 @@ async fn what_init_makes_a_load_keeps_its_state_in() {
     let name = emulator.name("azul-vt");
     let settings = exported(&output(on_aws(&["aws", "init", "--name", &name], &emulator)).await);
     let names: Vec<_> = settings.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["STATE_TABLE", "BUNDLE_BUCKET", "INBOX_QUEUE_URL", "MINUTES_QUEUE_URL"]);
+    assert_eq!(
+        names,
+        [
+            "STATE_TABLE",
+            "BUNDLE_BUCKET",
+            "INBOX_QUEUE_URL",
+            "DOWNLOAD_QUEUE_URL",
+            "MINUTES_QUEUE_URL"
+        ]
+    );
     let again = output(on_aws(&["aws", "init", "--name", &name], &emulator)).await;
     assert_eq!(exported(&again), settings);
 

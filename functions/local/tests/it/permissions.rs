@@ -31,6 +31,10 @@ fn policy(function: &str, table: &str, bucket: &str) -> String {
         "dead-letter queue of INBOX_QUEUE_URL" => {
             format!("arn:aws:sqs:us-east-1:000000000000:{table}-inbox-dead")
         }
+        "DOWNLOAD_QUEUE_URL" => format!("arn:aws:sqs:us-east-1:000000000000:{table}-downloads"),
+        "dead-letter queue of DOWNLOAD_QUEUE_URL" => {
+            format!("arn:aws:sqs:us-east-1:000000000000:{table}-downloads-dead")
+        }
         "MINUTES_QUEUE_URL" => format!("arn:aws:sqs:us-east-1:000000000000:{table}-minutes"),
         "dead-letter queue of MINUTES_QUEUE_URL" => {
             format!("arn:aws:sqs:us-east-1:000000000000:{table}-minutes-dead")

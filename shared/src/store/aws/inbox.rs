@@ -27,13 +27,16 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::error::{failed, unavailable};
-use crate::store::{
-    Bundles, StoreError,
-    inbox::{
-        Again, Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem,
-        Queue,
+use crate::{
+    settings::Settings,
+    store::{
+        Bundles, StoreError,
+        inbox::{
+            Again, Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem,
+            Queue,
+        },
+        keys::bad_name,
     },
-    keys::bad_name,
 };
 
 /// Messages that are longer, in bytes, leave their body to an object.
@@ -60,6 +63,8 @@ pub struct SqsInbox {
     bundles: Arc<dyn Bundles>,
     /// The queue of the function.
     inbox: Option<Place>,
+    /// The queue of downloads, where it is another one.
+    downloads: Option<Place>,
     /// The queue of minutes.
     minutes: Option<Place>,
 }
@@ -79,23 +84,24 @@ struct Receipt {
 }
 
 impl SqsInbox {
-    /// Uses the queues at these URLs; long bodies are in `bundles`.
-    pub fn new(
-        config: &SdkConfig,
-        inbox: Option<&Url>,
-        minutes: Option<&Url>,
-        bundles: Arc<dyn Bundles>,
-    ) -> Self {
-        let place = |setting, url: Option<&Url>| {
-            url.map(|url| Place { setting, url: url.to_string(), dead: OnceCell::new() })
+    /// Uses the queues that the settings name; long bodies are in `bundles`.
+    pub fn new(config: &SdkConfig, settings: &Settings, bundles: Arc<dyn Bundles>) -> Self {
+        let place = |setting, url: &Option<Url>| {
+            let url = url.as_ref()?.to_string();
+            Some(Place { setting, url, dead: OnceCell::new() })
         };
-        let (inbox, minutes) =
-            (place("INBOX_QUEUE_URL", inbox), place("MINUTES_QUEUE_URL", minutes));
-        Self { client: Client::new(config), bundles, inbox, minutes }
+        Self {
+            client: Client::new(config),
+            bundles,
+            inbox: place("INBOX_QUEUE_URL", &settings.inbox_queue),
+            downloads: place("DOWNLOAD_QUEUE_URL", &settings.download_queue),
+            minutes: place("MINUTES_QUEUE_URL", &settings.minutes_queue),
+        }
     }
 
     fn place(&self, queue: Queue) -> Result<&Place, StoreError> {
         let (setting, place) = match queue {
+            Queue::Download if self.downloads.is_some() => ("DOWNLOAD_QUEUE_URL", &self.downloads),
             Queue::Query | Queue::Download => ("INBOX_QUEUE_URL", &self.inbox),
             Queue::Minutes => ("MINUTES_QUEUE_URL", &self.minutes),
         };
@@ -273,7 +279,7 @@ impl Inbox for SqsInbox {
         let place = self.place(queue)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for NewItem { id, body } in items {
-            let (text, _) = self.write(queue, Message::new(id, body, 0, now)).await?;
+            let (text, _) = self.write(queue, Message::new(queue, id, body, 0, now)).await?;
             if entries.len() == MOST_MESSAGES || bytes + text.len() > MOST_BYTES {
                 self.send_all(place, std::mem::take(&mut entries)).await?;
                 bytes = 0;
@@ -385,7 +391,7 @@ impl Inbox for SqsInbox {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
         let attempts = item.attempts.saturating_add(u32::from(again.is_attempt));
-        let mut message = Message::new(&item.id, &item.body, attempts, item.since);
+        let mut message = Message::new(queue, &item.id, &item.body, attempts, item.since);
         message.due = Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX));
         let (text, object) = self.write(queue, message).await?;
         self.send(place, &text, again.after).await?;
@@ -405,7 +411,7 @@ impl Inbox for SqsInbox {
     ) -> Result<bool, StoreError> {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
-        let message = Message::new(&item.id, &item.body, item.attempts, item.since);
+        let message = Message::new(queue, &item.id, &item.body, item.attempts, item.since);
         let (text, _) = self.write(queue, message).await?;
         self.give_up(place, &text, &receipt.handle, reason).await?;
         Ok(true)
@@ -440,6 +446,16 @@ impl SqsInbox {
                 return self.give_up(place, text, handle, &reason).await.map(|()| None);
             }
         };
+        if let Some(other) = message.queue.filter(|name| name != queue.name()) {
+            return Err(StoreError::Refused {
+                action: format!("taking work of {}", queue.name()),
+                advice: format!(
+                    "give each function a queue of its own: {} names one",
+                    place.setting
+                ),
+                source: format!("it holds work of {other}").into(),
+            });
+        }
         let wait = message.due.map_or(SignedDuration::ZERO, |due| due.duration_since(now));
         if wait > TOLERANCE {
             self.send(place, text, wait).await?;

@@ -45,6 +45,8 @@ pub struct Made {
     pub bucket: String,
     /// `INBOX_QUEUE_URL`.
     pub inbox_queue: String,
+    /// URL of the queue of downloads.
+    pub download_queue: String,
     /// `MINUTES_QUEUE_URL`.
     pub minutes_queue: String,
 }
@@ -55,11 +57,12 @@ impl fmt::Display for Made {
         writeln!(f, "export STATE_TABLE={}", self.table)?;
         writeln!(f, "export BUNDLE_BUCKET={}", self.bucket)?;
         writeln!(f, "export INBOX_QUEUE_URL={}", self.inbox_queue)?;
+        writeln!(f, "export DOWNLOAD_QUEUE_URL={}", self.download_queue)?;
         write!(f, "export MINUTES_QUEUE_URL={}", self.minutes_queue)
     }
 }
 
-/// Makes all of it: the table `name`, the bucket, the queues `<name>-inbox` and `<name>-minutes`, each with
+/// Makes all of it: the table `name`, the bucket, the queues `<name>-inbox`, `<name>-downloads` and `<name>-minutes`, each with
 /// a queue `…-dead` for what was delivered ten times in vain.
 ///
 /// # Errors
@@ -76,6 +79,7 @@ pub async fn everything(
         table: name.to_owned(),
         bucket: bucket_name.to_owned(),
         inbox_queue: queue(config, &format!("{name}-inbox")).await?,
+        download_queue: queue(config, &format!("{name}-downloads")).await?,
         minutes_queue: queue(config, &format!("{name}-minutes")).await?,
     })
 }

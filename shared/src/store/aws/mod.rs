@@ -103,8 +103,7 @@ pub fn store(
     let table = table::Table::new(Client::from_conf(client), &places.table);
     let bundles: Arc<dyn Bundles> =
         Arc::new(S3Bundles::new(config, &places.bucket, &settings.state_dir)?);
-    let (inbox, minutes) = (settings.inbox_queue.as_ref(), settings.minutes_queue.as_ref());
-    let inbox = SqsInbox::new(config, inbox, minutes, Arc::clone(&bundles));
+    let inbox = SqsInbox::new(config, settings, Arc::clone(&bundles));
     Ok(Store {
         cursors: Arc::new(cursors::AwsCursors(table.clone())),
         leases: Arc::new(leases::AwsLeases(table.clone())),
