@@ -8,6 +8,10 @@ use crate::{
     served::{Stage, output, text},
 };
 
+fn requests(arrived: &sim::Arrived) -> usize {
+    arrived.of(Model::Download).count()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn azuls_own_models_accept_every_event_of_every_function() {
     let Some(azul) = Azul::installed().unwrap() else { return };
@@ -22,6 +26,8 @@ async fn azuls_own_models_accept_every_event_of_every_function() {
             .env("HANDLERS", "all")
             .env("DISPATCHER_MAX_AGE_HOURS", "-1")
             .env("LOOKUP_SOURCES", "incidents")
+            .env("PLUGIN_DATA_URL", stage.dispatcher.url())
+            .env("CONTENT_HOSTS", stage.virustotal.content_url())
             .env("WEBHOOK_LISTEN", "127.0.0.1:0")
             .env("INGEST_LISTEN", "127.0.0.1:0")
             .env("RULES_ROOT", rules.path());
@@ -50,12 +56,25 @@ async fn azuls_own_models_accept_every_event_of_every_function() {
     // It would wait for what the dispatcher hands out.
     drop(running);
 
+    let mut there = lookup::download_event(&stage.virustotal.sample("MZ"), "rules/a", 1);
+    there["entity"]["pcap"] = json!(true);
+    let sha256 = there["entity"]["hash"].as_str().unwrap();
+    let capture = [&[0xd4, 0xc3, 0xb2, 0xa1][..], &[7; 40]].concat();
+    stage.virustotal.behaviour(sha256, "Box", 1, Some(capture.into()));
+    let missing = lookup::download_event(&lookup::sha256(9), "rules/a", 9);
+    let requested = requests(&stage.dispatcher.arrived());
+    let (running, url) = Running::serve(vt(&["download", "--listen"]));
+    let events = json!([there, missing]);
+    assert_eq!(client.post(&url).json(&events).send().await.unwrap().status(), 202);
+    stage.dispatcher.wait_until(|arrived, _| requests(arrived) == requested + 2).await;
+    drop(running);
+
     let arrived = stage.dispatcher.arrived();
     let counts = [Model::Binary, Model::Download, Model::Plugin, Model::Status]
         .map(|model| arrived.of(model).count());
-    // Feed, posted, looked up; each function registers its plugin.
-    assert_eq!((counts[0], counts[2], counts[3]), (60 * 2 + 10 + 1, 3, 2));
-    assert!(counts[1] > 0, "the rules select something");
+    // Feed, posted, looked up, downloaded; each function registers its plugin.
+    assert_eq!((counts[0], counts[2], counts[3]), (60 * 2 + 10 + 1 + 1, 4, 2));
+    assert!(requested > 0, "the rules select something");
     let events = arrived.events.iter().map(|event| &**event);
     let complaints = tokio::task::block_in_place(|| azul.complaints(events)).unwrap();
     assert_eq!(complaints, Vec::<String>::new());
