@@ -24,7 +24,8 @@ use crate::{
     pipeline::{
         Limits, assemble,
         publish::{
-            Delivery as Published, PublishError, Publisher, PublisherOptions, register_event,
+            Delivery as Published, PublishError, Publisher, PublisherOptions, StopReason,
+            register_event,
         },
     },
     secrets::Secret,
@@ -49,12 +50,16 @@ const POLL_TIME: Duration = Duration::from_secs(10);
 /// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How often what is too old is looked for.
+const TIDY: Duration = Duration::from_hours(1);
 /// What [`crate::store::Memory`] calls that VirusTotal wants to be left alone.
 const PAUSED: &str = "pause";
 /// How long an item waits while VirusTotal does, or the state cannot be kept.
 const WAIT: SignedDuration = SignedDuration::from_secs(5);
 /// How long VirusTotal is left alone where it says that a quota is used up and not for how long.
 const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(60);
+/// However long it asks for: a quota may be raised meanwhile, and a clock may be wrong.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 /// The wait after a failure, doubling to …
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
 /// … this.
@@ -182,15 +187,24 @@ impl Common {
     /// # Errors
     /// There is none now.
     pub async fn grant(&self) -> Result<(), After> {
-        let now = self.clock.now();
-        if self.store.memory.knows(PAUSED, BUDGET, now).await.map_err(|e| unkept(&e))? {
+        if self.is_paused().await? {
             return Err(After::later(WAIT));
         }
+        let now = self.clock.now();
         let windows = &self.settings.lookup.windows;
         match self.store.budget.ask(BUDGET, windows, now).await.map_err(|e| unkept(&e))? {
             Permit::Granted => Ok(()),
             Permit::Wait(wait) => Err(After::later(wait)),
         }
+    }
+
+    /// Whether VirusTotal wants to be left alone.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub async fn is_paused(&self) -> Result<bool, After> {
+        let now = self.clock.now();
+        self.store.memory.knows(PAUSED, BUDGET, now).await.map_err(|e| unkept(&e))
     }
 
     /// What becomes of an item where VirusTotal did not give what it asked for. `None`: there is nothing to be
@@ -199,9 +213,10 @@ impl Common {
         if error.needs_operator() {
             return Some(After::Stop(chain(error)));
         }
-        if error.answer().is_some_and(|answer| answer.status == Some(429)) {
+        // Another host's 429 is about the link to it.
+        if error.answer().is_some_and(|answer| answer.status == Some(429) && answer.is_own) {
             let asked = error.retry_after().and_then(|wait| SignedDuration::try_from(wait).ok());
-            let wait = asked.unwrap_or(QUOTA_WAIT);
+            let wait = asked.unwrap_or(QUOTA_WAIT).min(LONGEST_PAUSE);
             tracing::warn!(error = chain(error), wait_s = wait.as_secs(), "quota used up");
             // Whoever comes next need not ask to find out.
             let kept = self.store.memory.remember(PAUSED, BUDGET, wait, self.clock.now()).await;
@@ -225,21 +240,48 @@ impl Common {
     ///
     /// # Errors
     /// The dispatcher does not take it, now or ever.
-    pub async fn post(&self, model: Model, event: Vec<u8>, limits: &Limits) -> Result<(), After> {
+    pub async fn post(
+        &self,
+        model: Model,
+        event: Vec<u8>,
+        limits: &Limits,
+    ) -> Result<(), Unposted> {
         match self.publisher.publish(model, &[event], limits).await {
             Ok(outcomes) => match outcomes.into_iter().next() {
-                Some(Published::Rejected(reason)) => {
-                    Err(After::Bury(format!("the dispatcher refused the {model} event: {reason}")))
-                }
+                Some(Published::Rejected(reason)) => Err(Unposted::Refused(format!(
+                    "the dispatcher refused the {model} event: {reason}"
+                ))),
+                Some(Published::Filtered(reason)) => Err(Unposted::Unwanted(format!(
+                    "Azul does not want the {model} event: {reason}"
+                ))),
                 _ => Ok(()),
             },
-            Err(error @ PublishError::Stop { .. }) => Err(After::Stop(chain(&error))),
+            Err(PublishError::Stop {
+                reason: reason @ StopReason::UnregisteredSource { .. },
+                ..
+            }) => Err(Unposted::UnknownSource(reason.to_string())),
+            Err(error @ PublishError::Stop { .. }) => {
+                Err(Unposted::After(After::Stop(chain(&error))))
+            }
             Err(error) => {
                 tracing::warn!(error = chain(&error), %model, "the event waits for the dispatcher");
-                Err(After::later(WAIT))
+                Err(Unposted::After(After::later(WAIT)))
             }
         }
     }
+}
+
+/// Why an event is not at the dispatcher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unposted {
+    /// It is never taken; why.
+    Refused(String),
+    /// Azul does not want it: aged off, or dropped by a filter.
+    Unwanted(String),
+    /// Azul does not know its source: until an operator has added it, no event of this source is taken.
+    UnknownSource(String),
+    /// Not now: what becomes of the item that it is about.
+    After(After),
 }
 
 /// What becomes of an item where the state cannot be kept.
@@ -359,7 +401,6 @@ pub trait Tasks: Work + Sized {
         if !self.common().register(limits).await? {
             return Ok(Drained::default());
         }
-        self.tidy().await?;
         // Whichever ends first ends the other.
         let own = limits.child();
         let polling = async {
@@ -385,7 +426,12 @@ pub trait Tasks: Work + Sized {
     async fn keep_polling(&self, limits: &Limits) -> Result<(), TasksError> {
         // An answer that takes longer than the time left would be lost: no poll is begun any more.
         let least = Duration::from_secs(1);
+        let mut tidied: Option<Instant> = None;
         while !limits.reached() {
+            if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
+                self.tidy().await?;
+                tidied = Some(Instant::now());
+            }
             let left = limits.deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left < least) {
                 return Ok(());

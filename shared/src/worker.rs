@@ -221,16 +221,10 @@ impl Workers<'_> {
             let reason = format!("{} workers in a row ended at it without a word", item.lost);
             work.lost(&item, reason)
         };
-        let after = loop {
-            tokio::select! {
-                after = &mut working => break after,
-                () = tokio::time::sleep(RENEW) => {}
-            }
-            let now = self.clock.now();
-            if !self.store.inbox.hold(self.queue, &item, HOLD, now).await? {
-                tracing::warn!(queue = self.queue.name(), id = item.id, "the item was lost");
-                break After::later(SignedDuration::ZERO);
-            }
+        let after = tokio::select! {
+            after = &mut working => after,
+            // It is somebody else's: what becomes of it is theirs to say.
+            () = self.keep(&item) => return Ok(After::later(SignedDuration::ZERO)),
         };
         drop(working);
         let now = self.clock.now();
@@ -251,6 +245,25 @@ impl Workers<'_> {
             tracing::debug!(queue = self.queue.name(), id = item.id, "somebody else has the item");
         }
         Ok(after)
+    }
+}
+
+impl Workers<'_> {
+    /// Keeps an item for its worker, side by side with the work; ends where it was lost.
+    async fn keep(&self, item: &Item) {
+        let (queue, id) = (self.queue.name(), &item.id);
+        loop {
+            tokio::time::sleep(RENEW).await;
+            match self.store.inbox.hold(self.queue, item, HOLD, self.clock.now()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(queue, id, "the item was lost");
+                    return;
+                }
+                // It is held for two times more.
+                Err(error) => tracing::warn!(queue, id, error = chain(&error), "not renewed"),
+            }
+        }
     }
 }
 

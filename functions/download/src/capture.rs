@@ -8,7 +8,7 @@ use azul_vt::{
     worker::After,
 };
 use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     Download,
@@ -29,6 +29,8 @@ const MAGIC: [[u8; 4]; 5] = [
 ];
 /// How long a capture waits for the budget: its sample waits with it.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// For all captures of a sample.
+const TIME: Duration = Duration::from_mins(5);
 
 /// The reports whose captures are fetched: at most `most`; those of the named sandboxes first, in that order,
 /// the others by age, the newest first.
@@ -55,23 +57,39 @@ pub(crate) fn is_capture(beginning: &[u8]) -> bool {
 }
 
 impl Download {
-    /// Fetches captures of a sample's traffic into the store. Whatever goes wrong is a line in the log.
+    /// Fetches captures of a sample's traffic into the store, as far as that can be done within `limits` and a
+    /// few minutes. Whatever goes wrong is a line in the log.
     pub(crate) async fn captures(
         &self,
         source: &str,
         sha256: &str,
         limits: &Limits,
     ) -> Vec<Datastream> {
-        let settings = &self.common.settings.download;
         let mut captures = Vec::new();
-        if settings.pcap_limit == 0 || !self.grant_in_time(limits).await {
-            return captures;
+        let fetching = self.fetch_captures(source, sha256, limits, &mut captures);
+        if !matches!(limits.bound(timeout(TIME, fetching)).await, Some(Ok(()))) {
+            tracing::warn!(sha256, "time was up before all network captures were there");
+        }
+        captures
+    }
+
+    async fn fetch_captures(
+        &self,
+        source: &str,
+        sha256: &str,
+        limits: &Limits,
+        captures: &mut Vec<Datastream>,
+    ) {
+        let settings = &self.common.settings.download;
+        // Captures cost requests, always.
+        if settings.direct_only || settings.pcap_limit == 0 || !self.grant_in_time(limits).await {
+            return;
         }
         let reports = match self.virustotal.behaviours(sha256).await {
             Ok(reports) => reports,
             Err(error) => {
                 tracing::warn!(sha256, error = chain(&error), "no network captures");
-                return captures;
+                return;
             }
         };
         for report in choose(reports, &settings.pcap_sandboxes, settings.pcap_limit) {
@@ -86,7 +104,6 @@ impl Download {
                 }
             }
         }
-        captures
     }
 
     async fn capture(
@@ -113,7 +130,8 @@ impl Download {
     /// Takes a grant of the budget where there is one soon.
     async fn grant_in_time(&self, limits: &Limits) -> bool {
         let until = Instant::now() + PATIENCE;
-        loop {
+        // Nobody knows when a pause ends early.
+        while matches!(self.common.is_paused().await, Ok(false)) {
             let wait = match self.common.grant().await {
                 Ok(()) => return true,
                 Err(After::Again(again)) => again.after.unsigned_abs(),
@@ -124,6 +142,7 @@ impl Download {
                 return false;
             }
         }
+        false
     }
 }
 

@@ -11,7 +11,7 @@ use azul_vt::{
         inbox::{Again, Item},
         totals::{Totals, utc_day},
     },
-    tasks::again_after,
+    tasks::unkept,
     virustotal::VirusTotalError,
     worker::After,
 };
@@ -28,6 +28,15 @@ use crate::{
 
 /// The label of samples at the dispatcher.
 pub(crate) const LABEL: &str = "content";
+/// What [`azul_vt::store::Memory`] calls that somebody wants to be left alone, here the dispatcher's store.
+const PAUSED: &str = "pause";
+const STORE: &str = "content store";
+/// For how long, at least.
+const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(30);
+/// The longest wait for it.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(1);
+/// For how long a request waits for it in all.
+const STORE_PATIENCE: SignedDuration = SignedDuration::from_hours(24);
 /// A transfer that had so long and was broken off counts as a try: it may never fit.
 const LONG: Duration = Duration::from_mins(1);
 
@@ -73,7 +82,8 @@ impl Download {
         if let Some(fetched) = limits.bound(self.fetch_content(request, item)).await {
             return fetched;
         }
-        let is_attempt = limits.deadline.is_some() && begun.elapsed() >= LONG;
+        let is_over = limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_attempt = is_over && begun.elapsed() >= LONG;
         let again = Again { after: SignedDuration::ZERO, is_attempt };
         if is_attempt && item.attempts + 1 >= self.common.settings.lookup.max_attempts {
             let why = "the time of an invocation was too short for it, again and again";
@@ -93,11 +103,15 @@ impl Download {
             Some(Err(why)) => (why.to_owned(), false),
             Some(Ok(link)) => match self.by_link(request, link).await {
                 Ok(stored) => return Ok(stored),
-                Err(TransferError::Store(error)) => return Err(refused_by_store(&error, item)),
+                Err(TransferError::Store(error)) => {
+                    return Err(self.refused_by_store(&error, item).await);
+                }
                 Err(error @ TransferError::TooLarge(_)) => return Err(failed(&error)),
                 Err(error) => {
-                    let may_pass =
-                        matches!(&error, TransferError::Source(error) if error.is_transient());
+                    let may_pass = match &error {
+                        TransferError::Source(error) => error.is_transient(),
+                        error => matches!(error, TransferError::Slow),
+                    };
                     (chain(&error), may_pass)
                 }
             },
@@ -114,8 +128,12 @@ impl Download {
         self.common.grant().await?;
         match self.by_hash(request, item).await {
             Ok(stored) => Ok(stored),
-            Err(TransferError::Store(error)) => Err(refused_by_store(&error, item)),
+            Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
+            Err(error @ TransferError::Slow) => match self.common.again(item) {
+                Some(again) => Err(again.into()),
+                None => Err(failed(&error)),
+            },
             Err(error) => Err(failed(&error)),
         }
     }
@@ -153,13 +171,14 @@ impl Download {
         request: &DownloadEvent,
         item: &Item,
     ) -> Result<Option<Datastream>, Ended> {
-        let opened = self.content.open_stream(place(request)).await;
-        let Some(content) = opened.map_err(|error| refused_by_store(&error, item))? else {
-            return Ok(None);
+        let content = match self.content.open_stream(place(request)).await {
+            Ok(Some(content)) => content,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(self.refused_by_store(&error, item).await),
         };
         match self.transfer(request).run(Vec::new(), content).await {
             Ok(stored) => Ok(Some(stored)),
-            Err(TransferError::Store(error)) => Err(refused_by_store(&error, item)),
+            Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(error) => Err(failed(&error)),
         }
     }
@@ -191,13 +210,36 @@ impl Download {
             },
         }
     }
+
+    /// What becomes of a request that the dispatcher's store does not take. The store is left alone for a
+    /// while by all: each try costs a download.
+    pub(crate) async fn refused_by_store(&self, error: &StreamError, item: &Item) -> Ended {
+        let now = self.common.clock.now();
+        let age = now.duration_since(item.since);
+        if !error.is_transient() || age > STORE_PATIENCE {
+            return failed(error);
+        }
+        tracing::warn!(error = chain(error), "the sample waits for the dispatcher");
+        let kept = self.common.store.memory.remember(PAUSED, STORE, STORE_PAUSE, now).await;
+        if let Err(error) = kept {
+            return Ended::After(unkept(&error));
+        }
+        Ended::After(After::later(growing(age, STORE_PAUSE, LONGEST_WAIT)))
+    }
+
+    /// Whether the dispatcher's store did not take something a moment ago.
+    pub(crate) async fn store_is_paused(&self) -> Result<bool, After> {
+        let now = self.common.clock.now();
+        self.common.store.memory.knows(PAUSED, STORE, now).await.map_err(|e| unkept(&e))
+    }
 }
 
-/// What becomes of a request that the dispatcher's store does not take.
-pub(crate) fn refused_by_store(error: &StreamError, item: &Item) -> Ended {
-    if !error.is_transient() {
-        return failed(error);
-    }
-    tracing::warn!(error = chain(error), "the sample waits for the dispatcher");
-    Ended::After(again_after(item))
+/// How long something of that age waits: as long again as half of it, within bounds. So what waits for long
+/// is looked at seldom.
+pub(crate) fn growing(
+    age: SignedDuration,
+    least: SignedDuration,
+    most: SignedDuration,
+) -> SignedDuration {
+    (age / 2).clamp(least, most)
 }

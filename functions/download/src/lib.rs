@@ -174,4 +174,11 @@ impl Work for Download {
             Err(after) => after,
         }
     }
+
+    async fn lost(&self, item: &Item, reason: String) -> After {
+        match self.give_up(item, reason).await {
+            Ok(()) => After::Done,
+            Err(after) => after,
+        }
+    }
 }

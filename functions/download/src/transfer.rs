@@ -6,7 +6,7 @@ use azul_vt::{
     azul::{
         dispatcher::{Dispatcher, PostError},
         event::Datastream,
-        streams::StreamError,
+        streams::{STREAM_TIME, StreamError},
     },
     virustotal::{Content, VirusTotalError},
 };
@@ -37,6 +37,9 @@ pub(crate) enum TransferError {
     /// It is not of the kind that was asked for.
     #[error("the content is no network capture")]
     NoCapture,
+    /// It took longer than an upload may.
+    #[error("the content did not come within {} minutes", STREAM_TIME.as_secs() / 60)]
+    Slow,
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StreamError),
@@ -128,6 +131,10 @@ impl Transfer<'_> {
             (Ok(sha256), Ok(stored)) if stored.sha256 == sha256 => Ok(stored),
             (Ok(_), Ok(_)) => nonsense("it describes another content than was sent"),
             (Err(Broken::Content(error)), _) => Err(error),
+            // The store was still waiting for the rest.
+            (Err(Broken::Unread), Err(StreamError::NoAnswer(PostError::Timeout(_)))) => {
+                Err(TransferError::Slow)
+            }
             (_, Err(error)) => Err(error.into()),
             (Err(Broken::Unread), Ok(_)) => nonsense("it came before all was sent"),
         }

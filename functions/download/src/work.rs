@@ -15,7 +15,7 @@ use azul_vt::{
         inbox::Item,
         totals::{Totals, UNLIMITED, utc_day},
     },
-    tasks::unkept,
+    tasks::{Unposted, unkept},
     worker::After,
 };
 use jiff::{SignedDuration, ToSpan as _, civil::Date};
@@ -26,16 +26,22 @@ use std::io::Read as _;
 use crate::{
     Download,
     events::{self, Outcome},
-    fetch::{Ended, LABEL, refused_by_store},
+    fetch::{Ended, LABEL, growing},
     wanted,
 };
 
 /// Folder of outcomes that are to be told.
 pub(crate) const FOLDER: &str = "outcomes/";
-/// When a request is looked at again whose sample somebody else is at.
+/// When a request is looked at again whose sample somebody else is at, at first and later.
 const HELD: SignedDuration = SignedDuration::from_secs(3);
+const LONGEST_HELD: SignedDuration = SignedDuration::from_mins(1);
 /// When a request is looked at again for which there is no place while others are being worked.
 const FULL: SignedDuration = SignedDuration::from_secs(10);
+const LONGEST_FULL: SignedDuration = SignedDuration::from_mins(10);
+/// What [`azul_vt::store::Memory`] calls a sample that goes into the store and has no event yet.
+const UNSOURCED: &str = "unsourced";
+/// Longer than any work on one takes.
+const UNSOURCED_FOR: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// How long a request waits that was taken when time was up.
 const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
@@ -67,7 +73,7 @@ impl Download {
             return self.count(&event, item).await.map_err(|e| unkept(&e));
         }
         if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
-            return self.tell(item, told, limits).await;
+            return self.tell(told, limits).await;
         }
         let hash = &event.entity.hash;
         if !wanted::is_sha256(hash) {
@@ -77,10 +83,36 @@ impl Download {
         let (store, clock) = (&self.common.store, &self.common.clock);
         let name = format!("download-{hash}");
         let claim = Claim::take(&store.leases, clock, &name, limits).await;
-        let Ok(claim) = claim.map_err(|e| unkept(&e))? else { return Err(After::later(HELD)) };
+        let Ok(claim) = claim.map_err(|e| unkept(&e))? else {
+            let age = clock.now().duration_since(item.since);
+            return Err(After::later(growing(age, HELD, LONGEST_HELD)));
+        };
         let outcome = self.request(item, &event, &claim.limits).await;
-        claim.give_back().await.map_err(|e| unkept(&e))?;
+        if let Err(error) = claim.give_back().await {
+            tracing::warn!(hash, error = chain(&error), "others wait until the lease ends");
+        }
         outcome
+    }
+
+    /// What becomes of an item that one taker after the other died at: it is told, and its place is free.
+    pub(crate) async fn give_up(&self, item: &Item, why: String) -> Result<(), After> {
+        let limits = Limits::default();
+        let event: DownloadEvent = serde_json::from_str(&item.body)
+            .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;
+        if event.action != download_action::SUCCESS {
+            if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
+                self.tell(told, &limits).await?;
+            } else {
+                let reserved = self.reserved(item, &event).await.map_err(|e| unkept(&e))?;
+                let outcome = match reserved {
+                    Some((_, Stage::Sourced | Stage::Reported)) => Outcome::Success,
+                    _ => Outcome::Failed(why.clone()),
+                };
+                let day = reserved.map(|(day, _)| day);
+                self.end(item, &event, day, &outcome, &limits).await?;
+            }
+        }
+        Err(After::Bury(why))
     }
 
     /// Counts a download of somebody else in its category's quota, on the day that it happened, once.
@@ -105,22 +137,31 @@ impl Download {
             Some((_, Stage::Sourced | Stage::Reported)) => true,
             _ => match self.content.has_stream(place(request)).await {
                 Ok(is_present) => is_present,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(error = chain(&error), "the request waits for the dispatcher");
+                    let age = self.common.clock.now().duration_since(item.since);
+                    return Err(After::later(growing(age, HELD, LONGEST_HELD)));
+                }
                 Err(error) => {
-                    return self
-                        .ended(item, request, None, refused_by_store(&error, item), limits)
-                        .await;
+                    let outcome = Outcome::Failed(chain(&error));
+                    let day = reserved.map(|(day, _)| day);
+                    return self.end(item, request, day, &outcome, limits).await;
                 }
             },
         };
         let (day, stage) = match reserved {
             Some(reserved) => reserved,
-            None if is_present => {
+            // Where a request of another category is between the two, the event may never come.
+            None if is_present && !self.is_unsourced(request).await? => {
                 return self.end(item, request, None, &Outcome::AlreadyPresent, limits).await;
             }
             None => match self.reserve(request).await.map_err(|e| unkept(&e))? {
                 Ok(reserved) => reserved,
                 // Somebody may give a place back.
-                Err(Full::Now) => return Err(After::later(FULL)),
+                Err(Full::Now) => {
+                    let age = self.common.clock.now().duration_since(item.since);
+                    return Err(After::later(growing(age, FULL, LONGEST_FULL)));
+                }
                 Err(Full::ForGood(used)) => return self.full(item, request, used, limits).await,
             },
         };
@@ -142,12 +183,28 @@ impl Download {
         if stage >= Stage::Sourced {
             return Ok(());
         }
-        let stored = if is_present { self.stored(request, item).await? } else { None };
+        if self.store_is_paused().await? {
+            let age = self.common.clock.now().duration_since(item.since);
+            return Err(Ended::After(After::later(growing(age, HELD, LONGEST_HELD))));
+        }
+        let memory = &self.common.store.memory;
+        let (id, now) = (place_id(request), self.common.clock.now());
+        let noted = memory.remember(UNSOURCED, &id, UNSOURCED_FOR, now).await;
+        noted.map_err(|error| unkept(&error))?;
+        let stored = if is_present {
+            let storing = limits.bound(self.stored(request, item)).await;
+            storing.unwrap_or(Err(Ended::After(After::later(SignedDuration::ZERO))))?
+        } else {
+            None
+        };
         let content = match stored {
             Some(content) => content,
             None => self.fetch(request, item, limits).await?,
         };
         self.set_stage(request, day, Stage::Stored).await?;
+        if limits.reached() {
+            return Err(Ended::After(After::later(SignedDuration::ZERO)));
+        }
         let source = &request.source.name;
         let captures = if request.entity.pcap {
             self.captures(source, &request.entity.hash, limits).await
@@ -165,8 +222,28 @@ impl Download {
         let event = events::sourced(request, content, captures, version, now);
         let mut bytes = Vec::new();
         avro::encode_binary(&event, version, &mut bytes);
-        self.common.post(Model::Binary, bytes, limits).await?;
-        self.set_stage(request, day, Stage::Sourced).await
+        if let Err(unposted) = self.common.post(Model::Binary, bytes, limits).await {
+            return Err(match unposted {
+                Unposted::After(after) => Ended::After(after),
+                Unposted::Refused(why) | Unposted::Unwanted(why) => {
+                    Ended::Outcome(Outcome::Failed(why))
+                }
+                // Its own matter: samples of other sources go on.
+                Unposted::UnknownSource(why) => {
+                    tracing::error!(source, why, "a sample has no event");
+                    Ended::Outcome(Outcome::Failed(why))
+                }
+            });
+        }
+        self.set_stage(request, day, Stage::Sourced).await?;
+        let forgotten = memory.forget(UNSOURCED, &id).await;
+        forgotten.map_err(|error| Ended::After(unkept(&error)))
+    }
+
+    async fn is_unsourced(&self, request: &DownloadEvent) -> Result<bool, After> {
+        let now = self.common.clock.now();
+        let known = self.common.store.memory.knows(UNSOURCED, &place_id(request), now).await;
+        known.map_err(|error| unkept(&error))
     }
 
     async fn set_stage(
@@ -177,7 +254,7 @@ impl Download {
     ) -> Result<(), Ended> {
         let entity = &request.entity;
         let quotas = &self.common.store.quotas;
-        let noted = quotas.set_stage(&entity.category, day, &entity.hash, stage).await;
+        let noted = quotas.set_stage(&entity.category, day, &place_id(request), stage).await;
         noted.map(drop).map_err(|error| Ended::After(unkept(&error)))
     }
 
@@ -187,13 +264,13 @@ impl Download {
         item: &Item,
         request: &DownloadEvent,
     ) -> Result<Option<(Date, Stage)>, StoreError> {
-        let entity = &request.entity;
+        let (entity, id) = (&request.entity, place_id(request));
         let mut day = utc_day(self.common.clock.now());
         // The same sample may have been asked for before midnight.
         let first = utc_day(item.since).min(day).saturating_sub(1.day());
         while day >= first {
             // A limit of nothing only asks.
-            let asked = self.common.store.quotas.reserve(&entity.category, day, 0, &entity.hash);
+            let asked = self.common.store.quotas.reserve(&entity.category, day, 0, &id);
             if let Reservation::Already(stage) = asked.await? {
                 return Ok(Some((day, stage)));
             }
@@ -213,7 +290,7 @@ impl Download {
             _ => UNLIMITED,
         };
         let quotas = &self.common.store.quotas;
-        Ok(match quotas.reserve(&entity.category, today, limit, &entity.hash).await? {
+        Ok(match quotas.reserve(&entity.category, today, limit, &place_id(request)).await? {
             Reservation::Granted => Ok((today, Stage::Reserved)),
             Reservation::Already(stage) => Ok((today, stage)),
             Reservation::Full { .. } => {
@@ -254,10 +331,6 @@ impl Download {
         limits: &Limits,
     ) -> Result<(), After> {
         match ended {
-            Ended::After(After::Bury(why)) => {
-                self.end(item, request, day, &Outcome::Failed(why.clone()), limits).await?;
-                Err(After::Bury(why))
-            }
             Ended::After(after) => Err(after),
             Ended::Outcome(outcome) => self.end(item, request, day, &outcome, limits).await,
         }
@@ -280,34 +353,38 @@ impl Download {
         let text = serde_json::to_vec(&told).map_err(|error| After::Bury(error.to_string()))?;
         let kept = self.common.store.bundles.put(&key(item), &text).await;
         kept.map_err(|e| unkept(&e))?;
-        self.tell(item, told, limits).await
+        self.tell(told, limits).await
     }
 
-    async fn tell(&self, item: &Item, told: Told, limits: &Limits) -> Result<(), After> {
+    async fn tell(&self, told: Told, limits: &Limits) -> Result<(), After> {
         let mut bytes = Vec::new();
         avro::encode_download(&told.event, self.common.settings.model_version, &mut bytes);
-        let posted = self.common.post(Model::Download, bytes, limits).await;
-        // What the dispatcher never takes is as good as told.
-        if let Err(after @ (After::Again(_) | After::Stop(_) | After::Done)) = posted {
-            return Err(after);
-        }
-        self.close(item, &told).await.map_err(|e| unkept(&e))?;
+        let posted = match self.common.post(Model::Download, bytes, limits).await {
+            Ok(()) | Err(Unposted::Unwanted(_)) => Ok(()),
+            // What the dispatcher never takes is as good as told.
+            Err(Unposted::Refused(why)) => Err(After::Bury(why)),
+            Err(Unposted::UnknownSource(why)) => return Err(After::Stop(why)),
+            Err(Unposted::After(after)) => return Err(after),
+        };
+        self.close(&told).await.map_err(|e| unkept(&e))?;
         self.outcomes.count(told.outcome.name());
         posted
     }
 
-    /// Ends the reservation of what was told: a success keeps its place.
-    async fn close(&self, item: &Item, told: &Told) -> Result<(), StoreError> {
+    /// Ends the reservation of what was told: a success keeps its place. What was told is kept: an item that
+    /// comes back although it was done tells it again, and nothing else.
+    async fn close(&self, told: &Told) -> Result<(), StoreError> {
         let (store, entity) = (&self.common.store, &told.event.entity);
+        let id = place_id(&told.event);
         if let Some(day) = told.day {
             if told.outcome == Outcome::Success {
                 let reported = Stage::Reported;
-                store.quotas.set_stage(&entity.category, day, &entity.hash, reported).await?;
+                store.quotas.set_stage(&entity.category, day, &id, reported).await?;
             } else {
-                store.quotas.release(&entity.category, day, &entity.hash).await?;
+                store.quotas.release(&entity.category, day, &id).await?;
             }
         }
-        store.bundles.remove(&key(item)).await
+        Ok(())
     }
 
     async fn read_told(&self, item: &Item) -> Result<Option<Told>, StoreError> {
@@ -322,6 +399,11 @@ impl Download {
         let text = read.await.ok().and_then(Result::ok);
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
+}
+
+/// A reservation's id: the same file of another source is another sample.
+fn place_id(request: &DownloadEvent) -> String {
+    format!("{} {}", request.source.name, request.entity.hash)
 }
 
 /// Where a request's sample is at the dispatcher.

@@ -21,7 +21,7 @@ use azul_vt::{
         Clock, Store, StoreError,
         inbox::{Item, Queue},
     },
-    tasks::{About, Common, Tasks},
+    tasks::{About, Common, Tasks, Unposted},
     virustotal::VirusTotal,
     webhook::receive::Decide,
     worker::{After, Work},
@@ -139,7 +139,13 @@ impl Query {
                 Model::Binary
             }
         };
-        self.common.post(model, bytes, limits).await
+        self.common.post(model, bytes, limits).await.or_else(|unposted| match unposted {
+            Unposted::Unwanted(_) => Ok(()),
+            Unposted::Refused(reason) => Err(After::Bury(reason)),
+            // Each answer of this source would cost a request for nothing.
+            Unposted::UnknownSource(reason) => Err(After::Stop(reason)),
+            Unposted::After(after) => Err(after),
+        })
     }
 }
 

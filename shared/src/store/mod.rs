@@ -465,7 +465,7 @@ pub trait Quotas: Send + Sync {
     /// How many places of a category are taken for good: [`Stage::Sourced`] or later, never given back.
     async fn settled(&self, category: &str, day: Date) -> Result<u64, StoreError>;
 
-    /// Gives a place back. False where there was none.
+    /// Gives a place back. False where there was none, or it is taken for good.
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError>;
 
     /// Places taken on a day, by category in order of name.

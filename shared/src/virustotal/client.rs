@@ -297,7 +297,8 @@ impl VirusTotal {
         let code =
             code.unwrap_or_else(|| status.canonical_reason().unwrap_or("?").replace(' ', ""));
         let message = if reply.own { message } else { "from the host it redirected to".into() };
-        let answer = reply.asked.answer(Some(status.as_u16()), &code, message);
+        let mut answer = reply.asked.answer(Some(status.as_u16()), &code, message);
+        answer.is_own = reply.own;
         match status.as_u16() {
             404 => VirusTotalError::Missing(answer),
             424 | 429 | 500..=599 => {
@@ -327,6 +328,7 @@ impl Asked {
             code: code.to_owned(),
             message,
             request_id: self.request_id.clone(),
+            is_own: true,
         })
     }
 

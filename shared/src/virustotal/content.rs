@@ -8,7 +8,7 @@ use url::Url;
 use super::{
     client::{Follow, Reply, VirusTotal},
     error::VirusTotalError,
-    trust::{ContentHosts, Untrusted},
+    trust::{self, ContentHosts, Untrusted},
 };
 
 /// Bytes of a list of behaviour reports that are read: each holds what a sandbox saw, and may be large.
@@ -65,7 +65,12 @@ impl VirusTotal {
         hosts: &ContentHosts,
     ) -> Result<Content, VirusTotalError> {
         let what = format!("file {sha256} by its direct link");
-        hosts.check(&link, self.origin()).map_err(|source| refused(&what, &link, source))?;
+        hosts.check(&link, self.origin()).map_err(|source| refused(&what, &link, Some(source)))?;
+        // Whoever wrote the link must not choose what is asked for with the key, and with what quota.
+        let is_own = trust::is_same_origin(&link, self.origin());
+        if is_own && !link.path().starts_with("/api/v3/feeds/") {
+            return Err(refused(&what, &link, None));
+        }
         let reply = self.get_url(&what, link, Follow::Listed(hosts)).await?;
         Ok(self.content(reply))
     }
@@ -85,15 +90,14 @@ impl VirusTotal {
         Ok(self.content(reply))
     }
 
-    /// The behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request. A report that
-    /// cannot be read is left out.
+    /// The behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
     pub async fn behaviours(&self, sha256: &str) -> Result<Vec<BehaviourReport>, VirusTotalError> {
         #[derive(Deserialize)]
         struct Body {
-            data: Vec<serde_json::Value>,
+            data: Vec<Report>,
         }
         #[derive(Deserialize)]
         struct Report {
@@ -121,8 +125,9 @@ impl VirusTotal {
         let Ok(Body { data }) = serde_json::from_slice(&body) else {
             return Err(VirusTotalError::Unexpected(unreadable));
         };
-        let reports = data.into_iter().filter_map(|report| serde_json::from_value(report).ok());
-        Ok(reports
+        // What else the reports hold was passed over: it may be megabytes.
+        Ok(data
+            .into_iter()
             .map(|Report { id, attributes }| BehaviourReport {
                 id,
                 sandbox: attributes.sandbox_name,
@@ -156,14 +161,18 @@ impl VirusTotal {
     }
 }
 
-fn refused(what: &str, link: &Url, source: Untrusted) -> VirusTotalError {
+fn refused(what: &str, link: &Url, source: Option<Untrusted>) -> VirusTotalError {
     let host = link.host_str().unwrap_or("nowhere");
     let answer = super::Answer {
         asked: what.to_owned(),
         status: None,
         code: "RefusedLink".to_owned(),
-        message: format!("it leads to {host}, which is not asked"),
+        message: match source {
+            Some(_) => format!("it leads to {host}, which is not asked"),
+            None => "it is no link of the feed".to_owned(),
+        },
         request_id: "none".to_owned(),
+        is_own: true,
     };
-    VirusTotalError::Redirect { answer: Box::new(answer), source: Some(source) }
+    VirusTotalError::Redirect { answer: Box::new(answer), source }
 }

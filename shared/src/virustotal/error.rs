@@ -18,6 +18,8 @@ pub struct Answer {
     pub message: String,
     /// Names the request in our log: the server's id of it where it gave one, else the id we sent.
     pub request_id: String,
+    /// Whether it is VirusTotal's own, not of a host that it redirected to.
+    pub is_own: bool,
 }
 
 impl fmt::Display for Answer {

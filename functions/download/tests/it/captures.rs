@@ -114,6 +114,18 @@ async fn a_capture_that_cannot_be_had_never_costs_its_sample() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_direct_only_no_capture_is_asked_for() {
+    let world = World::new().await;
+    let (request, sha256) = wants_captures(world.with_link("sample"));
+    world.virustotal.behaviour(&sha256, "Box", 5, Some(capture("traffic")));
+    let download = world.download(&[("DIRECT_ONLY", "1")]);
+    put(&download, [request]).await;
+    drain(&download).await;
+    assert_eq!(world.actions(), ["success"]);
+    assert_eq!(world.captured().0, ["content"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_used_up_budget_costs_the_capture_alone() {
     let world = World::new().await;
     let (request, sha256) = wants_captures(world.with_link("sample"));

@@ -147,13 +147,18 @@ async fn an_expired_link_is_not_asked() {
     lasting["entity"]["direct_expiry"] = json!("2026-11-24T09:00:01Z");
     let mut elsewhere = world.with_link("elsewhere");
     elsewhere["entity"]["direct_url"] = json!("https://169.254.169.254/latest/meta-data");
-    put(&download, [expired.clone(), lasting.clone(), elsewhere.clone()]).await;
+    // VirusTotal's own origin, and no link of the feed: nobody may choose what is asked for with the key.
+    let mut api = world.with_link("api");
+    let path = format!("/api/v3/files/{}/download", api["entity"]["hash"].as_str().unwrap());
+    api["entity"]["direct_url"] = json!(format!("{}{path}", world.virustotal.url()));
+    put(&download, [expired.clone(), lasting.clone(), elsewhere.clone(), api.clone()]).await;
     drain(&download).await;
-    assert_eq!(world.actions(), ["success"; 3]);
+    assert_eq!(world.actions(), ["success"; 4]);
+    assert_eq!(world.totals(clock_now(&download)).await.api_charged, 3);
     assert_eq!(world.virustotal.links_asked(), [lasting["entity"]["hash"].as_str().unwrap()]);
     let mut by_hash = world.virustotal.downloads_asked();
     by_hash.sort();
-    let mut wanted = [&expired, &elsewhere].map(|e| e["entity"]["hash"].as_str().unwrap());
+    let mut wanted = [&expired, &elsewhere, &api].map(|e| e["entity"]["hash"].as_str().unwrap());
     wanted.sort_unstable();
     assert_eq!(by_hash, wanted);
 }

@@ -88,8 +88,9 @@ async fn after_a_crash(stage: Stage, is_stored: bool) -> (World, Vec<String>) {
     let download = world.download(&[]);
     let request = world.by_hash("sample");
     let (quotas, today) = (world.store().quotas, utc_day(download.common().clock.now()));
-    quotas.reserve("rules/one", today, 100, &hash(&request)).await.unwrap();
-    quotas.set_stage("rules/one", today, &hash(&request), stage).await.unwrap();
+    let place = format!("virustotal {}", hash(&request));
+    quotas.reserve("rules/one", today, 100, &place).await.unwrap();
+    quotas.set_stage("rules/one", today, &place, stage).await.unwrap();
     if is_stored {
         world.dispatcher.put_stream("virustotal", "content", "sample");
     }
@@ -147,7 +148,9 @@ async fn an_outcome_is_told_until_it_is_taken_and_always_the_same() {
     }
     assert_eq!(told.len(), 2);
     assert_eq!(told[0], told[1]);
-    assert_eq!(world.store().bundles.list("outcomes/").await.unwrap(), []);
+    // An item that comes back although it was done tells the same once more; then it is forgotten.
+    let kept = world.store().bundles.list("outcomes/").await.unwrap();
+    assert_eq!(kept.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +169,7 @@ async fn a_sample_waits_for_a_dispatcher_that_is_down_and_costs_nothing_meanwhil
     // The store breaks off: the sample is fetched again, and nothing is told before.
     world.dispatcher.fail_uploads(&Fault::answer(503, ""), 1);
     assert_eq!(drain(&download).await.again, 1);
-    clock.on(SignedDuration::from_mins(15));
+    clock.on(SignedDuration::from_mins(30));
     assert_eq!(drain(&download).await.done, 1);
     assert_eq!(world.actions(), ["success"]);
     assert_eq!(
@@ -198,4 +201,85 @@ async fn what_the_dispatcher_polls_out_is_worked() {
     // Our own outcome comes back, and is left alone.
     let polled = download.poll(Duration::from_secs(1)).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_azul_does_not_know_is_its_own_requests_matter() {
+    let world = World::new().await;
+    let download = world.download(&[("WORKERS", "1")]);
+    let mut unknown = world.by_hash("one");
+    unknown["source"]["name"] = json!("nobody");
+    put(&download, [unknown, world.by_hash("two")]).await;
+    assert_eq!(drain(&download).await.done, 2);
+    let mut told = world.told();
+    told.sort();
+    let [(failed, why), (success, _)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((failed.as_str(), success.as_str()), ("failed", "success"));
+    assert!(why.contains("nobody") && why.contains("source"), "{why}");
+    assert_eq!(world.totals(clock_now(&download)).await.total, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_file_of_another_source_is_another_sample() {
+    let world = World::new().await;
+    world.dispatcher.register_source("incidents");
+    let download = world.download(&[("WORKERS", "1")]);
+    let request = world.by_hash("sample");
+    let mut other = request.clone();
+    other["source"]["name"] = json!("incidents");
+    put(&download, [request]).await;
+    drain(&download).await;
+    put(&download, [other]).await;
+    drain(&download).await;
+    assert_eq!(world.actions(), ["success"; 2]);
+    let sources: Vec<_> =
+        world.dispatcher.streams().into_iter().map(|(source, ..)| source).collect();
+    assert_eq!(sources, ["incidents", "virustotal"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_and_has_no_event_yet_is_no_success_of_another_category() {
+    let world = World::new().await;
+    let clock = Moved::at("2026-11-24T09:00:00Z");
+    let download = world.download_alone(&clock);
+    let request = world.by_hash("sample");
+    put(&download, [request.clone()]).await;
+    // The sample is stored; then the dispatcher takes no events.
+    world.dispatcher.fail(&Fault::Hang, 1);
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
+    download.drain(false, &Limits::until(deadline)).await.unwrap();
+    assert_eq!((world.dispatcher.streams().len(), world.told().len()), (1, 0));
+    let mut other = request;
+    other["entity"]["category"] = json!("rules/other");
+    put(&download, [other]).await;
+    assert_eq!(drain(&download).await.done, 1);
+    assert_eq!(world.actions(), ["success"]);
+    assert_eq!(world.sourced().len(), 1, "its event is there, whatever becomes of the first");
+    clock.on(SignedDuration::from_mins(5));
+    drain(&download).await;
+    assert_eq!(world.actions(), ["success"; 2]);
+    assert_eq!(world.virustotal.downloads_asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_one_worker_after_the_other_dies_at_fails_and_frees_its_place() {
+    let world = World::new().await;
+    let clock = Moved::at("2026-11-24T09:00:00Z");
+    let download = world.download_alone(&clock);
+    let request = world.by_hash("sample");
+    let place = format!("virustotal {}", hash(&request));
+    let (store, today) = (world.store(), utc_day(clock_now(&download)));
+    store.quotas.reserve("rules/one", today, 100, &place).await.unwrap();
+    put(&download, [request]).await;
+    for _ in 0..5 {
+        let hold = SignedDuration::from_secs(60);
+        let now = clock_now(&download);
+        assert_eq!(store.inbox.take(Queue::Download, 1, hold, now).await.unwrap().len(), 1);
+        clock.on(SignedDuration::from_mins(2));
+    }
+    assert_eq!(drain(&download).await.buried, 1);
+    let told = world.told();
+    let [(action, why)] = told.as_slice() else { panic!("{told:?}") };
+    assert!(action == "failed" && why.contains("5 workers in a row"), "{told:?}");
+    assert_eq!(world.totals(clock_now(&download)).await.total, 0);
 }

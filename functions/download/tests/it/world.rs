@@ -79,6 +79,10 @@ impl World {
         self.download_at(Arc::<Moved>::clone(clock), more)
     }
 
+    pub(crate) fn download_alone(&self, clock: &Arc<Moved>) -> Download {
+        self.download_on(clock, &[("WORKERS", "1")])
+    }
+
     pub(crate) fn download(&self, more: &[(&str, &str)]) -> Download {
         self.download_at(Arc::new(SystemClock), more)
     }

@@ -233,7 +233,7 @@ impl AwsLedger {
                 let copy = item([("row", json), ("state", text(state)), ("due", due)]);
                 table.put(open_key(row.minute), copy, None, item([]))?
             } else {
-                table.delete(open_key(row.minute), None)?
+                table.delete(open_key(row.minute), None, item([]))?
             });
         }
         writes.append(&mut copies);

@@ -41,7 +41,7 @@ impl Memory for AwsMemory {
     }
 
     async fn forget(&self, kind: &str, id: &str) -> Result<(), StoreError> {
-        let gone = self.0.delete(key(kind, id), None)?;
+        let gone = self.0.delete(key(kind, id), None, item([]))?;
         self.0.transact(&format!("forgetting a {kind}"), vec![gone]).await?;
         Ok(())
     }

@@ -125,7 +125,11 @@ impl Quotas for AwsQuotas {
     }
 
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError> {
-        let given = self.0.delete(place(category, day, id), Some("attribute_exists(#pk)"))?;
+        let given = self.0.delete(
+            place(category, day, id),
+            Some("attribute_exists(#pk) AND #stage < :sourced"),
+            item([(":sourced", number(rank(Stage::Sourced)))]),
+        )?;
         let counted = self.0.change(
             used(category, day),
             "ADD #used :less",

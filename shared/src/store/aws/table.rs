@@ -265,12 +265,14 @@ impl Table {
         &self,
         key: Key,
         condition: Option<&str>,
+        values: Item,
     ) -> Result<TransactWriteItem, StoreError> {
         let delete = aws_sdk_dynamodb::types::Delete::builder()
             .table_name(&*self.name)
             .set_key(Some(key.item()))
             .set_condition_expression(condition.map(str::to_owned))
             .set_expression_attribute_names(condition.map(names))
+            .set_expression_attribute_values((!values.is_empty()).then_some(values))
             .build();
         Ok(TransactWriteItem::builder().delete(delete.map_err(incomplete)?).build())
     }

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use jiff::{ToSpan, civil::Date};
+use jiff::{Timestamp, ToSpan, civil::Date};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::db::{Db, Fault, unsigned};
-use crate::store::{QuotaUsage, Quotas, Reservation, Stage, StoreError};
+use crate::store::{QuotaUsage, Quotas, Reservation, Stage, StoreError, totals::utc_day};
 
 /// Days that a place is kept after its own: far longer than any work on it takes.
 const KEPT_DAYS: i64 = 35;
@@ -40,7 +40,8 @@ impl Quotas for LocalQuotas {
         self.db
             .write(format!("reserving a place in the quota of {category}"), move |db| {
                 if purge {
-                    remove_old(db, day)?;
+                    // A place may be of any day that somebody's event names.
+                    remove_old(db, day.min(utc_day(Timestamp::now())))?;
                 }
                 let day = number(day);
                 if let Some(stage) = stage_of(db, &category, day, &id)? {
@@ -105,8 +106,9 @@ impl Quotas for LocalQuotas {
             .write(format!("giving back a place in the quota of {category}"), move |db| {
                 let day = number(day);
                 let rows = db.execute(
-                    "DELETE FROM quota_places WHERE day = ?1 AND category = ?2 AND id = ?3",
-                    params![day, category, id],
+                    "DELETE FROM quota_places
+                     WHERE day = ?1 AND category = ?2 AND id = ?3 AND stage < ?4",
+                    params![day, category, id, rank(Stage::Sourced)],
                 )?;
                 if rows == 0 {
                     return Ok(false);
