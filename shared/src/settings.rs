@@ -13,10 +13,12 @@ use url::Url;
 use crate::{azul::event::ModelVersion, secrets::SecretSource};
 
 mod download;
+mod hunt;
 mod lookup;
 mod rules_root;
 
 pub use download::DownloadSettings;
+pub use hunt::{Globs, HuntSettings};
 pub use lookup::LookupSettings;
 pub use rules_root::{NotARulesRoot, RulesRoot};
 
@@ -139,6 +141,8 @@ pub struct Settings {
     pub lookup: LookupSettings,
     /// Settings of `download`.
     pub download: DownloadSettings,
+    /// Settings of `hunt`.
+    pub hunt: HuntSettings,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
 }
@@ -308,6 +312,7 @@ impl Settings {
             Some(r.text(&["CA_BUNDLE"], "")).filter(|t| !t.is_empty()).map(PathBuf::from);
         let lookup = LookupSettings::read(&mut r)?;
         let download = DownloadSettings::read(&mut r)?;
+        let hunt = HuntSettings::read(&mut r)?;
         Ok(Self {
             virustotal,
             virustotal_apikey,
@@ -348,6 +353,7 @@ impl Settings {
             ca_bundle,
             lookup,
             download,
+            hunt,
             shown: r.shown,
         })
     }
@@ -421,7 +427,11 @@ impl Reader<'_> {
 
     /// `0` or `1`; `0` where it is not set.
     fn switch(&mut self, name: &'static str) -> Result<bool, SettingError> {
-        self.parse(&[name], "0", "0 or 1", |t| match t {
+        self.switch_or(name, "0")
+    }
+
+    fn switch_or(&mut self, name: &'static str, default: &str) -> Result<bool, SettingError> {
+        self.parse(&[name], default, "0 or 1", |t| match t {
             "0" => Some(false),
             "1" => Some(true),
             _ => None,

@@ -31,11 +31,10 @@ use crate::{
     secrets::Secret,
     settings::Settings,
     store::{
-        BUDGET, Clock, Store, StoreError,
-        budget::Permit,
+        Clock, Store, StoreError,
         inbox::{Again, Delivery, Item, Queue},
     },
-    virustotal::VirusTotalError,
+    virustotal::{VirusTotalError, asks},
     webhook::{
         BadSecret,
         receive::{self, Accepted, Decide, Receiver},
@@ -52,14 +51,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// How often what is too old is looked for.
 const TIDY: Duration = Duration::from_hours(1);
-/// What [`crate::store::Memory`] calls that VirusTotal wants to be left alone.
-const PAUSED: &str = "pause";
-/// How long an item waits while VirusTotal does, or the state cannot be kept.
+/// How long an item waits where the dispatcher does not take its event, or the state cannot be kept.
 const WAIT: SignedDuration = SignedDuration::from_secs(5);
-/// How long VirusTotal is left alone where it says that a quota is used up and not for how long.
-const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(60);
-/// However long it asks for: a quota may be raised meanwhile, and a clock may be wrong.
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 /// The wait after a failure, doubling to …
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
 /// … this.
@@ -187,14 +180,11 @@ impl Common {
     /// # Errors
     /// There is none now.
     pub async fn grant(&self) -> Result<(), After> {
-        if self.is_paused().await? {
-            return Err(After::later(WAIT));
-        }
-        let now = self.clock.now();
         let windows = &self.settings.lookup.windows;
-        match self.store.budget.ask(BUDGET, windows, now).await.map_err(|e| unkept(&e))? {
-            Permit::Granted => Ok(()),
-            Permit::Wait(wait) => Err(After::later(wait)),
+        match asks::grant(&self.store, windows, self.clock.now()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(wait)) => Err(After::later(wait)),
+            Err(error) => Err(unkept(&error)),
         }
     }
 
@@ -203,8 +193,7 @@ impl Common {
     /// # Errors
     /// It is not known.
     pub async fn is_paused(&self) -> Result<bool, After> {
-        let now = self.clock.now();
-        self.store.memory.knows(PAUSED, BUDGET, now).await.map_err(|e| unkept(&e))
+        asks::is_paused(&self.store, self.clock.now()).await.map_err(|e| unkept(&e))
     }
 
     /// What becomes of an item where VirusTotal did not give what it asked for. `None`: there is nothing to be
@@ -213,14 +202,10 @@ impl Common {
         if error.needs_operator() {
             return Some(After::Stop(chain(error)));
         }
-        // Another host's 429 is about the link to it.
-        if error.answer().is_some_and(|answer| answer.status == Some(429) && answer.is_own) {
-            let asked = error.retry_after().and_then(|wait| SignedDuration::try_from(wait).ok());
-            let wait = asked.unwrap_or(QUOTA_WAIT).min(LONGEST_PAUSE);
-            tracing::warn!(error = chain(error), wait_s = wait.as_secs(), "quota used up");
-            // Whoever comes next need not ask to find out.
-            let kept = self.store.memory.remember(PAUSED, BUDGET, wait, self.clock.now()).await;
-            return Some(kept.map_or_else(|error| unkept(&error), |_| After::later(wait)));
+        match asks::used_up(&self.store, error, self.clock.now()).await {
+            Ok(None) => {}
+            Ok(Some(wait)) => return Some(After::later(wait)),
+            Err(error) => return Some(unkept(&error)),
         }
         if !error.is_transient() {
             return None;

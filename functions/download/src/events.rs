@@ -15,12 +15,7 @@ const MAX_VALUE_CHARS: usize = 1000;
 
 /// The author of downloads.
 pub fn author() -> Author {
-    Author {
-        name: AUTHOR.into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        category: "plugin".into(),
-        security: String::new(),
-    }
+    Author::new(AUTHOR, "plugin")
 }
 
 /// The features of a sample's event.

@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Ingest(IngestArgs),
     Query(QueryArgs),
     Download(DownloadArgs),
+    Hunt(HuntArgs),
     Quota(QuotaArgs),
     Map(MapArgs),
     Select(SelectArgs),
@@ -146,6 +147,26 @@ pub(crate) struct DownloadArgs {
     /// Take webhooks too, at `WEBHOOK_LISTEN`; without `WEBHOOK_SECRETS` on loopback only.
     #[arg(long)]
     pub(crate) listen: bool,
+}
+
+/// Bring what rules of Livehunt matched since the last run, then end (for cron); --watch goes on.
+///
+/// Each hit becomes an event of `HUNT_SOURCE` and, unless `HUNT_DOWNLOAD=0`, a download request. The first run starts
+/// `HUNT_BACKLOG_HOURS` back, or where the Go plugin's `livehunt` in STATEDIR stopped. Where another one is at work it says who,
+/// and ends with exit code 0. A link to this program that is called `azul-vthuntfeed` runs this command.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  VIRUSTOTAL_APIKEY=xxxx PLUGIN_EVENTS_URL=http://dispatcher:8111 vt hunt
+  HUNT_RULES='apt_*,!*_test' vt hunt --watch
+  vt hunt --retrohunt user-1234567890")]
+pub(crate) struct HuntArgs {
+    /// Go on for ever: look for new notifications each minute.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Bring the matches of this Retrohunt job, as events of `RETROHUNT_SOURCE`.
+    #[arg(long, value_name = "JOB", conflicts_with = "watch")]
+    pub(crate) retrohunt: Option<String>,
 }
 
 /// Print how many requests of VirusTotal, and how many downloads, are used.

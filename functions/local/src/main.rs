@@ -4,6 +4,7 @@ mod aws;
 mod cli;
 mod doctor;
 mod failure;
+mod hunt;
 mod ingest;
 mod input;
 mod lines;
@@ -37,6 +38,7 @@ fn by_name(mut args: Vec<OsString>) -> Vec<OsString> {
     let job = match name.and_then(|name| name.to_str()) {
         Some("azul-vtquery") => "query",
         Some("azul-vtdownload") => "download",
+        Some("azul-vthuntfeed") => "hunt",
         _ => return args,
     };
     args.insert(1, job.into());
@@ -50,6 +52,7 @@ fn run(command: cli::Command) -> Result<(), failure::Failure> {
         cli::Command::Retry(args) => load::replay(args.minute, args.minute),
         cli::Command::Ingest(_) => ingest::run(),
         cli::Command::Query(args) => tasks::run(args.listen, query::Query::from_settings),
+        cli::Command::Hunt(args) => hunt::run(&args),
         cli::Command::Download(args) => tasks::run(args.listen, download::Download::from_settings),
         cli::Command::Quota(args) => quota::run(&args),
         cli::Command::Map(args) => map::run(&args),

@@ -1,6 +1,6 @@
 //! `vt status`: how far the feed was loaded, and what is in the way.
 
-use std::sync::Arc;
+use std::{io::Read as _, sync::Arc};
 
 use azul_vt::{
     minute::Minute,
@@ -36,6 +36,10 @@ struct Status {
     gaps: Vec<LedgerRow>,
     /// Downloads of today (UTC), all and by category.
     quotas: Totals,
+    /// The date of the last Livehunt notification that was delivered; none before the first run.
+    hunted_until: Option<Timestamp>,
+    /// Rulesets of Livehunt that match more than they may a day, as far as is known.
+    rate_limited: Vec<String>,
     /// Objects under `rejects/`.
     rejects: usize,
     /// Posted bodies that wait for their delivery.
@@ -78,6 +82,8 @@ fn empty(settings: &Settings, now: Timestamp) -> Status {
         totals: LedgerTotals::default(),
         gaps: Vec::new(),
         quotas: Totals::default(),
+        hunted_until: None,
+        rate_limited: Vec::new(),
         rejects: 0,
         posted: 0,
     }
@@ -90,6 +96,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
     let today = utc_day(now);
     let rejects = Rejects::new(Arc::clone(&store.bundles)).list().await.map_err(Failure::job)?;
     let posted = store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
+    let hunted = store.cursors.read(hunt::NAME).await.map_err(Failure::job)?;
     Ok(Status {
         cursor,
         lag_minutes: cursor.map(|cursor| Minute::of(now).since(cursor)),
@@ -97,6 +104,8 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
         totals: store.ledger.totals().await.map_err(Failure::job)?,
         gaps: store.ledger.gaps(GAPS_LISTED).await.map_err(Failure::job)?,
         quotas: Totals::of(&*store.quotas, today).await.map_err(Failure::job)?,
+        hunted_until: hunted.and_then(|date| Timestamp::from_second(date).ok()),
+        rate_limited: rate_limited(store).await?,
         rejects: rejects.len(),
         posted: posted.len(),
         ..empty(settings, now)
@@ -149,6 +158,13 @@ fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
             output.line(&format!("  and {more} more"))?;
         }
     }
+    if let Some(date) = status.hunted_until {
+        output.line(&format!("\nLivehunt: delivered up to {date:.0}"))?;
+    }
+    for ruleset in &status.rate_limited {
+        output
+            .line(&format!("Livehunt: {ruleset} is over its limit, so VirusTotal tells not all"))?;
+    }
     let Totals { total, api_charged, pcaps, categories } = &status.quotas;
     if total + api_charged + pcaps > 0 {
         output.line("\ndownloads of today (UTC)")?;
@@ -159,6 +175,20 @@ fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
         output.table(&rows)?;
     }
     Ok(())
+}
+
+/// What `vt hunt` found out last.
+async fn rate_limited(store: &Store) -> Result<Vec<String>, Failure> {
+    let Some(mut reader) = store.bundles.open(hunt::RULESETS).await.map_err(Failure::job)? else {
+        return Ok(Vec::new());
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).map(|_| text)
+    });
+    let text = read.await.map_err(Failure::job)?.map_err(Failure::job)?;
+    let known: hunt::RateLimited = serde_json::from_slice(&text).map_err(Failure::job)?;
+    Ok(known.rulesets)
 }
 
 fn gap(row: &LedgerRow) -> [String; 4] {

@@ -47,12 +47,7 @@ pub struct Answers {
 
 /// The author of look-ups.
 pub fn author() -> Author {
-    Author {
-        name: AUTHOR.into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        category: "plugin".into(),
-        security: String::new(),
-    }
+    Author::new(AUTHOR, "plugin")
 }
 
 /// An input without what neither the dispatcher nor the readers of a status look at: the features and

@@ -127,6 +127,18 @@ pub struct Author {
     pub security: String,
 }
 
+impl Author {
+    /// An author of this program's events, in its own version.
+    pub fn new(name: &str, category: &str) -> Self {
+        Self {
+            name: name.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            category: category.into(),
+            security: String::new(),
+        }
+    }
+}
+
 /// One step of how a binary came to be known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathNode {

@@ -43,12 +43,7 @@ pub enum AssembleError {
 
 /// The author of feed events.
 pub fn feed_author() -> Author {
-    Author {
-        name: FEED_AUTHOR.into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        category: "plugin".into(),
-        security: String::new(),
-    }
+    Author::new(FEED_AUTHOR, "plugin")
 }
 
 /// The mapper that the settings describe; `ageless`: without an age limit.

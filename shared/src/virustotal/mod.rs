@@ -1,10 +1,12 @@
 //! VirusTotal's API, version 3, as this project uses it.
 
+pub mod asks;
 pub mod client;
 pub mod content;
 pub mod error;
 pub mod feed;
 pub mod files;
+pub mod hunting;
 pub mod trust;
 pub mod user;
 
@@ -12,5 +14,6 @@ pub use client::{Options, VirusTotal};
 pub use content::{BehaviourReport, Content};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
+pub use hunting::{Page, Ruleset};
 pub use trust::ContentHosts;
 pub use user::{Allowance, CurrentUser, Privilege};

@@ -22,4 +22,4 @@ pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
 pub use fault::Fault;
 pub use gateway::{Gateway, Pushed};
 pub use proxy::{Chaos, Mode, Proxy, Through};
-pub use virustotal::{Asked, Behaviour, Request, TEST_KEY, Unknown, VirusTotal};
+pub use virustotal::{Asked, Behaviour, Hit, Request, TEST_KEY, Unknown, VirusTotal};

@@ -10,9 +10,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
 use serde_json::json;
 use sim::{
-    Aws, Behaviour, Dispatcher, Unknown, VirusTotal,
+    Aws, Behaviour, Dispatcher, Hit, Unknown, VirusTotal,
     feed::{self, Style},
     lookup,
 };
@@ -87,6 +88,9 @@ struct Serve {
     /// VirusTotal has the samples 1 to N (`sim::lookup::sample`)
     #[arg(long, default_value_t = 0, value_name = "N")]
     samples: usize,
+    /// The stream of hits has N of them, one a minute up to now, on the samples 1 to N by the rules `rule_0` to `rule_2` in turn
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    hits: usize,
     /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -177,6 +181,11 @@ async fn serve(args: Serve) -> Result<()> {
     }
     for n in 1..=args.samples {
         virustotal.sample(lookup::sample(n));
+    }
+    let mut date = Timestamp::now().as_second();
+    for n in (1..=args.hits).rev() {
+        virustotal.hit(Hit::file(n, date, &format!("rule_{}", (n - 1) % 3)));
+        date -= 60;
     }
     let (seed, records, style) =
         (args.synthetic.seed, args.synthetic.records, args.synthetic.style());

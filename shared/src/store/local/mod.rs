@@ -89,21 +89,33 @@ fn begin(state_dir: &Path) -> Result<Locked, StoreError> {
 /// [`StoreError::Damaged`] where the file holds anything else, [`StoreError::StateDir`] where it cannot
 /// be read.
 pub fn go_plugin_position(state_dir: &Path) -> Result<Option<Minute>, StoreError> {
+    Ok(go_plugin_time(&state_dir.join("v3_files"))?.map(Minute::from_unix_seconds))
+}
+
+/// The time of the last Livehunt notification that the Go plugin sent on: its STATEDIR holds `livehunt`, in
+/// seconds since 1970, as text. `None` where there is no such file.
+///
+/// # Errors
+/// As [`go_plugin_position`].
+pub fn go_plugin_hunt(state_dir: &Path) -> Result<Option<i64>, StoreError> {
+    go_plugin_time(&state_dir.join("livehunt"))
+}
+
+fn go_plugin_time(path: &Path) -> Result<Option<i64>, StoreError> {
     // From the founding of VirusTotal (2004) to the year 9999: anything outside is another unit.
     const SANE: std::ops::Range<i64> = 1_072_915_200..253_402_300_800;
     // Longer than any number of seconds, with room for blanks and a newline.
     const LONGEST: u64 = 64;
 
-    let path = state_dir.join("v3_files");
     let mut text = Vec::new();
-    match File::open(&path) {
-        Ok(file) => file.take(LONGEST).read_to_end(&mut text).map_err(|e| unusable(&path, e))?,
+    match File::open(path) {
+        Ok(file) => file.take(LONGEST).read_to_end(&mut text).map_err(|e| unusable(path, e))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(unusable(&path, e)),
+        Err(e) => return Err(unusable(path, e)),
     };
     let seconds = str::from_utf8(&text).ok().and_then(|t| t.trim().parse::<i64>().ok());
     match seconds.filter(|s| SANE.contains(s)) {
-        Some(seconds) => Ok(Some(Minute::from_unix_seconds(seconds))),
+        Some(seconds) => Ok(Some(seconds)),
         None => Err(StoreError::Damaged {
             what: format!("the Go plugin's position in {}", path.display()),
             reason: format!(

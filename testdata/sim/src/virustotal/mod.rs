@@ -1,7 +1,9 @@
 //! VirusTotal, as far as this project needs it: minutely bundles and files behind a redirect to a
-//! second origin, reports, PCAPs, all the error answers, and what a user object says of its key.
+//! second origin, reports, PCAPs, what rules hit, all the error answers, and what a user object says
+//! of its key.
 
 mod content;
+mod hunting;
 mod made;
 mod routes;
 mod sandbox;
@@ -17,8 +19,8 @@ use anyhow::Result;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub use self::script::Behaviour;
-use self::{content::Files, sandbox::Sandboxes, script::Script};
+use self::{content::Files, hunting::Hunting, sandbox::Sandboxes, script::Script};
+pub use self::{hunting::Hit, script::Behaviour};
 use crate::server::{Server, lock};
 
 /// The key that is accepted until [`VirusTotal::set_key`].
@@ -51,6 +53,7 @@ struct State {
     any_file: Script,
     files: Files,
     sandboxes: Sandboxes,
+    hunting: Hunting,
     unknown: Unknown,
     privileges: BTreeMap<String, bool>,
     requests: Vec<Request>,
@@ -112,6 +115,8 @@ pub enum Asked {
     Behaviours,
     /// The PCAP of a sandbox report.
     Pcap,
+    /// A page of what rules hit, or of the rulesets.
+    Hunting,
     /// A user object.
     User,
     /// Quotas of a user.
@@ -123,7 +128,8 @@ pub enum Asked {
 pub struct Request {
     /// What it asked for.
     pub asked: Asked,
-    /// The minute (`YYYYMMDDhhmm`), the file's, the sandbox report's or the user's id.
+    /// The minute (`YYYYMMDDhhmm`), the file's, the sandbox report's or the user's id, or what
+    /// [`VirusTotal::hunting_asked`] says.
     pub subject: String,
     /// `User-Agent`.
     pub user_agent: String,
@@ -158,6 +164,7 @@ impl VirusTotal {
                 any_file: Script::default(),
                 files: Files::default(),
                 sandboxes: Sandboxes::default(),
+                hunting: Hunting::default(),
                 unknown: Unknown::Missing,
                 privileges,
                 requests: Vec::new(),

@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
-use super::{Asked, Behaviour, Inner, Request, Unknown, content, sandbox};
+use super::{Asked, Behaviour, Inner, Request, Unknown, content, hunting, sandbox};
 use crate::{
     fault::around,
     server::{Conn, lock},
@@ -27,6 +27,7 @@ pub(super) fn routers(inner: &Arc<Inner>) -> (Router, Router) {
         .route("/api/v3/files/{id}/download", get(content::by_hash))
         .route("/api/v3/files/{id}/behaviours", get(sandbox::behaviours))
         .route("/api/v3/file_behaviours/{id}/pcap", get(sandbox::pcap))
+        .merge(hunting::routes())
         .route("/api/v3/users/{id}", get(user))
         .route("/api/v3/users/{id}/overall_quotas", get(quotas))
         .with_state(Arc::clone(inner));

@@ -20,7 +20,7 @@ use crate::{
     server::{Conn, lock},
 };
 
-const JSON: &str = "application/json; charset=utf-8";
+pub(super) const JSON: &str = "application/json; charset=utf-8";
 const PCAP: &str = "application/vnd.tcpdump.pcap";
 
 /// The reports of sandboxes, and what happens to the next requests for them.
@@ -136,7 +136,7 @@ pub(super) async fn pcap(
 }
 
 /// What a script makes of a normal answer that carries the content itself, without a redirect.
-async fn behave_here(
+pub(super) async fn behave_here(
     behaviour: Option<Behaviour>,
     normal: Response,
     content_type: &'static str,

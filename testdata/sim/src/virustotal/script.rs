@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::fault::Fault;
 
-/// What happens to a request for a minute, a file or a PCAP, before it is normal again.
+/// What happens to a request for a minute, a file, a PCAP or hits, before it is normal again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behaviour {
     /// 404 `NotFoundError`: the batch was never produced.
@@ -37,7 +37,7 @@ pub enum Behaviour {
     /// or a file: for example [`Fault::TruncateBody`], [`Fault::FlipByte`], [`Fault::EmptyBody`],
     /// [`Fault::ResetInBody`], [`Fault::HangInBody`], [`Fault::Delay`].
     Content(Fault),
-    /// Another content than the minute's, the file's or the PCAP's own, this time.
+    /// Another content than the minute's, the file's, the PCAP's or the page's own, this time.
     Bundle(Bytes),
 }
 

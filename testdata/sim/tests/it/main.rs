@@ -8,6 +8,8 @@ mod content;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
+mod hunting;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod proxy;

@@ -17,7 +17,18 @@ fn sim() -> Command {
 async fn serve_prints_its_urls_and_ends_at_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = sim()
-        .args(["serve", "--records", "3", "--small", "--missing", "202601020305", "--samples", "2"])
+        .args([
+            "serve",
+            "--records",
+            "3",
+            "--small",
+            "--missing",
+            "202601020305",
+            "--samples",
+            "2",
+            "--hits",
+            "4",
+        ])
         .arg("--record")
         .arg(dir.path().join("arrived.jsonl"))
         .stdout(Stdio::piped())
@@ -46,6 +57,23 @@ async fn serve_prints_its_urls_and_ends_at_sigterm() {
         let sha256 = hex::encode(Sha256::digest(lookup::sample(n)));
         assert_eq!(status(format!("files/{sha256}/download")).await, expected);
     }
+    let stream = format!("{}/api/v3/ioc_stream", urls["virustotal"].as_str().unwrap());
+    let stream = reqwest::Client::new().get(stream).header("x-apikey", TEST_KEY).send();
+    let stream: Value =
+        serde_json::from_slice(&stream.await.unwrap().bytes().await.unwrap()).unwrap();
+    let hits = stream["data"].as_array().unwrap().iter().map(|hit| {
+        let context = &hit["context_attributes"];
+        let date = context["notification_date"].as_i64().unwrap();
+        (hit["id"].clone(), date, context["hunting_info"]["rule_name"].clone())
+    });
+    let hits: Vec<_> = hits.collect();
+    let newest = hits[0].1;
+    let expected = [(4, 0, "rule_0"), (3, 60, "rule_2"), (2, 120, "rule_1"), (1, 180, "rule_0")];
+    let expected = expected.map(|(n, ago, rule)| {
+        let sha256 = hex::encode(Sha256::digest(lookup::sample(n)));
+        (Value::from(sha256), newest - ago, Value::from(rule))
+    });
+    assert_eq!(hits, expected);
     let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert!(killed.success());
     assert!(child.wait().unwrap().success());

@@ -1,0 +1,114 @@
+//! What VirusTotal and the dispatcher may answer.
+
+use std::time::Duration;
+
+use azul_vt::pipeline::Limits;
+use hunt::{HuntError, Trigger};
+use sim::{Behaviour, Fault, Hit};
+use tokio::time::Instant;
+
+use crate::world::{NOW, World, run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_is_asked_for_again() {
+    for behaviour in [
+        Behaviour::Transient(None),
+        Behaviour::ServerError,
+        Behaviour::Api(Fault::Reset),
+        Behaviour::Api(Fault::TruncateBody),
+    ] {
+        let world = World::new().await;
+        world.hits(60, 2);
+        world.virustotal.behave_hunting(&behaviour, 2);
+        let report = run(&world.hunt(&[])).await;
+        assert_eq!(report.delivered, 60, "{behaviour:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_hunt_ends_the_run_and_says_so() {
+    for (behaviour, word) in [(Behaviour::Unauthorized, "401"), (Behaviour::Forbidden, "403")] {
+        let world = World::new().await;
+        world.hits(3, 2);
+        world.virustotal.behave_hunting(&behaviour, usize::MAX);
+        let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+        assert!(matches!(error, HuntError::VirusTotal(_)));
+        assert!(azul_vt::errors::chain(&error).contains(word), "{error:?}");
+        assert_eq!(world.position().await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_quota_pauses_the_run_and_loses_nothing() {
+    let world = World::new().await;
+    world.hits(3, 2);
+    world.virustotal.behave_hunting(&Behaviour::TooManyRequests(Some(600)), 2);
+    let hunt = world.hunt(&[]);
+    let limits = Limits::until(Instant::now() + Duration::from_millis(500));
+    let report = hunt.run(&Trigger::Tick, &limits).await.unwrap();
+    assert!(report.paused && report.delivered == 0, "{report:?}");
+    let asked = world.virustotal.hunting_asked().len();
+    world.clock.on(jiff::SignedDuration::from_mins(11));
+    world.virustotal.behave_hunting(&Behaviour::Transient(None), 0);
+    assert_eq!(run(&hunt).await.delivered, 3);
+    assert!(asked <= 2, "nobody asked meanwhile: {asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_repeats_ends_the_run() {
+    let world = World::new().await;
+    world.hits(60, 2);
+    world.virustotal.repeat_cursor(true);
+    let report = run(&world.hunt(&[])).await;
+    assert_eq!(report.delivered, 40);
+    world.virustotal.repeat_cursor(false);
+    assert_eq!(run(&world.hunt(&[])).await.delivered, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_stream_is_no_news() {
+    let world = World::new().await;
+    let report = run(&world.hunt(&[])).await;
+    assert_eq!((report.read, report.position), (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_legacy_interface_gives_the_same() {
+    let world = World::new().await;
+    world.hits(100, 60);
+    // Longer ago than is asked for.
+    world.virustotal.hit(Hit::file(500, NOW - 30 * 3600, "rule"));
+    let hunt = world.hunt(&[("HUNT_API", "legacy")]);
+    let report = run(&hunt).await;
+    assert_eq!((report.delivered, report.requests), (100, 100));
+    assert_eq!(world.position().await, Some(NOW - 60));
+    assert_eq!(run(&hunt).await.delivered, 0);
+    world.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rulesets_over_their_limit_are_told() {
+    let world = World::new().await;
+    world.virustotal.ruleset("1", "loud", true);
+    world.virustotal.ruleset("2", "quiet", false);
+    let hunt = world.hunt(&[]);
+    assert_eq!(run(&hunt).await.rate_limited, ["loud"]);
+    assert!(world.store().bundles.open(hunt::RULESETS).await.unwrap().is_some());
+    // Not again within the hour.
+    let asked = world.virustotal.hunting_asked().len();
+    run(&hunt).await;
+    assert_eq!(world.virustotal.hunting_asked().len(), asked + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_azul_does_not_know_is_named() {
+    let world = World::new().await;
+    world.hits(3, 2);
+    world.dispatcher.unregister_source("vtlivehunt");
+    let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let said = azul_vt::errors::chain(&error);
+    assert!(said.contains("vtlivehunt") && said.contains("source configuration"), "{said}");
+    assert_eq!(world.position().await, None);
+    world.dispatcher.register_source("vtlivehunt");
+    assert_eq!(run(&world.hunt(&[])).await.delivered, 3);
+}

@@ -1,0 +1,79 @@
+//! `vt hunt`: what rules of Livehunt matched, once or for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use azul_vt::{
+    errors::chain,
+    pipeline::Limits,
+    settings::Settings,
+    store::{self, SystemClock},
+    telemetry::{self, Format},
+};
+use hunt::{Hunt, HuntError, Report, Trigger};
+
+use crate::{
+    cli::HuntArgs,
+    failure::{Failure, say},
+    load::{runtime, stop_on_signal},
+};
+
+/// How often `--watch` looks for new notifications.
+const WATCH: Duration = Duration::from_mins(1);
+
+/// Runs `vt hunt`.
+pub(crate) fn run(args: &HuntArgs) -> Result<(), Failure> {
+    let settings = crate::settings::read()?;
+    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    runtime()?.block_on(hunt(args, settings))
+}
+
+async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
+    let store = store::open(&settings).await.map_err(Failure::job)?;
+    let hunt = Hunt::from_settings(settings, store, Arc::new(SystemClock));
+    let hunt = hunt.map_err(Failure::usage)?;
+    let trigger = args.retrohunt.clone().map_or(Trigger::Tick, Trigger::Retrohunt);
+    let limits = Limits::default();
+    stop_on_signal(&limits);
+    loop {
+        match hunt.run(&trigger, &limits).await {
+            Ok(report) => say(&sentence(&report)),
+            Err(error) if args.watch && !needs_operator(&error) => {
+                tracing::error!(error = chain(&error), "the run failed; trying again in a minute");
+            }
+            Err(error) => return Err(Failure::job(error)),
+        }
+        if !args.watch || limits.sleep(WATCH).await {
+            return Ok(());
+        }
+    }
+}
+
+fn needs_operator(error: &HuntError) -> bool {
+    matches!(error, HuntError::VirusTotal(error) if error.needs_operator())
+}
+
+fn sentence(report: &Report) -> String {
+    if let Some(owner) = &report.held_by {
+        return format!("another run is at work ({owner}), so there is nothing to do here");
+    }
+    let Report { read, delivered, known, requests, .. } = report;
+    let mut text = format!(
+        "{read} objects read: {delivered} hits delivered, {known} known before, {requests} downloads asked for"
+    );
+    for (count, what) in [
+        (report.unwanted, "not wanted"),
+        (report.other_objects, "no files"),
+        (report.rejected, "rejected"),
+    ] {
+        if count > 0 {
+            text = format!("{text}; {count} {what}");
+        }
+    }
+    if report.lost_hours > 0 {
+        text = format!("{text}; notifications of {} hours are lost", report.lost_hours);
+    }
+    if !report.rate_limited.is_empty() {
+        text = format!("{text}; rulesets over their limit: {}", report.rate_limited.join(", "));
+    }
+    if report.paused { format!("{text}; stopped before the end") } else { text }
+}
