@@ -8,6 +8,7 @@ Leaves nothing running; where it fails, the logs are kept and it says where.
 """
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -32,16 +34,18 @@ EVENTS = ROOT / "testdata/events"
 # Then a function's state is in STATEDIR, and its rules cannot be in a bucket.
 ON_AWS = ["STATE_TABLE", "BUNDLE_BUCKET", "INBOX_QUEUE_URL", "DOWNLOAD_QUEUE_URL", "MINUTES_QUEUE_URL"]
 HERE = dict.fromkeys(["RULES_ROOT", *ON_AWS], "")
-FUNCTIONS = ["load", "ingest", "query", "download"]
+FUNCTIONS = ["load", "ingest", "query", "download", "hunt"]
 # The webhook and the queue's messages of each function that works the dispatcher's events.
 EVENTS_OF = {"query": ("webhook_binary", "inbox-queue"), "download": ("webhook_download", "downloads-queue")}
+# Of Livehunt, each of a sample that VirusTotal has.
+HITS = 3
 # What comes of these events, with the state on AWS and then on this machine.
 ANSWERED = {
     ("status", "completed"): 4,
     ("status", "opt-out"): 2,
-    ("download", "success"): 4,
+    # Those of the events; and of the hits, which each state asks for anew.
+    ("download", "success"): 4 + 2 * HITS,
 }
-ANSWERS = {"status", "download"}
 RECORDS = 20
 # 30 MB of them.
 UPLOADED = 1200
@@ -147,7 +151,8 @@ def listens(at):
 
 def main():
     # What is there.
-    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY, "--reports", 5, "--samples", 5])
+    known = ["--reports", 5, "--samples", 5, "--hits", HITS]
+    sim, urls = start("standins", [BIN / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY, *known])
     aws, found = start("aws", [BIN / "sim", "aws", "--secret", f"azul-vt/key={KEY}"])
     wait("the stand-ins", sim, lambda: whole(urls, 1))
     wait("the emulator of AWS", aws, lambda: whole(found, 5))
@@ -172,26 +177,32 @@ def main():
     serve_lambdas({function: {} for function in FUNCTIONS})
 
     working = take_events()
+    hunt()
     posted = post()
     check("files that did not arrive", posted - set(ask(urls["dispatcher"] + "/sim/keys")), set())
     minutes = load_the_feed()
     uploaded = upload_and_load()
     work_events(working)
     # The same with their state on this machine.
-    serve_lambdas({function: HERE for function in EVENTS_OF})
-    work_events(take_events())
+    serve_lambdas({function: HERE for function in [*EVENTS_OF, "hunt"]})
+    working = take_events()
+    hunt()
+    work_events(working)
 
-    expected = posted | {asked_for(function) for function in EVENTS_OF} | {queued(function) for function in EVENTS_OF}
+    hit = {hashlib.sha256(sample(n)).hexdigest() for n in range(1, HITS + 1)}
+    expected = posted | hit | {asked_for(function) for function in EVENTS_OF} | {queued(function) for function in EVENTS_OF}
     for records, minutes in ((RECORDS, minutes), (UPLOADED, [uploaded])):
         expected |= set(output(BIN / "sim", "expected", "--records", records, *minutes).split())
     arrived = set(ask(urls["dispatcher"] + "/sim/keys"))
     summary = ask(urls["dispatcher"] + "/sim/summary")
     check("files that did not arrive", expected - arrived, set())
     check("files that nobody sent", arrived - expected, set())
-    answers = {(c["model"], c["action"]): c["count"] for c in summary["counts"] if c["model"] in ANSWERS}
-    check("answers of query and download", {key: answers.get(key) for key in ANSWERED}, ANSWERED)
+    answers = Counter()
+    for count in summary["counts"]:
+        answers[(count["model"], count["action"])] += count["count"]
+    check("answers of query and download", {key: answers[key] for key in ANSWERED}, ANSWERED)
     # VirusTotal has none of the samples that `load` asked for.
-    requested = answers[("download", "requested")]
+    requested = answers[("download", "requested")] - 2 * HITS
     check("samples that are not there", answers[("download", "failed-not-found")], requested + 2)
     check("problems at the dispatcher", summary["problems"], [])
     print(f"{len(arrived)} files arrived, all that were sent; {requested} downloads were asked for")
@@ -287,6 +298,13 @@ def take_events():
     return working
 
 
+def hunt():
+    """A schedule's event brings the hits, and asks for their samples; a second one finds nothing new."""
+    for delivered in (HITS, 0):
+        report = invoke("hunt", "schedule")
+        check("hits delivered", (report["delivered"], report["requests"]), (delivered, delivered))
+
+
 def work_events(working):
     """Waits for that, and hands over two messages of the function's queue, the second of which cannot be read."""
     for function, (_, messages) in EVENTS_OF.items():
@@ -297,6 +315,12 @@ def work_events(working):
         failed = event(messages)["Records"][1]["messageId"]
         answer = invoke(function, messages)
         check("the messages that failed", answer, {"batchItemFailures": [{"itemIdentifier": failed}]})
+
+
+def sample(n):
+    """The content of a sample that the stand-in has (`sim::lookup::sample`)."""
+    start = "%PDF-1.7" if n % 2 == 0 else "MZ"
+    return f"{start}\nsample {n} of the stand-in for VirusTotal\n".encode()
 
 
 def hash_of(event):

@@ -1,7 +1,8 @@
 //! What every function posts, read by Azul's own models.
 
+use jiff::Timestamp;
 use serde_json::json;
-use sim::{Azul, Model, feed::Style, lookup};
+use sim::{Azul, Hit, Model, feed::Style, lookup};
 
 use crate::{
     running::Running,
@@ -56,6 +57,10 @@ async fn azuls_own_models_accept_every_event_of_every_function() {
     // It would wait for what the dispatcher hands out.
     drop(running);
 
+    stage.virustotal.hit(Hit::file(1, Timestamp::now().as_second() - 60, "rule"));
+    let hunted = output(vt(&["hunt"])).await;
+    assert!(hunted.status.success(), "{}", text(&hunted.stderr));
+
     let mut there = lookup::download_event(&stage.virustotal.sample("MZ"), "rules/a", 1);
     there["entity"]["pcap"] = json!(true);
     let sha256 = there["entity"]["hash"].as_str().unwrap();
@@ -72,8 +77,8 @@ async fn azuls_own_models_accept_every_event_of_every_function() {
     let arrived = stage.dispatcher.arrived();
     let counts = [Model::Binary, Model::Download, Model::Plugin, Model::Status]
         .map(|model| arrived.of(model).count());
-    // Feed, posted, looked up, downloaded; each function registers its plugin.
-    assert_eq!((counts[0], counts[2], counts[3]), (60 * 2 + 10 + 1 + 1, 4, 2));
+    // Feed, posted, looked up, hunted, downloaded; each function registers its plugin.
+    assert_eq!((counts[0], counts[2], counts[3]), (60 * 2 + 10 + 1 + 1 + 1, 5, 2));
     assert!(requested > 0, "the rules select something");
     let events = arrived.events.iter().map(|event| &**event);
     let complaints = tokio::task::block_in_place(|| azul.complaints(events)).unwrap();

@@ -11,6 +11,8 @@ mod downloads;
 #[cfg(test)]
 mod dry;
 #[cfg(test)]
+mod hunts;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod permissions;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, process::Command};
 use azul_vt::minute::Minute;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sim::{Aws, Behaviour, Model, Unknown, feed::Style, lookup};
+use sim::{Aws, Behaviour, Hit, Model, Unknown, feed::Style, lookup};
 
 use crate::{
     aws::{exported, output, text},
@@ -249,6 +249,22 @@ async fn download_needs_no_permission_that_is_not_in_its_list() {
     let (status, said) = running.end().await;
     assert!(status.success() && !said.contains("ERROR"), "{said}");
     assert!(said.contains("0 put back, 0 given up"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hunt_needs_no_permission_that_is_not_in_its_list() {
+    let Some(stage) = Stage::new().await else { return };
+    stage.virustotal.ruleset("1", "loud", true);
+    for n in 0..50 {
+        stage.virustotal.hit(Hit::file(n, Timestamp::now().as_second() - 60, "rule"));
+    }
+    for delivered in [50, 0] {
+        let hunted = output(stage.vt("hunt", &["hunt"])).await;
+        let said = text(&hunted.stderr);
+        assert!(hunted.status.success() && !said.contains("ERROR"), "{said}");
+        assert!(said.contains(&format!("{delivered} hits delivered")), "{said}");
+    }
+    assert_eq!(stage.dispatcher.arrived().downloads().len(), 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,119 @@
+//! `vt hunt`, killed again and again, over notifications of three days.
+
+use std::{collections::BTreeSet, process::Command, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use sim::{Behaviour, Hit, Model};
+
+use crate::{
+    running::Running,
+    served::{Stage, output, text},
+};
+
+const HITS: usize = 1000;
+const KILLS: usize = 10;
+
+impl Stage {
+    fn hunt(&self, args: &[&str]) -> Command {
+        let mut command = self.vt(&[&["hunt"], args].concat());
+        command.env("HUNT_BACKLOG_HOURS", "72").env("HUNT_SOURCE", "hunting");
+        command
+    }
+}
+
+/// Seconds between two notifications, in the mean.
+fn apart() -> i64 {
+    (3 * 24 * 3600 - 3600) / i64::try_from(HITS).unwrap()
+}
+
+/// A thousand notifications of the last three days: many in the same second, each tenth of another object.
+/// Gives category and hash of what is to be asked for.
+fn notify(stage: &Stage, now: i64) -> BTreeSet<(String, String)> {
+    let apart = apart();
+    let mut wanted = BTreeSet::new();
+    for n in 0..HITS {
+        // Four of a second.
+        let date = now - i64::try_from(HITS - n / 4 * 4).unwrap() * apart;
+        let rule = format!("rule_{}", n % 7);
+        let mut hit = Hit::file(n, date, &rule);
+        if n % 10 == 9 {
+            hit.object_type = "url".into();
+        } else {
+            wanted.insert((format!("hunting/{rule}"), hit.id.clone()));
+        }
+        stage.virustotal.hit(hit);
+    }
+    wanted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_notifications_arrive_whoever_is_killed_and_a_second_run_sends_nothing() {
+    let stage = Stage::new().await;
+    stage.dispatcher.register_source("hunting");
+    let now = Timestamp::now().as_second();
+    let mut wanted = notify(&stage, now);
+    stage.virustotal.behave_hunting(&Behaviour::Transient(None), 2);
+    for life in 0..KILLS {
+        let running = Running::start(stage.hunt(&[]));
+        tokio::time::sleep(Duration::from_millis(60 + u64::try_from(life).unwrap() * 37 % 200))
+            .await;
+        drop(running); // kills it
+    }
+    let (status, said) = Running::start(stage.hunt(&[])).end().await;
+    assert!(status.success(), "{said}");
+    // Late, and within the overlap.
+    let position = now - 4 * apart();
+    let late = Hit::file(HITS, position - 300, "late");
+    wanted.insert(("hunting/late".into(), late.id.clone()));
+    stage.virustotal.hit(late);
+    let (status, said) = Running::start(stage.hunt(&[])).end().await;
+    assert!(status.success() && said.contains("1 hits delivered"), "{said}");
+
+    let arrived = stage.dispatcher.arrived();
+    let mapped: BTreeSet<String> = arrived
+        .of(Model::Binary)
+        .map(|e| e.event["entity"]["sha256"].as_str().unwrap().to_owned())
+        .collect();
+    let files: BTreeSet<String> = wanted.iter().map(|(_, hash)| hash.clone()).collect();
+    assert_eq!(mapped, files);
+    let downloads = arrived.downloads();
+    let asked: BTreeSet<(String, String)> =
+        downloads.iter().map(|d| (d.category.clone(), d.hash.clone())).collect();
+    assert_eq!(asked, wanted);
+    // A page is in flight.
+    assert!(downloads.len() <= wanted.len() + KILLS * 40, "{} requests", downloads.len());
+
+    let posts = stage.dispatcher.posts().len();
+    let (status, said) = Running::start(stage.hunt(&[])).end().await;
+    assert!(status.success() && said.contains("0 hits delivered"), "{said}");
+    // It registers, and that is all.
+    assert_eq!(stage.dispatcher.posts().len(), posts + 1);
+    let shown = output(stage.vt(&["status", "--json"])).await;
+    let status: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert!(status["hunted_until"].is_string(), "{status}");
+    assert_eq!(stage.dispatcher.problems(), Vec::<String>::new());
+    assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_called_azul_vthuntfeed_hunts_and_status_tells_of_limits() {
+    let stage = Stage::new().await;
+    stage.dispatcher.register_source("vtlivehunt");
+    stage.virustotal.ruleset("1", "loud", true);
+    let link = stage.state.path().join("azul-vthuntfeed");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vt"), &link).unwrap();
+    let mut command = Command::new(&link);
+    command.env_clear();
+    for (name, value) in stage.vt(&[]).get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let found = output(command).await;
+    let said = text(&found.stderr);
+    assert!(found.status.success() && said.contains("rulesets over their limit: loud"), "{said}");
+    let shown = output(stage.vt(&["status"])).await;
+    assert!(text(&shown.stdout).contains("loud is over its limit"), "{shown:?}");
+}
