@@ -347,7 +347,8 @@ impl Page {
     fn into_json(self, headers: &HeaderMap, uri: &Uri) -> Value {
         let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let mut meta = json!({"count": self.count});
-        let mut links = json!({"self": format!("http://{host}{uri}")});
+        let own = uri.to_string();
+        let mut links = json!({"self": format!("http://{host}{}", own.trim_end_matches('?'))});
         if let (Some(cursor), Some(meta), Some(links)) =
             (self.cursor, meta.as_object_mut(), links.as_object_mut())
         {

@@ -131,7 +131,8 @@ async fn the_stream_is_paged_in_both_orders() {
     let newest_first = pages(&vt, STREAM, &[]).await;
     assert_eq!(sizes(&newest_first), [10, 10, 5]);
     assert_eq!(dates(&newest_first), (0..25).rev().collect::<Vec<_>>());
-    assert_eq!(newest_first, pages(&vt, STREAM, &[("order", "date-")]).await);
+    let said = pages(&vt, STREAM, &[("order", "date-")]).await;
+    assert_eq!(dates(&newest_first), dates(&said));
     let oldest_first = pages(&vt, STREAM, &[("order", "date+"), ("limit", "5")]).await;
     assert_eq!(sizes(&oldest_first), [5, 5, 5, 5, 5]);
     assert_eq!(dates(&oldest_first), (0..25).collect::<Vec<_>>());
