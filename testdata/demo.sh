@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A synthetic feed goes through `vt load`, killed once and gone on with, past a minute that VirusTotal never
-# produced; a bundle is posted to `vt ingest`; then what arrived is compared with what there was.
+# produced; a bundle is posted to `vt ingest`; `vt hunt` brings hits, whose samples `vt download` fetches; then what
+# arrived is compared with what there was.
 # With STATE=aws the state is in a table and a bucket of an emulator of AWS, the rules in another bucket and the
 # API key in Secrets Manager, else in directories and a variable. Needs the built workspace, Python 3 and for STATE=aws what
 # `make aws` installs. Leaves nothing running.
@@ -33,7 +34,8 @@ first=$(($(date +%s) / 60 * 60 - 3600))
 missing=$(minute $((first + 120)))
 posted=202601010000
 
-"$bin/sim" serve --records $records --missing "$missing" >"$work/urls" &
+hits=3
+"$bin/sim" serve --records $records --missing "$missing" --samples $hits --hits $hits >"$work/urls" &
 pids+=($!)
 wait_for "$work/urls" $!
 url() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$work/urls" "$1"; }
@@ -117,6 +119,46 @@ with urllib.request.urlopen(request, timeout=60) as answer:
     print(answer.status, answer.read().decode().strip())
 PY
 
+echo "== vt hunt, and vt download of what was hit"
+CONTENT_HOSTS=$(url content) "$bin/vt" download &
+downloading=$!
+pids+=($downloading)
+python3 - "$dispatcher" <<'PY'
+import json, sys, time, urllib.request
+for attempt in range(300):
+    with urllib.request.urlopen(sys.argv[1] + "/sim/summary", timeout=10) as answer:
+        if "VirustotalDownload" in json.load(answer)["registrations"]:
+            break
+    time.sleep(0.1)
+# What is asked for before its first poll is not handed out to it.
+time.sleep(3)
+PY
+"$bin/vt" hunt
+python3 - "$dispatcher" $hits >"$work/hit" <<'PY'
+import hashlib, sys, time, urllib.error, urllib.request
+for n in range(1, int(sys.argv[2]) + 1):
+    start = "%PDF-1.7" if n % 2 == 0 else "MZ"
+    sample = f"{start}\nsample {n} of the stand-in for VirusTotal\n".encode()
+    sha256 = hashlib.sha256(sample).hexdigest()
+    url = f"{sys.argv[1]}/api/v3/stream/vtlivehunt/content/{sha256}"
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                stored = answer.read()
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != 404 or time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+    if stored != sample:
+        sys.exit(f"sample {n} is stored as {stored!r}")
+    print(sha256)
+PY
+kill $downloading
+wait $downloading || true
+echo "$(wc -l <"$work/hit") samples of hits are in Azul, byte for byte"
+
 echo "== what arrived"
 python3 - "$dispatcher" <<'PY'
 import json, sys, urllib.request
@@ -130,7 +172,7 @@ for ((at = first; ; at += 60)); do
     [ "$m" = "$cursor" ] && break
     [ ${#minutes[@]} -gt 100 ] && { echo "the cursor $cursor is not where it should be"; exit 1; }
 done
-"$bin/sim" expected --records $records "${minutes[@]}" >"$work/expected"
+"$bin/sim" expected --records $records "${minutes[@]}" | cat - "$work/hit" >"$work/expected"
 python3 - "$dispatcher" "$work/expected" <<'PY'
 import json, sys, urllib.request
 with urllib.request.urlopen(sys.argv[1] + "/sim/keys", timeout=10) as answer:
