@@ -3,7 +3,7 @@
 //! A [`Hunt`] knows no Lambda and no command line. Where it was is a position, the date of the last
 //! notification that was delivered; each run reads again what is little older, and leaves out what it knows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, io::Read as _, sync::Arc};
 
 use azul_vt::{
     azul::{
@@ -31,7 +31,7 @@ pub mod events;
 pub mod hit;
 
 use events::Events;
-use hit::{Hit, Read};
+use hit::Hit;
 
 /// Name of the lease and of the position.
 pub const NAME: &str = "hunt";
@@ -46,9 +46,11 @@ const REQUESTED: &str = "hunt request";
 /// How often it is looked which rulesets match more than they may.
 const LOOK_AT_RULESETS: SignedDuration = SignedDuration::from_hours(1);
 /// Where that is kept for `vt status`.
-pub const RULESETS: &str = "hunt/rulesets.json";
+const RULESETS: &str = "hunt/rulesets.json";
 /// Pages that a run reads at most: four hundred thousand notifications.
 const MOST_PAGES: usize = 10_000;
+/// How long a run waits for the request budget.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 /// The first wait after VirusTotal failed, and the longest.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(1)];
 
@@ -209,8 +211,17 @@ impl Hunt {
             }
         };
         let outcome = self.hunt(trigger, &claim.limits, &mut report).await;
+        let is_over = claim.limits.reached();
         claim.give_back().await?;
-        outcome.map(|()| report)
+        match outcome {
+            // What was in flight is sent again by the next run.
+            Err(HuntError::Publish(error)) if is_over => {
+                tracing::info!(error = chain(&error), "stopped while events were sent");
+                report.paused = true;
+            }
+            outcome => outcome?,
+        }
+        Ok(report)
     }
 
     async fn hunt(
@@ -373,11 +384,12 @@ impl Hunt {
         }
     }
 
-    /// Waits for a grant of the request budget. False where it was asked to stop before.
+    /// Waits for a grant of the request budget. False where it was asked to stop before, or there is none for
+    /// long: the next run goes on then.
     async fn granted(&self, limits: &Limits) -> Result<bool, HuntError> {
         let windows = &self.settings.lookup.windows;
         while let Some(wait) = asks::grant(&self.store, windows, self.clock.now()).await? {
-            if limits.sleep(wait.unsigned_abs()).await {
+            if wait > PATIENCE || limits.sleep(wait.unsigned_abs()).await {
                 return Ok(false);
             }
         }
@@ -401,12 +413,12 @@ impl Hunt {
         for object in &page.objects {
             report.read += 1;
             let hit = match hit::read(object.get(), job) {
-                Read::Hit(hit) => *hit,
-                Read::Other => {
+                hit::Read::Hit(hit) => *hit,
+                hit::Read::Other => {
                     report.other_objects += 1;
                     continue;
                 }
-                Read::Malformed(why) => {
+                hit::Read::Malformed(why) => {
                     report.rejected += 1;
                     tracing::error!(why, "an object of Livehunt cannot be read");
                     continue;
@@ -531,6 +543,8 @@ impl Hunt {
     ) -> Result<(), HuntError> {
         let (memory, now) = (&self.store.memory, self.clock.now());
         if !memory.remember("housekeeping", RULESETS, LOOK_AT_RULESETS, now).await? {
+            let known = rate_limited(&self.store).await?;
+            report.rate_limited = known.map(|known| known.rulesets).unwrap_or_default();
             return Ok(());
         }
         let windows = &self.settings.lookup.windows;
@@ -542,6 +556,7 @@ impl Hunt {
             Some(Ok(rulesets)) => rulesets,
             Some(Err(error)) => {
                 tracing::warn!(error = chain(&error), "which rulesets are limited is not known");
+                asks::used_up(&self.store, &error, now).await?;
                 return Ok(());
             }
         };
@@ -554,4 +569,19 @@ impl Hunt {
         let text = serde_json::to_vec(&kept).unwrap_or_default();
         Ok(self.store.bundles.put(RULESETS, &text).await?)
     }
+}
+
+/// Which rulesets matched more than they may, as far as a run found out; `None`: no run did.
+///
+/// # Errors
+/// What the state gives.
+pub async fn rate_limited(store: &Store) -> Result<Option<RateLimited>, StoreError> {
+    let Some(mut reader) = store.bundles.open(RULESETS).await? else { return Ok(None) };
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).map(|_| text)
+    });
+    // What cannot be read is found out anew.
+    let text = read.await.ok().and_then(Result::ok);
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }

@@ -4,17 +4,23 @@ use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
     errors::chain,
+    metrics::Outcome,
     pipeline::Limits,
     settings::Settings,
     store::{self, SystemClock},
     telemetry::{self, Format},
 };
 use hunt::{Hunt, HuntError, Report, Trigger};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 
 use crate::{
     cli::HuntArgs,
     failure::{Failure, say},
     load::{runtime, stop_on_signal},
+    metrics,
 };
 
 /// How often `--watch` looks for new notifications.
@@ -31,11 +37,19 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
     let store = store::open(&settings).await.map_err(Failure::job)?;
     let hunt = Hunt::from_settings(settings, store, Arc::new(SystemClock));
     let hunt = hunt.map_err(Failure::usage)?;
+    let gateway = metrics::gateway(&hunt.settings, hunt::NAME)?;
+    let seen = Seen::default();
     let trigger = args.retrohunt.clone().map_or(Trigger::Tick, Trigger::Retrohunt);
     let limits = Limits::default();
     stop_on_signal(&limits);
     loop {
-        match hunt.run(&trigger, &limits).await {
+        let outcome = hunt.run(&trigger, &limits).await;
+        if let (Some(gateway), Ok(report)) = (&gateway, &outcome)
+            && report.held_by.is_none()
+        {
+            gateway.try_push(&seen.registry(report)).await;
+        }
+        match outcome {
             Ok(report) => say(&sentence(&report)),
             Err(error) if args.watch && !needs_operator(&error) => {
                 tracing::error!(error = chain(&error), "the run failed; trying again in a minute");
@@ -45,6 +59,45 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
         if !args.watch || limits.sleep(WATCH).await {
             return Ok(());
         }
+    }
+}
+
+/// What became of objects since the process began.
+#[derive(Default)]
+struct Seen(Family<Outcome, Counter>);
+
+impl Seen {
+    /// Adds a run; what there is to say.
+    fn registry(&self, report: &Report) -> Registry {
+        for (outcome, count) in [
+            ("delivered", report.delivered),
+            ("known", report.known),
+            ("unwanted", report.unwanted),
+            ("other_object", report.other_objects),
+            ("rejected", report.rejected),
+            ("requested", report.requests),
+        ] {
+            self.0.get_or_create(&Outcome { outcome }).inc_by(count);
+        }
+        let mut registry = Registry::default();
+        let help = "Objects of Livehunt by what became of them";
+        registry.register("virustotal_plugin_hits", help, self.0.clone());
+        let limited = i64::try_from(report.rate_limited.len()).unwrap_or(i64::MAX);
+        for (name, help, value) in [
+            (
+                "hunt_lost_hours",
+                "Notifications of so many hours were never read",
+                report.lost_hours,
+            ),
+            ("hunt_rate_limited_rulesets", "Rulesets that match more than they may", limited),
+        ] {
+            metrics::gauge(&mut registry, name, help, value);
+        }
+        if let Some(position) = report.position {
+            let help = "The date of the last notification that was delivered, since 1970";
+            metrics::gauge(&mut registry, "hunt_position_timestamp_seconds", help, position);
+        }
+        registry
     }
 }
 

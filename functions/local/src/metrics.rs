@@ -135,7 +135,7 @@ impl Feed {
     }
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+pub(crate) fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
     let gauge: Gauge<i64, AtomicI64> = Gauge::default();
     gauge.set(value);
     registry.register(format!("virustotal_plugin_{name}"), help, gauge);

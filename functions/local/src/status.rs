@@ -1,6 +1,6 @@
 //! `vt status`: how far the feed was loaded, and what is in the way.
 
-use std::{io::Read as _, sync::Arc};
+use std::sync::Arc;
 
 use azul_vt::{
     minute::Minute,
@@ -96,6 +96,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
     let today = utc_day(now);
     let rejects = Rejects::new(Arc::clone(&store.bundles)).list().await.map_err(Failure::job)?;
     let posted = store.bundles.list(posted::FOLDER).await.map_err(Failure::job)?;
+    let limited = hunt::rate_limited(store).await.map_err(Failure::job)?;
     let hunted = store.cursors.read(hunt::NAME).await.map_err(Failure::job)?;
     Ok(Status {
         cursor,
@@ -105,7 +106,7 @@ async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Stat
         gaps: store.ledger.gaps(GAPS_LISTED).await.map_err(Failure::job)?,
         quotas: Totals::of(&*store.quotas, today).await.map_err(Failure::job)?,
         hunted_until: hunted.and_then(|date| Timestamp::from_second(date).ok()),
-        rate_limited: rate_limited(store).await?,
+        rate_limited: limited.map(|limited| limited.rulesets).unwrap_or_default(),
         rejects: rejects.len(),
         posted: posted.len(),
         ..empty(settings, now)
@@ -175,20 +176,6 @@ fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
         output.table(&rows)?;
     }
     Ok(())
-}
-
-/// What `vt hunt` found out last.
-async fn rate_limited(store: &Store) -> Result<Vec<String>, Failure> {
-    let Some(mut reader) = store.bundles.open(hunt::RULESETS).await.map_err(Failure::job)? else {
-        return Ok(Vec::new());
-    };
-    let read = tokio::task::spawn_blocking(move || {
-        let mut text = Vec::new();
-        reader.read_to_end(&mut text).map(|_| text)
-    });
-    let text = read.await.map_err(Failure::job)?.map_err(Failure::job)?;
-    let known: hunt::RateLimited = serde_json::from_slice(&text).map_err(Failure::job)?;
-    Ok(known.rulesets)
 }
 
 fn gap(row: &LedgerRow) -> [String; 4] {

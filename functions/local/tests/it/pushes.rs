@@ -143,3 +143,27 @@ async fn a_query_pushes_and_shows_what_waits_and_the_budget() {
     }
     stands_in_readme(pushed);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hunt_pushes_what_it_did_and_what_is_lost() {
+    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+    let now = Timestamp::now().as_second();
+    stage.virustotal.hit(sim::Hit::file(1, now - 60, "rule"));
+    stage.virustotal.ruleset("1", "loud", true);
+    let mut command = stage.vt(&["hunt"]);
+    command.env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url());
+    let ran = output(command).await;
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let groups = gateway.pushed();
+    let pushed = &groups["job/virustotal_plugin/function/hunt"];
+    for (sample, value) in [
+        ("virustotal_plugin_hits_total{outcome=\"delivered\"}", 1),
+        ("virustotal_plugin_hits_total{outcome=\"requested\"}", 1),
+        ("virustotal_plugin_hunt_rate_limited_rulesets", 1),
+        ("virustotal_plugin_hunt_lost_hours", 0),
+        ("virustotal_plugin_hunt_position_timestamp_seconds", now - 60),
+    ] {
+        assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
+    }
+    stands_in_readme(pushed);
+}
