@@ -217,7 +217,10 @@ impl Common {
 
     /// An item that failed comes back, later each time; `None` where that was its last try.
     pub fn again(&self, item: &Item) -> Option<After> {
-        (item.attempts + 1 < self.settings.lookup.max_attempts).then(|| again_after(item))
+        (item.attempts + 1 < self.settings.lookup.max_attempts).then(|| {
+            let doubled = FIRST_WAIT * (1 << item.attempts.min(10));
+            After::Again(Again { after: doubled.min(LONGEST_WAIT), is_attempt: true })
+        })
     }
 
     /// Posts an event, encoded in Avro. `Err`: what becomes of the item that it is about, instead of being
@@ -273,12 +276,6 @@ pub enum Unposted {
 pub fn unkept(error: &StoreError) -> After {
     tracing::error!(error = chain(error), "the state could not be kept; the work waits");
     After::later(WAIT)
-}
-
-/// An item that failed comes back, later each time.
-pub fn again_after(item: &Item) -> After {
-    let doubled = FIRST_WAIT * (1 << item.attempts.min(10));
-    After::Again(Again { after: doubled.min(LONGEST_WAIT), is_attempt: true })
 }
 
 /// A function whose work is the dispatcher's events.

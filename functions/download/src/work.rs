@@ -21,7 +21,6 @@ use azul_vt::{
 use jiff::{SignedDuration, ToSpan as _, civil::Date};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::io::Read as _;
 
 use crate::{
     Download,
@@ -388,15 +387,8 @@ impl Download {
     }
 
     async fn read_told(&self, item: &Item) -> Result<Option<Told>, StoreError> {
-        let Some(mut reader) = self.common.store.bundles.open(&key(item)).await? else {
-            return Ok(None);
-        };
-        let read = tokio::task::spawn_blocking(move || {
-            let mut text = Vec::new();
-            reader.read_to_end(&mut text).map(|_| text)
-        });
         // What cannot be read is found out anew.
-        let text = read.await.ok().and_then(Result::ok);
+        let text = self.common.store.bundles.read(&key(item)).await?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Hunt`] knows no Lambda and no command line. Where it was is a position, the date of the last
 //! notification that was delivered; each run reads again what is little older, and leaves out what it knows.
 
-use std::{collections::BTreeSet, io::Read as _, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use azul_vt::{
     azul::{
@@ -576,12 +576,7 @@ impl Hunt {
 /// # Errors
 /// What the state gives.
 pub async fn rate_limited(store: &Store) -> Result<Option<RateLimited>, StoreError> {
-    let Some(mut reader) = store.bundles.open(RULESETS).await? else { return Ok(None) };
-    let read = tokio::task::spawn_blocking(move || {
-        let mut text = Vec::new();
-        reader.read_to_end(&mut text).map(|_| text)
-    });
     // What cannot be read is found out anew.
-    let text = read.await.ok().and_then(Result::ok);
+    let text = store.bundles.read(RULESETS).await?;
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }

@@ -1,7 +1,5 @@
 //! One look-up: from what is remembered, or from VirusTotal within the budget.
 
-use std::io::Read as _;
-
 use azul_vt::{
     errors::chain,
     store::{StoreError, inbox::Item},
@@ -96,16 +94,9 @@ impl Query {
         if !memory.knows(REPORT, sha256, now).await? {
             return Ok(None);
         }
-        let Some(mut reader) = self.common.store.bundles.open(&format!("{FOLDER}{sha256}")).await?
-        else {
-            return Ok(None);
-        };
-        let read = tokio::task::spawn_blocking(move || {
-            let mut report = Vec::new();
-            reader.read_to_end(&mut report).map(|_| report)
-        });
         // One that cannot be read is asked for again.
-        Ok(read.await.ok().and_then(Result::ok).map(|report| Looked::Report(report.into())))
+        let report = self.common.store.bundles.read(&format!("{FOLDER}{sha256}")).await?;
+        Ok(report.map(|report| Looked::Report(report.into())))
     }
 
     /// The report first, then that it is there.

@@ -517,6 +517,16 @@ pub trait Bundles: Send + Sync {
     /// Opens for reading; `None` where there is no such key.
     async fn open(&self, key: &str) -> Result<Option<BundleReader>, StoreError>;
 
+    /// Reads small content whole; `None` where there is no such key, or what is there cannot be read.
+    async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(mut reader) = self.open(key).await? else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut content).map(|_| content)
+        });
+        Ok(read.await.ok().and_then(Result::ok))
+    }
+
     /// What is kept under keys that begin with `prefix` (any text, not only whole folders), in order
     /// of key.
     async fn list(&self, prefix: &str) -> Result<Vec<BundleInfo>, StoreError>;
