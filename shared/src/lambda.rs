@@ -1,7 +1,14 @@
-//! What the Lambdas share: requests of function URLs, who sent them, and when to stop.
+//! What the Lambdas share: their life from start to end, requests of function URLs, who sent them, and when to
+//! stop.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    error::Error as StdError,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -9,18 +16,145 @@ use lambda_http::{
     Body, RequestExt as _,
     request::{LambdaRequest, RequestContext},
 };
+use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
-use crate::{pipeline::Limits, webhook::LetIn};
+use crate::{
+    errors::chain,
+    metrics::emf,
+    pipeline::Limits,
+    settings::Settings,
+    store::{self, Clock, Store, StoreError, SystemClock},
+    telemetry::{self, Format},
+    webhook::LetIn,
+};
 
 /// The time of an invocation that does not say how long it may take.
 const UNSTATED: Duration = Duration::from_mins(1);
+/// How old figures of the state may be that go to the metrics: a webhook does not read the state for them.
+const MEASURED_EVERY: Duration = Duration::from_secs(30);
+/// How long reading them may take, which is time of the caller's.
+const MEASURING: Duration = Duration::from_secs(2);
+
+/// Whatever kept an invocation from its end.
+pub type Error = Box<dyn StdError + Send + Sync>;
+
+/// A function: what [`serve`] makes a Lambda of.
+#[async_trait]
+pub trait Function: Send + Sync + 'static {
+    /// Its name, in the log.
+    const NAME: &'static str;
+    /// What it keeps of an invocation's time for its own end.
+    const MARGIN: Duration;
+
+    /// Does what an event asks for, any JSON, until `limits`, and gives the answer to it.
+    ///
+    /// # Errors
+    /// The invocation failed. What it left undone is done by a later one.
+    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, Error>;
+
+    /// Tells the metrics what only the state knows.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    async fn measure(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// Runs a function that `build` makes of settings, state and clock as a Lambda, for ever. Where it cannot
+/// start, the log says why.
+pub async fn serve<F, E>(
+    build: impl AsyncFnOnce(Settings, Store, Arc<dyn Clock>) -> Result<F, E>,
+) -> ExitCode
+where
+    F: Function,
+    E: Into<Error>,
+{
+    let settings = Settings::from_env();
+    let log = settings.as_ref().map_or("info", |settings| &settings.log).to_owned();
+    let started = async {
+        telemetry::init(&log, Format::Json)?;
+        emf::init();
+        let settings = settings?;
+        let store = store::open(&settings).await?;
+        build(settings, store, Arc::new(SystemClock)).await.map_err(Into::into)
+    };
+    // Boxed: what a start holds is large, and gone afterwards.
+    let function: F = match Box::pin(started).await {
+        Ok(function) => function,
+        Err(error) => {
+            tracing::error!(error = chain(&*error), "{} cannot start", F::NAME);
+            return ExitCode::FAILURE;
+        }
+    };
+    let served = Served { function, measured: Mutex::default() };
+    // Of the runtime's own spans none is needed: the log has one that every level lets through.
+    let runtime = Runtime::new(service_fn(async |event: LambdaEvent<Value>| {
+        let request_id = event.context.request_id.clone();
+        let span = tracing::error_span!("invocation", function = F::NAME, request_id);
+        served.invoke(event).instrument(span).await
+    }));
+    match runtime.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = chain(&*error), "{} ended", F::NAME);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A function that is being served.
+struct Served<F> {
+    function: F,
+    /// When the state was read for the metrics last.
+    measured: Mutex<Option<Instant>>,
+}
+
+impl<F: Function> Served<F> {
+    async fn invoke(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+        // Dropped at the end, also where the function panics.
+        let _flushed = Flush;
+        let limits = limits_before(event.context.deadline(), F::MARGIN);
+        let outcome = self.function.handle(&event.payload, &limits).await;
+        self.measure().await;
+        outcome.map_err(|error| {
+            let error_message = chain(&*error);
+            tracing::error!(error = error_message, "the invocation failed");
+            Diagnostic { error_type: format!("{}::Failed", F::NAME), error_message }
+        })
+    }
+
+    async fn measure(&self) {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if measured.is_none_or(|at| at.elapsed() >= MEASURED_EVERY) {
+            match tokio::time::timeout(MEASURING, self.function.measure()).await {
+                Ok(Ok(())) => measured = Some(Instant::now()),
+                Ok(Err(error)) => {
+                    tracing::warn!(error = chain(&error), "the metrics lack the state");
+                }
+                Err(_) => tracing::warn!("the metrics lack the state: it is too slow"),
+            }
+        }
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
+    }
+}
+
+/// Writes the metrics when it goes.
+struct Flush;
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        emf::flush();
+    }
+}
 
 /// Limits that end `margin` before an invocation's deadline. `cargo lambda watch` states one long ago: the
 /// invocation has a minute then.
-pub fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
+fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
     let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNSTATED);
     Limits::until(Instant::now() + left.saturating_sub(margin))
 }
@@ -39,7 +173,7 @@ fn instance_in(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
 
 /// Marks a request with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
 /// authentication. AWS writes the identity; no caller can.
-pub fn let_in_by_iam(request: &mut lambda_http::Request) {
+fn let_in_by_iam(request: &mut lambda_http::Request) {
     let known = match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => {
             context.authorizer.as_ref().is_some_and(|authorizer| authorizer.iam.is_some())

@@ -1,220 +1,205 @@
-//! Metrics of Prometheus: what became of records, under one set of names for every function; as text to be
-//! fetched, or pushed to a Pushgateway.
+//! Metrics: what there is to count, under one set of names for Prometheus and for CloudWatch.
+//!
+//! Code says what happened; who is told depends on the process. `vt` answers scrapers and pushes
+//! ([`prometheus`]), a Lambda writes lines of CloudWatch's embedded metric format ([`emf`]), and where neither
+//! was begun nobody is told.
 
-use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
-    sync::atomic::{AtomicI64, AtomicU64},
-    time::Duration,
-};
-
+use ::metrics::{Label, Unit, counter, gauge, histogram};
 use jiff::Timestamp;
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode_registry},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
-use url::Url;
 
 use crate::store::Counts;
 
-/// The media type of [`render`]: the text format that scrapers of all ages and the Pushgateway read.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub mod emf;
+pub mod prometheus;
 
-/// The `job` that pushed metrics are grouped under.
-pub const JOB: &str = "virustotal_plugin";
-
-/// A gateway that is slow must not hold up what it is told of.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The label that says what became of a thing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
-    /// In the words of [`Counts`].
-    pub outcome: &'static str,
+/// What is known of a metric before it has a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name, for Prometheus and for CloudWatch.
+    pub name: &'static str,
+    /// What it is counted in.
+    pub unit: Unit,
+    /// Its labels, which are CloudWatch's dimensions, in the order in which their values are given.
+    pub labels: &'static [&'static str],
+    /// The functions that tell it.
+    pub of: &'static [&'static str],
+    /// What it means: README's words.
+    pub meaning: &'static str,
 }
 
-/// What became of records.
-#[derive(Debug, Default)]
-pub struct Delivered {
-    last: Gauge<i64, AtomicI64>,
-    records: Counter<u64, AtomicU64>,
-    outcomes: Family<Outcome, Counter<u64, AtomicU64>>,
-    requests: Counter<u64, AtomicU64>,
-}
+/// A number that only grows, as long as the process lives.
+#[derive(Debug)]
+pub struct Counter(pub Metric);
 
-impl Delivered {
-    /// Enters the metrics into a registry; `last`: also the time of the last delivery, which is 0 before
-    /// there was one.
-    pub fn register(&self, registry: &mut Registry, last: bool) {
-        if last {
-            // The name and the unit are the Go plugin's: dashboards know them.
-            registry.register(
-                "virustotal_plugin_last_ingested_timestamp",
-                "When records were delivered last, milliseconds since 1970",
-                self.last.clone(),
-            );
-        }
-        registry.register("virustotal_plugin_records", "Records read", self.records.clone());
-        registry.register(
-            "virustotal_plugin_events",
-            "Events and records by outcome",
-            self.outcomes.clone(),
-        );
-        registry.register(
-            "virustotal_plugin_download_requests",
-            "Download requests that the dispatcher acknowledged",
-            self.requests.clone(),
-        );
+/// A number as it is now.
+#[derive(Debug)]
+pub struct Gauge(pub Metric);
+
+/// Many numbers of which the distribution counts.
+#[derive(Debug)]
+pub struct Histogram(pub Metric);
+
+impl Metric {
+    fn labels<const N: usize>(&self, values: [&str; N]) -> Vec<Label> {
+        debug_assert_eq!(N, self.labels.len(), "a value for each label of {}", self.name);
+        let pairs = self.labels.iter().zip(values);
+        pairs.map(|(name, value)| Label::new(*name, value.to_owned())).collect()
     }
 
-    /// Whether there was a delivery.
-    pub fn any(&self) -> bool {
-        self.last.get() > 0
-    }
-
-    /// Adds what was counted, up to `now`.
-    pub fn add(&self, counts: &Counts, now: Timestamp) {
-        if counts.records > 0 {
-            self.last.set(now.as_millisecond());
-        }
-        self.records.inc_by(counts.records);
-        for (outcome, count) in [
-            ("delivered", counts.delivered),
-            ("filtered", counts.filtered),
-            ("rejected", counts.rejected),
-        ] {
-            self.outcomes.get_or_create(&Outcome { outcome }).inc_by(count);
-        }
-        self.requests.inc_by(counts.requests);
+    /// Whether CloudWatch is told, which is paid by the combination of dimensions: not of what operators and
+    /// rules name as they like.
+    pub fn is_for_cloudwatch(&self) -> bool {
+        !self.labels.contains(&"category")
     }
 }
 
-/// All metrics of a registry as text of the media type [`CONTENT_TYPE`].
-pub fn render(registry: &Registry) -> String {
-    let mut open = String::new();
-    // Writing to a String cannot fail.
-    let _ = encode_registry(&mut open, registry);
-    let word = |line: &str, at: usize| line.split(' ').nth(at).map(str::to_owned);
-    let counters: BTreeSet<String> = open
-        .lines()
-        .filter(|line| line.starts_with("# TYPE ") && line.ends_with(" counter"))
-        .filter_map(|line| word(line, 2))
-        .collect();
-    let mut text = String::with_capacity(open.len());
-    for line in open.lines() {
-        // OpenMetrics, which the crate writes, names a counter without the ending that its samples have.
-        let name = word(line, 2).filter(|name| line.starts_with('#') && counters.contains(name));
-        let line = match name {
-            Some(name) => line.replacen(&name, &format!("{name}_total"), 1),
-            None => line.to_owned(),
-        };
-        let _ = writeln!(text, "{line}");
+impl Counter {
+    /// Adds `n`; `values` are those of the labels. Adding none makes it known.
+    pub fn add<const N: usize>(&self, values: [&str; N], n: u64) {
+        counter!(self.0.name, self.0.labels(values)).increment(n);
     }
-    text
 }
 
-/// Why metrics were not pushed.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// No answer.
-    #[error("the Pushgateway does not answer")]
-    NoAnswer(#[source] reqwest::Error),
-    /// An answer that is no success.
-    #[error("the Pushgateway answers {status}: {said}")]
-    Refused {
-        /// Its status.
-        status: u16,
-        /// The beginning of its answer.
-        said: String,
-    },
-}
-
-/// Where metrics are pushed to.
-#[derive(Clone, Debug)]
-pub struct Gateway {
-    client: reqwest::Client,
-    url: Url,
-}
-
-impl Gateway {
-    /// The group `job=`[`JOB`], `function=<function>` of the Pushgateway at `base`.
-    pub fn new(client: reqwest::Client, base: &Url, function: &str) -> Self {
-        let mut url = base.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["metrics", "job", JOB, "function", function]);
-        }
-        Self { client, url }
-    }
-
-    /// Replaces those of the group's metrics that `registry` has; others stay, for whoever has nothing new
-    /// to say of them.
-    ///
-    /// # Errors
-    /// No answer within 5 s, or one that is no success. Never worth more than a warning.
-    pub async fn push(&self, registry: &Registry) -> Result<(), PushError> {
-        // Without the URL: it may hold a password.
-        let failed = |error: reqwest::Error| PushError::NoAnswer(error.without_url());
-        let request = self
-            .client
-            .post(self.url.clone())
-            .header(reqwest::header::CONTENT_TYPE, CONTENT_TYPE)
-            .timeout(TIMEOUT)
-            .body(render(registry));
-        let answer = request.send().await.map_err(failed)?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let said = answer.text().await.map_err(failed)?;
-        Err(PushError::Refused { status: status.as_u16(), said: said.chars().take(200).collect() })
-    }
-
-    /// As [`Gateway::push`]; a failure is a line in the log.
-    pub async fn try_push(&self, registry: &Registry) {
-        if let Err(error) = self.push(registry).await {
-            let error = crate::errors::chain(&error);
-            tracing::warn!(error, "PLUGIN_PROMETHEUS_PUSH_GATEWAY: metrics were not pushed");
+impl Gauge {
+    /// Sets it; `values` are those of the labels.
+    pub fn set<const N: usize>(&self, values: [&str; N], value: impl Number) {
+        if self.0.is_for_cloudwatch() || !emf::is_on() {
+            gauge!(self.0.name, self.0.labels(values)).set(value.into_f64());
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_are_named_as_their_samples_are() {
-        let mut registry = Registry::default();
-        let delivered = Delivered::default();
-        delivered.register(&mut registry, true);
-        let counts = Counts { records: 3, delivered: 2, rejected: 1, ..Counts::default() };
-        delivered.add(&counts, Timestamp::from_millisecond(1_700_000_000_123).unwrap());
-        let text = render(&registry);
-        for line in [
-            "# TYPE virustotal_plugin_last_ingested_timestamp gauge",
-            "virustotal_plugin_last_ingested_timestamp 1700000000123",
-            "# HELP virustotal_plugin_records_total Records read.",
-            "# TYPE virustotal_plugin_records_total counter",
-            "virustotal_plugin_records_total 3",
-            "# TYPE virustotal_plugin_events_total counter",
-            "virustotal_plugin_events_total{outcome=\"rejected\"} 1",
-            "virustotal_plugin_download_requests_total 0",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
-        }
-        assert!(!text.contains("EOF"));
+impl Histogram {
+    /// Adds an observation; `values` are those of the labels.
+    pub fn observe<const N: usize>(&self, values: [&str; N], value: f64) {
+        histogram!(self.0.name, self.0.labels(values)).record(value);
+        emf::observed();
     }
+}
 
-    #[test]
-    fn a_gateway_may_stand_below_a_path() {
-        for (base, url) in [
-            ("http://gw:9091", "http://gw:9091/metrics/job/virustotal_plugin/function/load"),
-            ("http://gw/a/", "http://gw/a/metrics/job/virustotal_plugin/function/load"),
-        ] {
-            let base = base.parse().unwrap();
-            let gateway = Gateway::new(reqwest::Client::new(), &base, "load");
-            assert_eq!(gateway.url.as_str(), url);
-        }
+/// A whole number, as metrics have it: exact up to 2⁵³.
+pub trait Number {
+    /// The nearest number that a metric can have.
+    fn into_f64(self) -> f64;
+}
+
+impl Number for u64 {
+    #[expect(clippy::cast_precision_loss, reason = "nothing is counted as far as 2⁵³")]
+    fn into_f64(self) -> f64 {
+        self as f64
     }
+}
+
+impl Number for i64 {
+    #[expect(clippy::cast_precision_loss, reason = "nothing is counted as far as 2⁵³")]
+    fn into_f64(self) -> f64 {
+        self as f64
+    }
+}
+
+/// Declares the metrics and lists them.
+macro_rules! table {
+    ($($variable:ident: $kind:ident = $name:literal, $unit:ident, $labels:expr, $of:expr, $meaning:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub static $variable: $kind = $kind(Metric {
+                name: concat!("virustotal_plugin_", $name),
+                unit: Unit::$unit,
+                labels: &$labels,
+                of: &$of,
+                meaning: $meaning,
+            });
+        )*
+
+        /// All metrics, in the order of README.
+        pub fn all() -> Vec<&'static Metric> {
+            vec![$(&$variable.0),*]
+        }
+
+        /// Tells whoever is told what the metrics are.
+        fn describe() {
+            $(table!(@describe $kind, $variable.0);)*
+        }
+    };
+    (@describe Counter, $metric:expr) => {
+        ::metrics::describe_counter!($metric.name, $metric.unit, $metric.meaning);
+    };
+    (@describe Gauge, $metric:expr) => {
+        ::metrics::describe_gauge!($metric.name, $metric.unit, $metric.meaning);
+    };
+    (@describe Histogram, $metric:expr) => {
+        ::metrics::describe_histogram!($metric.name, $metric.unit, $metric.meaning);
+    };
+}
+
+// The name and the unit of `last_ingested_timestamp` are the Go plugin's: dashboards know them.
+table! {
+    RECORDS: Counter = "records_total", Count, ["function"], ["load", "ingest"],
+        "records read";
+    EVENTS: Counter = "events_total", Count, ["function", "outcome"], ["load", "ingest"],
+        "events and records that were `delivered`, `filtered`, `rejected`";
+    DOWNLOAD_REQUESTS: Counter = "download_requests_total", Count, ["function"], ["load", "ingest"],
+        "download requests that the dispatcher acknowledged";
+    LAST_INGESTED: Gauge = "last_ingested_timestamp", Milliseconds, ["function"], ["load", "ingest"],
+        "when records were delivered last, milliseconds since 1970";
+    BUNDLES: Counter = "bundles_total", Count, ["function", "outcome"], ["load"],
+        "feed minutes that were `loaded`, `missing`, `failed`, `buried` (given up)";
+    GAPS: Gauge = "gaps", Count, ["function"], ["load"],
+        "feed minutes that are tried again";
+    OLDEST_GAP: Gauge = "oldest_gap_seconds", Seconds, ["function"], ["load"],
+        "from the oldest of them to now; 0: there is none";
+    LAST_LOADED: Gauge = "last_loaded_minute_timestamp_seconds", Seconds, ["function"], ["load"],
+        "the feed minute up to which nothing is open but gaps";
+    LAG: Gauge = "lag_seconds", Seconds, ["function"], ["load"],
+        "from that minute to now; the feed itself is an hour behind";
+    ANSWERS: Counter = "answers_total", Count, ["function", "status"], ["ingest", "query", "download"],
+        "HTTP answers";
+    SIGNATURE_FAILURES: Counter = "signature_failures_total", Count, ["function"], ["ingest", "query", "download"],
+        "requests whose signature, token or caller was refused";
+    INBOX_ITEMS: Gauge = "inbox_items", Count, ["function", "state"], ["query", "download"],
+        "events that are `waiting`, `in_work`, `buried`";
+    REQUESTS_USED: Gauge = "requests_used", Count, ["window"], ["query", "download"],
+        "requests to VirusTotal in the last `minute`, `day`, `month`, where it is limited";
+    REQUESTS_ALLOWED: Gauge = "requests_allowed", Count, ["window"], ["query", "download"],
+        "the limit, `VT_REQUESTS_PER_…`";
+    HITS: Counter = "hits_total", Count, ["function", "outcome"], ["hunt"],
+        "objects of Livehunt that were `delivered`, `known`, `unwanted`, `rejected`, of `other_object`s than files; downloads `requested`";
+    HUNT_POSITION: Gauge = "hunt_position_timestamp_seconds", Seconds, ["function"], ["hunt"],
+        "the date of the last notification that was delivered";
+    HUNT_LOST_HOURS: Gauge = "hunt_lost_hours", Count, ["function"], ["hunt"],
+        "notifications of so many hours were never read";
+    HUNT_RATE_LIMITED: Gauge = "hunt_rate_limited_rulesets", Count, ["function"], ["hunt"],
+        "rulesets that match more than they may a day";
+    DOWNLOADS: Counter = "downloads_total", Count, ["function", "outcome"], ["download"],
+        "requests that ended as `success`, `already_present`, `not_found`, `failed`, or were `skipped` for want of quota";
+    DOWNLOADS_TODAY: Gauge = "downloads_today", Count, ["category"], ["download"],
+        "downloads of this UTC day, also those of others; not told to CloudWatch";
+    DOWNLOADS_TODAY_TOTAL: Gauge = "downloads_today_total", Count, ["function"], ["download"],
+        "all of them";
+    DOWNLOADS_TODAY_API_CHARGED: Gauge = "downloads_today_api_charged", Count, ["function"], ["download"],
+        "those that cost a request";
+    DOWNLOADS_TODAY_PCAPS: Gauge = "downloads_today_pcaps", Count, ["function"], ["download"],
+        "network captures";
+    FULLEST_QUOTA: Gauge = "fullest_quota_percent", Percent, ["function"], ["download"],
+        "how full the quota of this UTC day is that is fullest, among those that a request named since the process began";
+    VIRUSTOTAL_ANSWERS: Counter = "virustotal_answers_total", Count, ["class"], ["load", "query", "download", "hunt"],
+        "answers of VirusTotal and the hosts it redirects to: `ok`, `not_found`, `refused` (401 and 403), `limited` (429), `failed` (any other), `no_answer`";
+    DISPATCHER_SECONDS: Histogram = "dispatcher_seconds", Seconds, [], ["load", "ingest", "query", "download", "hunt"],
+        "from a post of events to the dispatcher's answer, or to its failure";
+}
+
+/// Counts records that a function brought, up to `now`.
+pub fn count(function: &str, counts: &Counts, now: Timestamp) {
+    if counts.records > 0 {
+        LAST_INGESTED.set([function], now.as_millisecond());
+    }
+    RECORDS.add([function], counts.records);
+    for (outcome, count) in [
+        ("delivered", counts.delivered),
+        ("filtered", counts.filtered),
+        ("rejected", counts.rejected),
+    ] {
+        EVENTS.add([function, outcome], count);
+    }
+    DOWNLOAD_REQUESTS.add([function], counts.requests);
 }

@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::{sync::OnceCell, time::Instant};
 
@@ -20,7 +19,8 @@ use crate::{
     },
     errors::chain,
     http_client::{self, HttpSetupError},
-    lambda,
+    lambda::{self, Function},
+    metrics,
     pipeline::{
         Limits, assemble,
         publish::{
@@ -31,7 +31,7 @@ use crate::{
     secrets::Secret,
     settings::Settings,
     store::{
-        Clock, Store, StoreError,
+        BUDGET, Clock, Store, StoreError,
         inbox::{Again, Delivery, Item, Queue},
     },
     virustotal::{VirusTotalError, asks},
@@ -278,9 +278,41 @@ pub fn unkept(error: &StoreError) -> After {
     After::later(WAIT)
 }
 
+/// A function and who takes its webhooks: what is a Lambda.
+pub struct Attended<T> {
+    tasks: T,
+    receiver: Receiver,
+}
+
+impl<T: Tasks> Attended<T> {
+    /// # Errors
+    /// A secret of `WEBHOOK_SECRETS` that is none.
+    pub fn new(tasks: T) -> Result<Self, lambda::Error> {
+        let receiver = tasks.common().receiver()?;
+        Ok(Self { tasks, receiver })
+    }
+}
+
+#[async_trait]
+impl<T: Tasks + 'static> Function for Attended<T> {
+    const NAME: &'static str = T::NAME;
+    // The dispatcher's answer to a poll may come half a minute late.
+    const MARGIN: Duration = Duration::from_secs(40);
+
+    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
+        Ok(self.tasks.handle(&self.receiver, event, limits).await?)
+    }
+
+    async fn measure(&self) -> Result<(), StoreError> {
+        self.tasks.measure().await
+    }
+}
+
 /// A function whose work is the dispatcher's events.
 #[async_trait]
 pub trait Tasks: Work + Sized {
+    /// The function's name.
+    const NAME: &'static str;
     /// The events.
     type Event: Incoming + Send;
 
@@ -295,9 +327,33 @@ pub trait Tasks: Work + Sized {
         Ok(())
     }
 
-    /// Enters metrics of its own into a registry, beside those of its inbox and of the budget.
-    async fn measure(&self, _registry: &mut Registry) -> Result<(), StoreError> {
+    /// Tells metrics of its own, beside those of its inbox and of the budget.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    async fn measure_own(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// Tells the metrics what waits, and the budget that it waits for.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    async fn measure(&self) -> Result<(), StoreError> {
+        let Common { settings, store, clock, about, .. } = self.common();
+        let now = clock.now();
+        let counts = store.inbox.counts(about.queue, now).await?;
+        for (state, count) in
+            [("waiting", counts.waiting), ("in_work", counts.in_work), ("buried", counts.buried)]
+        {
+            metrics::INBOX_ITEMS.set([about.queue.name(), state], count);
+        }
+        for usage in store.budget.usage(BUDGET, &settings.lookup.windows, now).await? {
+            let window = usage.window.name;
+            metrics::REQUESTS_USED.set([window], usage.used);
+            metrics::REQUESTS_ALLOWED.set([window], u64::from(usage.window.limit));
+        }
+        self.measure_own().await
     }
 
     /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,

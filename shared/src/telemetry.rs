@@ -47,8 +47,8 @@ pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
             .with_env_filter(filter(log)?)
             .json()
             .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
+            .with_current_span(false)
+            .with_span_list(true)
             .finish()
             .try_init()
             .map_err(|_| TelemetryError::AlreadySetUp),

@@ -4,7 +4,10 @@
 //! Requests come by webhook, by polling the dispatcher or by a queue, and wait in the inbox. A [`Download`]
 //! knows no Lambda and no command line.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use azul_vt::{
@@ -13,11 +16,11 @@ use azul_vt::{
         event::DownloadEvent,
     },
     http_client::HttpSetupError,
-    metrics::Outcome as Label,
+    metrics,
     pipeline::{Limits, assemble},
     settings::Settings,
     store::{
-        Clock, Store, StoreError,
+        Clock, QuotaUsage, Store, StoreError,
         inbox::{Item, Queue},
         totals::{Totals, utc_day},
     },
@@ -27,11 +30,6 @@ use azul_vt::{
     worker::{After, Work},
 };
 use jiff::SignedDuration;
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
 
 mod capture;
 pub mod events;
@@ -40,6 +38,8 @@ mod transfer;
 pub mod wanted;
 mod work;
 
+/// The function's name.
+pub const NAME: &str = "download";
 /// Requests that may wait: nothing is lost that waits longer, so it is much.
 const MOST_WAITING: u64 = 5_000;
 /// Outcomes that were never told, and leases of samples, are forgotten after so many days.
@@ -62,22 +62,16 @@ pub struct Download {
     virustotal: VirusTotal,
     /// The dispatcher's store of content.
     content: Dispatcher,
-    outcomes: Outcomes,
+    known: Mutex<Known>,
 }
 
-/// What became of requests since the process began.
+/// What metrics must know beside the state.
 #[derive(Default)]
-struct Outcomes(Family<Label, Counter>);
-
-impl Outcomes {
-    fn count(&self, outcome: &'static str) {
-        self.0.get_or_create(&Label { outcome }).inc();
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Category {
-    category: String,
+struct Known {
+    /// The limits that requests named, by category.
+    limits: BTreeMap<String, u64>,
+    /// Categories that were told of last.
+    told: BTreeSet<String>,
 }
 
 impl Download {
@@ -106,14 +100,19 @@ impl Download {
         Ok(Self {
             virustotal: VirusTotal::from_settings(&settings)?,
             content: assemble::content_store(&settings)?,
-            outcomes: Outcomes::default(),
+            known: Mutex::default(),
             common: Common::new(settings, store, clock, about)?,
         })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
 impl Tasks for Download {
+    const NAME: &'static str = NAME;
     type Event = DownloadEvent;
 
     fn common(&self) -> &Common {
@@ -135,33 +134,28 @@ impl Tasks for Download {
         store.leases.prune(now.saturating_sub(kept).unwrap_or(now)).await.map(drop)
     }
 
-    async fn measure(&self, registry: &mut Registry) -> Result<(), StoreError> {
+    async fn measure_own(&self) -> Result<(), StoreError> {
         let today = utc_day(self.common.clock.now());
         let totals = Totals::of(&*self.common.store.quotas, today).await?;
-        registry.register(
-            "virustotal_plugin_downloads",
-            "Requests by what became of them",
-            self.outcomes.0.clone(),
-        );
-        let categories = Family::<Category, Gauge>::default();
-        for usage in totals.categories {
-            let gauge = categories.get_or_create_owned(&Category { category: usage.category });
-            gauge.set(i64::try_from(usage.used).unwrap_or(i64::MAX));
+        let mut known = self.known();
+        // What was not downloaded today stands there from yesterday.
+        let mut stale = std::mem::take(&mut known.told);
+        let mut fullest = 0;
+        for QuotaUsage { category, used } in totals.categories {
+            metrics::DOWNLOADS_TODAY.set([&category], used);
+            if let Some(limit) = known.limits.get(&category) {
+                fullest = fullest.max(used.saturating_mul(100) / limit.max(&1));
+            }
+            stale.remove(&category);
+            known.told.insert(category);
         }
-        registry.register(
-            "virustotal_plugin_downloads_today",
-            "Downloads of this UTC day by category",
-            categories,
-        );
-        for (name, help, value) in [
-            ("total", "Downloads of this UTC day", totals.total),
-            ("api_charged", "Downloads of this UTC day that cost quota", totals.api_charged),
-            ("pcaps", "Network captures of this UTC day", totals.pcaps),
-        ] {
-            let gauge = Gauge::<i64>::default();
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            registry.register(format!("virustotal_plugin_downloads_today_{name}"), help, gauge);
+        for category in stale {
+            metrics::DOWNLOADS_TODAY.set([&category], 0_u64);
         }
+        metrics::FULLEST_QUOTA.set([NAME], fullest);
+        metrics::DOWNLOADS_TODAY_TOTAL.set([NAME], totals.total);
+        metrics::DOWNLOADS_TODAY_API_CHARGED.set([NAME], totals.api_charged);
+        metrics::DOWNLOADS_TODAY_PCAPS.set([NAME], totals.pcaps);
         Ok(())
     }
 }

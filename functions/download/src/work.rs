@@ -9,6 +9,7 @@ use azul_vt::{
         streams::Place,
     },
     errors::chain,
+    metrics,
     pipeline::Limits,
     store::{
         Claim, Reservation, Stage, StoreError,
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Download,
+    Download, NAME,
     events::{self, Outcome},
     fetch::{Ended, LABEL, growing},
     wanted,
@@ -288,6 +289,9 @@ impl Download {
             Ok(limit @ 1..) if !entity.category.is_empty() => limit,
             _ => UNLIMITED,
         };
+        if limit != UNLIMITED {
+            self.known().limits.insert(entity.category.clone(), limit);
+        }
         let quotas = &self.common.store.quotas;
         Ok(match quotas.reserve(&entity.category, today, limit, &place_id(request)).await? {
             Reservation::Granted => Ok((today, Stage::Reserved)),
@@ -313,7 +317,7 @@ impl Download {
             entity.category, entity.category_quota
         );
         tracing::info!(sha256 = entity.hash, why, "skipped");
-        self.outcomes.count("skipped");
+        metrics::DOWNLOADS.add([NAME, "skipped"], 1);
         if !self.common.settings.download.quota_reject_events {
             return Ok(());
         }
@@ -366,7 +370,7 @@ impl Download {
             Err(Unposted::After(after)) => return Err(after),
         };
         self.close(&told).await.map_err(|e| unkept(&e))?;
-        self.outcomes.count(told.outcome.name());
+        metrics::DOWNLOADS.add([NAME, told.outcome.name()], 1);
         posted
     }
 

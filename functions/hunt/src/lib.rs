@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use async_trait::async_trait;
 use azul_vt::{
     azul::{
         avro,
@@ -13,7 +14,9 @@ use azul_vt::{
     },
     errors::chain,
     http_client::{Backoff, HttpSetupError},
+    lambda::{self, Function},
     mapping::{HandlerSet, Mapper, MapperOptions, UnknownHandler},
+    metrics,
     pipeline::{
         Limits, assemble,
         publish::{Delivery, PublishError, Publisher, PublisherOptions, register_event},
@@ -24,7 +27,7 @@ use azul_vt::{
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{sync::OnceCell, time::Duration};
 
 pub mod events;
@@ -109,6 +112,27 @@ pub struct Report {
     pub rate_limited: Vec<String>,
     /// It stopped before the end: deadline, quota, or asked to end.
     pub paused: bool,
+}
+
+impl Report {
+    /// Tells the metrics.
+    fn tell(&self) {
+        for (outcome, count) in [
+            ("delivered", self.delivered),
+            ("known", self.known),
+            ("unwanted", self.unwanted),
+            ("other_object", self.other_objects),
+            ("rejected", self.rejected),
+            ("requested", self.requests),
+        ] {
+            metrics::HITS.add([NAME, outcome], count);
+        }
+        metrics::HUNT_LOST_HOURS.set([NAME], self.lost_hours);
+        metrics::HUNT_RATE_LIMITED.set([NAME], self.rate_limited.len() as u64);
+        if let Some(position) = self.position {
+            metrics::HUNT_POSITION.set([NAME], position);
+        }
+    }
 }
 
 /// Which rulesets matched more than they may, and when that was looked at.
@@ -211,6 +235,7 @@ impl Hunt {
             }
         };
         let outcome = self.hunt(trigger, &claim.limits, &mut report).await;
+        report.tell();
         let is_over = claim.limits.reached();
         claim.give_back().await?;
         match outcome {
@@ -568,6 +593,17 @@ impl Hunt {
         let kept = RateLimited { looked_at: now, rulesets: report.rate_limited.clone() };
         let text = serde_json::to_vec(&kept).unwrap_or_default();
         Ok(self.store.bundles.put(RULESETS, &text).await?)
+    }
+}
+
+#[async_trait]
+impl Function for Hunt {
+    const NAME: &'static str = NAME;
+    // For ending at the border of a page.
+    const MARGIN: Duration = Duration::from_secs(10);
+
+    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
+        Ok(json!(self.run(&Trigger::of(event), limits).await?))
     }
 }
 

@@ -14,6 +14,7 @@ use azul_vt::{
     bundle::BundleError,
     errors::chain,
     http_client,
+    metrics::{self, prometheus},
     pipeline::{DeliverError, Limits, Pipeline, posted, publish::PublishError},
     settings::Settings,
     store::{Clock, Store},
@@ -26,13 +27,15 @@ use tokio::sync::Semaphore;
 
 mod auth;
 mod body;
-mod metrics;
+mod on_lambda;
 mod reply;
 
 use auth::{Auth, Caller};
-pub use metrics::Metrics;
+pub use on_lambda::OnLambda;
 use reply::{Account, Problem, Reply};
 
+/// The function's name.
+pub const NAME: &str = "ingest";
 /// How long a caller waits for the delivery before it is told that its body is staged.
 pub const WAIT: Duration = Duration::from_secs(25);
 /// How long a prepared upload may wait for its beginning.
@@ -50,8 +53,6 @@ pub struct Ingest {
     pub clock: Arc<dyn Clock>,
     /// Lines to events.
     pub pipeline: Pipeline,
-    /// What `/metrics` shows.
-    pub metrics: Metrics,
     /// Ends deliveries at the border of a batch; what is left stays staged.
     pub limits: Limits,
     /// How long a caller waits.
@@ -87,7 +88,6 @@ impl Ingest {
             store,
             clock,
             pipeline,
-            metrics: Metrics::default(),
             limits: Limits::default(),
             wait: WAIT,
             headers,
@@ -105,7 +105,10 @@ impl Ingest {
     {
         let json = wants_json(request.headers());
         let reply = self.route(request).await.unwrap_or_else(Reply::from);
-        self.metrics.answered(reply.status);
+        metrics::ANSWERS.add([NAME, reply.status.as_str()], 1);
+        if reply.status == StatusCode::UNAUTHORIZED {
+            metrics::SIGNATURE_FAILURES.add([NAME], 1);
+        }
         let mut response = reply.into_response(json);
         for (name, value) in &self.headers {
             response.headers_mut().insert(name.clone(), value.clone());
@@ -125,7 +128,9 @@ impl Ingest {
                 Ok(Reply::text("azul-vt ingest: POST feed records here, as JSON lines\n"))
             }
             "/health" if get => Ok(Reply::text("ok\n")),
-            "/metrics" if get => Ok(Reply::metrics(self.metrics.render())),
+            "/metrics" if get => {
+                prometheus::render().map(Reply::metrics).ok_or(Problem::NoSuchPath)
+            }
             "/" | "/virustotal" if request.method() == Method::POST => self.post(request).await,
             "/" => Err(Problem::Method("GET, HEAD, POST")),
             "/uploads" if request.method() == Method::POST => self.upload(request).await,
@@ -226,7 +231,7 @@ impl Ingest {
     fn outcome(&self, outcome: Result<Option<posted::Posted>, DeliverError>) -> Reply {
         match outcome {
             Ok(Some(posted)) => {
-                self.metrics.delivered(&posted.counts, self.clock.now());
+                metrics::count(NAME, &posted.counts, self.clock.now());
                 Reply::delivered(Account::new(posted))
             }
             Ok(None) => Reply::staged("the server is ending"),
@@ -248,7 +253,7 @@ impl Ingest {
     pub async fn sweep(&self) -> u64 {
         let claim = |key: &str| self.begin(key);
         let delivered = |posted: &posted::Posted| {
-            self.metrics.delivered(&posted.counts, self.clock.now());
+            metrics::count(NAME, &posted.counts, self.clock.now());
         };
         let (swept, error) =
             posted::sweep(&self.pipeline, &*self.clock, &self.limits, claim, delivered).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use azul_vt::{
     bundle::Compression,
-    metrics::CONTENT_TYPE,
+    metrics::prometheus::CONTENT_TYPE,
     pipeline::posted::Posted,
     store::{StoreError, Upload},
     webhook::NoSecrets,

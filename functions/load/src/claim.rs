@@ -9,6 +9,8 @@ use azul_vt::{
     store::{Claim, StoreError},
 };
 
+use tracing::Instrument as _;
+
 use super::{Load, LoadError, NAME, Report};
 
 /// How a minute ended.
@@ -66,7 +68,9 @@ impl Load {
             Err(owner) => return Ok(MinuteEnd::Held(owner)),
         };
         (self.observer)(super::Step::Minute(minute));
-        let outcome = self.load_minute(minute, &claim, ageless, report).await;
+        let span = tracing::error_span!("minute", %minute);
+        let loading = self.load_minute(minute, &claim, ageless, report).instrument(span);
+        let outcome = loading.await;
         claim.give_back().await?;
         match outcome {
             Ok(MinuteEnd::Loaded) => {

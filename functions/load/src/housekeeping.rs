@@ -1,12 +1,13 @@
 //! What is given up, and what is forgotten.
 
 use azul_vt::{
+    metrics,
     minute::Minute,
     store::{Claim, Counts, Lease, LedgerRow, MinuteState},
 };
 use jiff::SignedDuration;
 
-use super::{Load, LoadError, Report};
+use super::{Load, LoadError, NAME, Report};
 
 /// A cursor further behind than this many days lists no more minutes as buried: a wrong start, not an outage.
 const MOST_BURIED_DAYS: i64 = 60;
@@ -50,6 +51,7 @@ impl Load {
             minute = minute.next();
         }
         report.buried += rows.len() as u64;
+        metrics::BUNDLES.add([NAME, "buried"], rows.len() as u64);
         for rows in rows.chunks(1000) {
             self.store.ledger.put_all(rows, lease).await?;
         }
@@ -69,6 +71,7 @@ impl Load {
         let row = self.buried(minute, TOO_OLD, Counts::default());
         self.store.ledger.put(&row, &claim.lease).await?;
         report.buried += 1;
+        metrics::BUNDLES.add([NAME, "buried"], 1);
         Ok(())
     }
 

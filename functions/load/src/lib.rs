@@ -5,10 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use azul_vt::{
     bundle::BundleError,
     http_client::{Backoff, HttpSetupError},
+    lambda::{self, Function},
     mapping::Mapper,
+    metrics,
     minute::{Minute, NotAMinute},
     pipeline::{
         DeliverError, Limits, Pipeline,
@@ -85,17 +88,6 @@ pub enum LoadError {
     /// A range was written wrongly.
     #[error(transparent)]
     NotAMinute(#[from] NotAMinute),
-}
-
-/// Why an event was not worked.
-#[derive(Debug, thiserror::Error)]
-pub enum HandleError {
-    /// It asks for what cannot be done.
-    #[error(transparent)]
-    NotATrigger(#[from] NotATrigger),
-    /// See there.
-    #[error(transparent)]
-    Load(#[from] LoadError),
 }
 
 /// What a run did.
@@ -236,21 +228,6 @@ impl Load {
         }
     }
 
-    /// Does what an event of Lambda asks for, any JSON, and gives the answer to it.
-    ///
-    /// # Errors
-    /// See [`HandleError`].
-    pub async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, HandleError> {
-        if let Some(deliveries) = Delivery::all_of(event) {
-            return Ok(self.deliver(&deliveries, limits).await?.answer());
-        }
-        let mut reports = Vec::new();
-        for trigger in Trigger::parse(event)? {
-            reports.push(json!(self.run(&trigger, limits).await?));
-        }
-        Ok(Value::Array(reports))
-    }
-
     /// Delivers an object that somebody put under `incoming/`.
     async fn object(&self, key: &str, limits: &Limits) -> Result<Report, LoadError> {
         let mut report = Report::default();
@@ -262,6 +239,7 @@ impl Load {
             Some(posted) => {
                 report.swept = 1;
                 report.counts = posted.counts;
+                metrics::count(NAME, &posted.counts, self.clock.now());
             }
             None => report.paused = limits.reached(),
         }
@@ -293,6 +271,37 @@ impl Load {
     /// The oldest minute that VirusTotal still has.
     fn horizon(&self) -> Minute {
         Minute::of(self.clock.now()).plus(-FEED_RETENTION_HOURS * 60)
+    }
+}
+
+#[async_trait]
+impl Function for Load {
+    const NAME: &'static str = NAME;
+    // For ending at the border of a batch.
+    const MARGIN: Duration = Duration::from_secs(10);
+
+    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
+        if let Some(deliveries) = Delivery::all_of(event) {
+            return Ok(self.deliver(&deliveries, limits).await?.answer());
+        }
+        let mut reports = Vec::new();
+        for trigger in Trigger::parse(event)? {
+            reports.push(json!(self.run(&trigger, limits).await?));
+        }
+        Ok(Value::Array(reports))
+    }
+
+    async fn measure(&self) -> Result<(), StoreError> {
+        let now = self.clock.now().as_second();
+        metrics::GAPS.set([NAME], self.store.ledger.totals().await?.gaps);
+        let gaps = self.store.ledger.gaps(1).await?;
+        let oldest = gaps.first().map_or(0, |gap| now.saturating_sub(gap.minute.unix_seconds()));
+        metrics::OLDEST_GAP.set([NAME], oldest);
+        if let Some(cursor) = self.store.cursors.read(NAME).await? {
+            metrics::LAST_LOADED.set([NAME], cursor);
+            metrics::LAG.set([NAME], now.saturating_sub(cursor));
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use azul_vt::{
     bundle::{self, Compression},
     errors::chain,
     mapping::Mapper,
+    metrics,
     minute::Minute,
     pipeline::{Account, Ended, Input, Limits, Progress},
     store::{
@@ -20,7 +21,7 @@ use azul_vt::{
     virustotal::VirusTotalError,
 };
 
-use super::{Load, LoadError, MinuteEnd, Report, gap_delay, is_bad};
+use super::{Load, LoadError, MinuteEnd, NAME, Report, gap_delay, is_bad};
 
 /// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
 const FETCHES: u32 = 3;
@@ -101,12 +102,15 @@ impl Load {
             let outcome =
                 self.send(minute, reader, lines_done, ageless, limits, &mut minute_progress).await;
             let after = minute_progress.counts;
-            report.counts.add(after.since(before));
+            let counts = after.since(before);
+            metrics::count(NAME, &counts, self.clock.now());
+            report.counts.add(counts);
             match outcome {
                 Ok(Ended::Complete) => {
                     let note = minute_progress.note;
                     note.put(MinuteState::Loaded, after).await?;
                     report.loaded += 1;
+                    metrics::BUNDLES.add([NAME, "loaded"], 1);
                     tracing::info!(%minute, records = after.records, delivered = after.delivered,
                         filtered = after.filtered, rejected = after.rejected,
                         requests = after.requests, "minute loaded");
@@ -150,10 +154,12 @@ impl Load {
         lease: &Lease,
         report: &mut Report,
     ) -> Result<(), LoadError> {
-        match kind {
-            GapKind::Missing => report.missing += 1,
-            GapKind::Failed => report.failed += 1,
-        }
+        let (count, outcome) = match kind {
+            GapKind::Missing => (&mut report.missing, "missing"),
+            GapKind::Failed => (&mut report.failed, "failed"),
+        };
+        *count += 1;
+        metrics::BUNDLES.add([NAME, outcome], 1);
         let row = self.store.ledger.get(minute).await?;
         let attempts = match row.map(|row| row.state) {
             Some(MinuteState::Gap { attempts, .. }) => attempts.saturating_add(1),

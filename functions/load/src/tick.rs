@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use azul_vt::{
+    metrics,
     minute::Minute,
-    pipeline::{Limits, posted},
-    store::{Lease, LedgerRow, MinuteState, StoreError},
+    pipeline::{
+        Limits,
+        posted::{self, Posted},
+    },
+    store::{Counts, Lease, LedgerRow, MinuteState, StoreError},
 };
 
 use super::{
@@ -30,6 +34,8 @@ impl Load {
                 return Ok(report);
             }
         };
+        // Known from the start: what stays 0 is said too.
+        metrics::count(NAME, &Counts::default(), self.clock.now());
         let outcome = self.catch_up(&claim.lease, &claim.limits, &mut report).await;
         claim.give_back().await?;
         outcome.map(|()| report)
@@ -48,8 +54,9 @@ impl Load {
         if !self.register(limits, report).await? {
             return Ok(());
         }
+        let delivered = |posted: &Posted| metrics::count(NAME, &posted.counts, self.clock.now());
         let (swept, error) =
-            posted::sweep(&self.pipeline, &*self.clock, limits, |_| Some(()), |_| ()).await;
+            posted::sweep(&self.pipeline, &*self.clock, limits, |_| Some(()), delivered).await;
         report.swept = swept;
         if self.virustotal.is_none() {
             // Sweeping needs no key: where there was something to sweep, the run did what it could.

@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use azul_vt::{
     errors::chain,
+    metrics,
     minute::Minute,
     pipeline::{DeliverError, Limits, publish::PublishError},
     store::{
@@ -21,7 +22,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::{Load, LoadError, MinuteEnd, Report, Step};
+use super::{Load, LoadError, MinuteEnd, NAME, Report, Step};
 
 /// Tries of a minute that fails otherwise than by an outage; then it is given up.
 const TRIES: u32 = 5;
@@ -197,6 +198,7 @@ impl<'a> Worker<'a> {
         };
         ledger.put(&self.load.buried(minute, reason, counts), &claim.lease).await?;
         self.seen().report.buried += 1;
+        metrics::BUNDLES.add([NAME, "buried"], 1);
         self.end_one();
         Ok(After::Bury(reason.to_owned()))
     }

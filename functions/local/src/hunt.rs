@@ -4,17 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
     errors::chain,
-    metrics::Outcome,
     pipeline::Limits,
     settings::Settings,
     store::{self, SystemClock},
-    telemetry::{self, Format},
 };
 use hunt::{Hunt, HuntError, Report, Trigger};
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family},
-    registry::Registry,
-};
 
 use crate::{
     cli::HuntArgs,
@@ -28,8 +22,7 @@ const WATCH: Duration = Duration::from_mins(1);
 
 /// Runs `vt hunt`.
 pub(crate) fn run(args: &HuntArgs) -> Result<(), Failure> {
-    let settings = crate::settings::read()?;
-    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    let settings = crate::settings::begin()?;
     runtime()?.block_on(hunt(args, settings))
 }
 
@@ -38,7 +31,6 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
     let hunt = Hunt::from_settings(settings, store, Arc::new(SystemClock));
     let hunt = hunt.map_err(Failure::usage)?;
     let gateway = metrics::gateway(&hunt.settings, hunt::NAME)?;
-    let seen = Seen::default();
     let trigger = args.retrohunt.clone().map_or(Trigger::Tick, Trigger::Retrohunt);
     let limits = Limits::default();
     stop_on_signal(&limits);
@@ -47,7 +39,7 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
         if let (Some(gateway), Ok(report)) = (&gateway, &outcome)
             && report.held_by.is_none()
         {
-            gateway.try_push(&seen.registry(report)).await;
+            gateway.try_push().await;
         }
         match outcome {
             Ok(report) => say(&sentence(&report)),
@@ -59,45 +51,6 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
         if !args.watch || limits.sleep(WATCH).await {
             return Ok(());
         }
-    }
-}
-
-/// What became of objects since the process began.
-#[derive(Default)]
-struct Seen(Family<Outcome, Counter>);
-
-impl Seen {
-    /// Adds a run; what there is to say.
-    fn registry(&self, report: &Report) -> Registry {
-        for (outcome, count) in [
-            ("delivered", report.delivered),
-            ("known", report.known),
-            ("unwanted", report.unwanted),
-            ("other_object", report.other_objects),
-            ("rejected", report.rejected),
-            ("requested", report.requests),
-        ] {
-            self.0.get_or_create(&Outcome { outcome }).inc_by(count);
-        }
-        let mut registry = Registry::default();
-        let help = "Objects of Livehunt by what became of them";
-        registry.register("virustotal_plugin_hits", help, self.0.clone());
-        let limited = i64::try_from(report.rate_limited.len()).unwrap_or(i64::MAX);
-        for (name, help, value) in [
-            (
-                "hunt_lost_hours",
-                "Notifications of so many hours were never read",
-                report.lost_hours,
-            ),
-            ("hunt_rate_limited_rulesets", "Rulesets that match more than they may", limited),
-        ] {
-            metrics::gauge(&mut registry, name, help, value);
-        }
-        if let Some(position) = report.position {
-            let help = "The date of the last notification that was delivered, since 1970";
-            metrics::gauge(&mut registry, "hunt_position_timestamp_seconds", help, position);
-        }
-        registry
     }
 }
 

@@ -4,11 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use azul_vt::{
-    metrics::Gateway,
+    metrics::prometheus::Gateway,
     pipeline::Pipeline,
     settings::Settings,
     store::{self, SystemClock},
-    telemetry::{self, Format},
 };
 use ingest::Ingest;
 
@@ -24,8 +23,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 
 /// Runs `vt ingest`.
 pub(crate) fn run() -> Result<(), Failure> {
-    let settings = crate::settings::read()?;
-    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    let settings = crate::settings::begin()?;
     runtime()?.block_on(serve(settings))
 }
 
@@ -43,7 +41,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let server = Server::bind("INGEST_LISTEN", settings.ingest_listen, secrets).await?;
     stop_on_signal(&ingest.limits);
     tokio::spawn(keep_up(Arc::clone(&ingest)));
-    let gateway = metrics::gateway(&settings, "ingest")?;
+    let gateway = metrics::gateway(&settings, ingest::NAME)?;
     if let Some(gateway) = gateway.clone() {
         tokio::spawn(push(Arc::clone(&ingest), gateway));
     }
@@ -54,7 +52,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     server.serve(&ingest.limits, answer).await.map_err(Failure::job)?;
     if let Some(gateway) = gateway {
-        gateway.try_push(&ingest.metrics.registry()).await;
+        gateway.try_push().await;
     }
     Ok(())
 }
@@ -62,7 +60,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 /// Pushes metrics again and again, until the server ends.
 async fn push(ingest: Arc<Ingest>, gateway: Gateway) {
     loop {
-        gateway.try_push(&ingest.metrics.registry()).await;
+        gateway.try_push().await;
         if ingest.limits.sleep(metrics::INTERVAL).await {
             return;
         }

@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::anyhow;
 use azul_vt::{
+    lambda::Function as _,
+    metrics::prometheus,
     minute::Minute,
     pipeline::Limits,
     settings::Settings,
@@ -37,6 +39,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let around = bar.clone();
     let stderr = move || Around(around.clone());
     telemetry::init_text(&settings.log, stderr).map_err(Failure::usage)?;
+    prometheus::init().map_err(Failure::job)?;
     if let (Some(from), Some(to)) = (args.from, args.to)
         && to < from
     {
@@ -65,7 +68,7 @@ async fn load(
     bar: Option<ProgressBar>,
 ) -> Result<(), Failure> {
     let store = store::open(&settings).await.map_err(Failure::job)?;
-    let pushed = metrics::Pushed::new(&settings, &store)?;
+    let gateway = metrics::gateway(&settings, load::NAME)?;
     let clock = Arc::new(SystemClock);
     let mut load = Load::from_settings(settings, store, clock).await.map_err(Failure::usage)?;
     if let Some(bar) = bar.clone() {
@@ -83,11 +86,14 @@ async fn load(
     stop_on_signal(&limits);
     // On one host minutes go to workers where there are several; on AWS where there is a queue for them.
     load.fan_out |= load.settings.aws.is_none() && args.workers.is_some_and(|n| n > 1);
-    let between = pushed.clone().map(|pushed| tokio::spawn(pushed.keep_pushing()));
-    let outcome = repeat(args, &load, &limits, bar.as_ref(), pushed.as_deref()).await;
-    if let Some(between) = between {
-        between.abort();
-    }
+    let stop = limits.child();
+    let working = async {
+        let outcome = repeat(args, &load, &limits, bar.as_ref()).await;
+        stop.stop.cancel();
+        outcome
+    };
+    let pushing = metrics::keep_pushing(gateway.as_ref(), &stop, async || load.measure().await);
+    let (outcome, ()) = tokio::join!(working, pushing);
     outcome
 }
 
@@ -109,7 +115,6 @@ async fn repeat(
     load: &Load,
     limits: &Limits,
     bar: Option<&ProgressBar>,
-    pushed: Option<&metrics::Pushed>,
 ) -> Result<(), Failure> {
     let watch = args.watch;
     let wait = if load.fan_out || args.workers.is_some() { WATCH_QUEUE } else { WATCH };
@@ -117,9 +122,6 @@ async fn repeat(
         let outcome = once(args, load, limits).await;
         if let Some(bar) = bar {
             bar.finish_and_clear();
-        }
-        if let Some(pushed) = pushed {
-            pushed.ran(outcome.as_ref().ok()).await;
         }
         match outcome {
             Ok(report) if watch && wait == WATCH_QUEUE && report.is_idle() => {}

@@ -21,7 +21,6 @@ mod settings;
 mod state;
 mod status;
 mod tasks;
-mod waiting;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 

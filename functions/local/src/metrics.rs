@@ -1,24 +1,18 @@
-//! What Prometheus sees of `vt load`, and pushing it.
+//! Metrics of a process of `vt`: shown, and pushed to where the settings say.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64},
-    },
-    time::Duration,
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE},
 };
-
 use azul_vt::{
     errors::chain,
     http_client,
-    metrics::{Delivered, Gateway, Outcome},
+    metrics::prometheus::{self, Gateway},
+    pipeline::Limits,
     settings::Settings,
-    store::{Clock as _, Store, StoreError, SystemClock},
-};
-use load::Report;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    store::StoreError,
 };
 
 use crate::failure::Failure;
@@ -33,110 +27,40 @@ pub(crate) fn gateway(settings: &Settings, function: &str) -> Result<Option<Gate
     Ok(Some(Gateway::new(client, url, function)))
 }
 
-/// The metrics of `vt load` and where they are pushed to.
-pub(crate) struct Pushed {
-    feed: Feed,
-    gateway: Gateway,
-    store: Store,
+/// Pushes, after the state was looked at, with what `measured` says of that.
+pub(crate) async fn push(gateway: &Gateway, measured: Result<(), StoreError>) {
+    if let Err(error) = measured {
+        tracing::warn!(error = chain(&error), "the metrics lack the state");
+    }
+    gateway.try_push().await;
 }
 
-impl Pushed {
-    /// Where the settings name a gateway.
-    pub(crate) fn new(settings: &Settings, store: &Store) -> Result<Option<Arc<Self>>, Failure> {
-        let gateway = gateway(settings, load::NAME)?;
-        let pushed = |gateway| Self { feed: Feed::default(), gateway, store: store.clone() };
-        Ok(gateway.map(pushed).map(Arc::new))
-    }
-
-    /// Adds what a run did, unless it failed, and pushes.
-    pub(crate) async fn ran(&self, report: Option<&Report>) {
-        if let Some(report) = report {
-            if report.held_by.is_some() && report.is_idle() {
-                return; // whoever is at work tells of it
-            }
-            self.feed.ran(report);
+/// Pushes again and again, the last time when `limits` end. Without a gateway it does nothing.
+pub(crate) async fn keep_pushing(
+    gateway: Option<&Gateway>,
+    limits: &Limits,
+    measure: impl AsyncFn() -> Result<(), StoreError>,
+) {
+    let Some(gateway) = gateway else { return };
+    loop {
+        push(gateway, measure().await).await;
+        if limits.reached() {
+            return;
         }
-        self.push().await;
+        limits.sleep(INTERVAL).await;
     }
+}
 
-    /// Pushes again and again: how far a long run is. For a task that is aborted.
-    pub(crate) async fn keep_pushing(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(INTERVAL).await;
-            self.push().await;
+/// The answer to `GET /metrics`, after the state was looked at, with what `measured` says of that.
+pub(crate) fn answer(measured: Result<(), StoreError>) -> Response<Bytes> {
+    let (status, kind, text) = match measured {
+        Ok(()) => {
+            (StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::render().unwrap_or_default())
         }
-    }
-
-    async fn push(&self) {
-        let progress = Progress::look(&self.store).await;
-        if let Err(error) = &progress {
-            tracing::warn!(error = chain(error), "the metrics lack the state");
-        }
-        self.gateway.try_push(&self.feed.registry(progress.as_ref().ok())).await;
-    }
-}
-
-/// Counters count since the process began.
-#[derive(Default)]
-struct Feed {
-    delivered: Delivered,
-    bundles: Family<Outcome, Counter<u64, AtomicU64>>,
-}
-
-/// How far the feed was loaded.
-struct Progress {
-    gaps: i64,
-    /// Seconds since 1970; `None` before the first run.
-    cursor: Option<i64>,
-}
-
-impl Progress {
-    async fn look(store: &Store) -> Result<Self, StoreError> {
-        let gaps = store.ledger.totals().await?.gaps;
-        let cursor = store.cursors.read(load::NAME).await?;
-        Ok(Self { gaps: i64::try_from(gaps).unwrap_or(i64::MAX), cursor })
-    }
-}
-
-impl Feed {
-    /// Adds a run.
-    fn ran(&self, report: &Report) {
-        self.delivered.add(&report.counts, SystemClock.now());
-        for (outcome, count) in [
-            ("loaded", report.loaded),
-            ("missing", report.missing),
-            ("failed", report.failed),
-            ("buried", report.buried),
-        ] {
-            self.bundles.get_or_create(&Outcome { outcome }).inc_by(count);
-        }
-    }
-
-    /// What there is to say: what is not known is left out, so that the gateway keeps what it was told before.
-    fn registry(&self, progress: Option<&Progress>) -> Registry {
-        let mut registry = Registry::default();
-        self.delivered.register(&mut registry, self.delivered.any());
-        let bundles = self.bundles.clone();
-        registry.register("virustotal_plugin_bundles", "Feed minutes by outcome", bundles);
-        let Some(&Progress { gaps, cursor }) = progress else { return registry };
-        gauge(&mut registry, "gaps", "Feed minutes that are tried again", gaps);
-        if let Some(cursor) = cursor {
-            gauge(
-                &mut registry,
-                "last_loaded_minute_timestamp_seconds",
-                "The feed minute up to which nothing is open but gaps, since 1970",
-                cursor,
-            );
-            let lag = SystemClock.now().as_second().saturating_sub(cursor);
-            let help = "From that minute to now; the feed itself is an hour behind";
-            gauge(&mut registry, "lag_seconds", help, lag);
-        }
-        registry
-    }
-}
-
-pub(crate) fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
-    let gauge: Gauge<i64, AtomicI64> = Gauge::default();
-    gauge.set(value);
-    registry.register(format!("virustotal_plugin_{name}"), help, gauge);
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", chain(&error)),
+    };
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }

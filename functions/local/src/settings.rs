@@ -1,12 +1,24 @@
 //! `vt settings`: what is set, to what, and by whom.
 
-use azul_vt::settings::Settings;
+use azul_vt::{
+    metrics::prometheus,
+    settings::Settings,
+    telemetry::{self, Format},
+};
 
 use crate::{cli::SettingsArgs, failure::Failure, output::Output};
 
 /// Reads the settings; one that cannot be used is a usage error.
 pub(crate) fn read() -> Result<Settings, Failure> {
     Settings::from_env().map_err(Failure::usage)
+}
+
+/// Reads the settings, and begins the log and the metrics.
+pub(crate) fn begin() -> Result<Settings, Failure> {
+    let settings = read()?;
+    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    prometheus::init().map_err(Failure::job)?;
+    Ok(settings)
 }
 
 /// Prints every setting with its value (secrets masked) and where it came from.

@@ -9,7 +9,6 @@ use azul_vt::{
     settings::Settings,
     store::{self, Claim, Clock, Store, SystemClock},
     tasks::{Common, Tasks},
-    telemetry::{self, Format},
 };
 
 use crate::{
@@ -17,7 +16,6 @@ use crate::{
     load::{runtime, stop_on_signal},
     metrics,
     server::Server,
-    waiting::Waiting,
 };
 
 /// Runs a function that `build` makes of settings, state and clock; with `listen` it takes webhooks too.
@@ -25,8 +23,7 @@ pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'stat
     listen: bool,
     build: impl Fn(Settings, Store, Arc<dyn Clock>) -> Result<T, E>,
 ) -> Result<(), Failure> {
-    let settings = crate::settings::read()?;
-    telemetry::init(&settings.log, Format::Text).map_err(Failure::usage)?;
+    let settings = crate::settings::begin()?;
     runtime()?.block_on(async {
         let store = store::open(&settings).await.map_err(Failure::job)?;
         let tasks = build(settings, store, Arc::new(SystemClock)).map_err(Failure::usage)?;
@@ -53,18 +50,14 @@ async fn work<T: Tasks + 'static>(listen: bool, tasks: Arc<T>) -> Result<(), Fai
         take_webhooks(&tasks, &claim.limits).await?;
     }
     let gateway = metrics::gateway(settings, name)?;
-    let (looked_at, stop) = (Arc::clone(&tasks), claim.limits.child());
-    let pushing = gateway.map(|gateway| {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            Waiting(&*looked_at).keep_pushing(&gateway, &stop).await;
-        })
-    });
-    let outcome = tasks.run(&claim.limits).await;
-    stop.stop.cancel();
-    if let Some(pushing) = pushing {
-        pushing.await.map_err(Failure::job)?;
-    }
+    let stop = claim.limits.child();
+    let working = async {
+        let outcome = tasks.run(&claim.limits).await;
+        stop.stop.cancel();
+        outcome
+    };
+    let pushing = metrics::keep_pushing(gateway.as_ref(), &stop, async || tasks.measure().await);
+    let (outcome, ()) = tokio::join!(working, pushing);
     claim.give_back().await.map_err(Failure::job)?;
     let drained = outcome.map_err(Failure::job)?;
     say(&format!(
@@ -88,7 +81,7 @@ async fn take_webhooks<T: Tasks + 'static>(tasks: &Arc<T>, limits: &Limits) -> R
             let (tasks, receiver) = (Arc::clone(&tasks), Arc::clone(&receiver));
             async move {
                 if request.method() == Method::GET && request.uri().path() == "/metrics" {
-                    return Waiting(&*tasks).answer().await;
+                    return metrics::answer(tasks.measure().await);
                 }
                 receiver.handle(request, &*tasks.decide()).await
             }

@@ -37,6 +37,8 @@ use answer::{Answers, Found, Reply};
 use look_up::Looked;
 use wanted::{Sources, Wanted};
 
+/// The function's name.
+pub const NAME: &str = "query";
 /// The dispatcher calls a task lost after half an hour, so no more is taken than is done in half of that.
 const TASK_TIME: SignedDuration = SignedDuration::from_mins(15);
 /// How much of an unlimited budget is taken in [`TASK_TIME`].
@@ -167,6 +169,7 @@ fn capacity(lookup: &LookupSettings) -> u64 {
 
 #[async_trait]
 impl Tasks for Query {
+    const NAME: &'static str = NAME;
     type Event = BinaryEvent;
 
     fn common(&self) -> &Common {

@@ -1,37 +1,15 @@
 //! The Lambda `query`: webhooks by its function URL; what its queue hands over; any other event polls the
 //! dispatcher and works what waits, until its time is over.
 
-use std::{sync::Arc, time::Duration};
+use std::process::ExitCode;
 
-use azul_vt::{
-    lambda,
-    settings::Settings,
-    store::{self, SystemClock},
-    tasks::Tasks as _,
-    telemetry::{self, Format},
-};
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use azul_vt::{lambda, tasks::Attended};
 use query::Query;
-use serde_json::Value;
-
-/// What is kept of the invocation's time: the dispatcher's answer to a poll may come half a minute late.
-const MARGIN: Duration = Duration::from_secs(40);
 
 #[tokio::main]
-async fn main() -> Result<(), Error> {
-    let settings = Settings::from_env()?;
-    telemetry::init(&settings.log, Format::Json)?;
-    let store = store::open(&settings).await?;
-    let query = Query::from_settings(settings, store, Arc::new(SystemClock))?;
-    let receiver = query.common().receiver()?;
-    let serve = Arc::new((query, receiver));
-    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
-        let serve = Arc::clone(&serve);
-        async move {
-            let (query, receiver) = &*serve;
-            let limits = lambda::limits_before(event.context.deadline(), MARGIN);
-            Ok::<_, Error>(query.handle(receiver, &event.payload, &limits).await?)
-        }
-    }))
+async fn main() -> ExitCode {
+    lambda::serve(async |settings, store, clock| {
+        Attended::new(Query::from_settings(settings, store, clock)?)
+    })
     .await
 }

@@ -3,7 +3,10 @@
 //! It says what the dispatcher said, and decides nothing: what an answer means for each event is
 //! [`crate::pipeline::publish`]'s matter. Facts: azul-dispatcher v12, `POST /api/v2/event`.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -12,7 +15,7 @@ use url::Url;
 
 use super::answer;
 pub use super::answer::{Accepted, Answer, Filtered};
-use crate::http_client;
+use crate::{http_client, metrics};
 
 /// An error body is read up to here; what follows tells nothing more.
 const MAX_ERROR_BODY_BYTES: usize = 65_536;
@@ -141,6 +144,18 @@ impl Dispatcher {
     /// # Errors
     /// [`PostError`] where no usable answer came; the events may have been published or not.
     pub async fn post(
+        &self,
+        model: Model,
+        body: Bytes,
+        format: BodyFormat,
+    ) -> Result<Answer, PostError> {
+        let begun = Instant::now();
+        let answer = self.post_unmeasured(model, body, format).await;
+        metrics::DISPATCHER_SECONDS.observe([], begun.elapsed().as_secs_f64());
+        answer
+    }
+
+    async fn post_unmeasured(
         &self,
         model: Model,
         body: Bytes,

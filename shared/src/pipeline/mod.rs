@@ -17,6 +17,7 @@ use tokio::{
     runtime::Handle,
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
 };
+use tracing::Instrument as _;
 
 use crate::{
     azul::{
@@ -329,7 +330,9 @@ impl Pipeline {
         let deliveries = if events.is_empty() {
             Vec::new()
         } else {
-            self.publisher.publish(Model::Binary, &events, limits).await?
+            let (first, last) = batch.span();
+            let span = tracing::error_span!("batch", lines = format!("{first}-{last}"));
+            self.publisher.publish(Model::Binary, &events, limits).instrument(span).await?
         };
         Ok(Published { batch, deliveries, _room: room })
     }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     http_client::{self, HttpSetupError},
+    metrics,
     secrets::Secret,
     settings::Settings,
 };
@@ -197,11 +198,17 @@ impl VirusTotal {
 
     async fn send(&self, asked: &Asked, request: Request) -> Result<Response, VirusTotalError> {
         match timeout(self.options.headers_timeout, self.client.execute(request)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                let class = class(response.status());
+                metrics::VIRUSTOTAL_ANSWERS.add([class], 1);
+                Ok(response)
+            }
             Ok(Err(error)) => {
+                metrics::VIRUSTOTAL_ANSWERS.add(["no_answer"], 1);
                 Err(asked.broken("NoAnswer", "there is no answer".into(), Some(error)))
             }
             Err(_) => {
+                metrics::VIRUSTOTAL_ANSWERS.add(["no_answer"], 1);
                 let seconds = self.options.headers_timeout.as_secs_f32();
                 Err(asked.broken("Timeout", format!("no answer within {seconds} s"), None))
             }
@@ -391,6 +398,17 @@ impl Asked {
         if let Some(id) = given {
             id.clone_into(&mut self.request_id);
         }
+    }
+}
+
+/// What metrics call an answer.
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..=399 => "ok",
+        404 => "not_found",
+        401 | 403 => "refused",
+        429 => "limited",
+        _ => "failed",
     }
 }
 

@@ -16,6 +16,7 @@ use super::{BadSecret, LetIn, Pending, Secrets};
 use crate::{
     azul::incoming::{self, Incoming, Read},
     errors::chain,
+    metrics,
     secrets::Secret,
     store::{
         Clock, Store,
@@ -169,13 +170,19 @@ impl Receiver {
         E: Incoming,
         B: http_body::Body<Data = Bytes>,
     {
-        match self.route(request, decide).await {
+        let function = self.queue.name();
+        let response = match self.route(request, decide).await {
             Ok(response) => response,
             Err(problem) => {
+                if matches!(problem, Problem::Unauthorized) {
+                    metrics::SIGNATURE_FAILURES.add([function], 1);
+                }
                 let body = serde_json::json!({ "error": problem.to_string() });
                 answer(problem.status(), &body)
             }
-        }
+        };
+        metrics::ANSWERS.add([function, response.status().as_str()], 1);
+        response
     }
 
     async fn route<E, B>(

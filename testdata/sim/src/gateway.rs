@@ -23,12 +23,15 @@ pub struct Gateway {
 /// A group's path below `/metrics/` → what it holds.
 type Groups = Arc<Mutex<BTreeMap<String, Pushed>>>;
 
+/// What stands for the value of a sample that is no whole number.
+const NO_WHOLE_NUMBER: i64 = -1;
+
 /// What a group holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Pushes taken.
     pub times: usize,
-    /// A sample's name and labels as written → its value. Whole numbers alone are known here.
+    /// A sample's name and labels as written → its value; -1 where it is no whole number.
     pub samples: BTreeMap<String, i64>,
     /// The types said of names.
     pub types: BTreeMap<String, String>,
@@ -73,7 +76,7 @@ async fn push(
             let mut groups = lock(&groups);
             let pushed = groups.entry(group).or_default();
             pushed.times += 1;
-            let replaced = |name: &str| method == Method::PUT || types.contains_key(bare(name));
+            let replaced = |name: &str| method == Method::PUT || types.contains_key(family(name));
             pushed.samples.retain(|name, _| !replaced(name));
             pushed.types.retain(|name, _| !replaced(name));
             pushed.samples.extend(samples);
@@ -90,9 +93,11 @@ fn answer(status: StatusCode, text: String) -> Response {
     response
 }
 
-/// The name without its labels.
-fn bare(name: &str) -> &str {
-    name.split('{').next().unwrap_or_default()
+/// The name that a sample's type is said of: without labels, and without what a histogram's samples end with.
+fn family(name: &str) -> &str {
+    let name = name.split('{').next().unwrap_or_default();
+    let endings = ["_bucket", "_sum", "_count"];
+    endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
 }
 
 type Read = (String, BTreeMap<String, i64>, BTreeMap<String, String>);
@@ -122,13 +127,14 @@ fn read(
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').ok_or_else(|| bad(line.into()))?;
             types.insert(name.to_owned(), kind.to_owned());
-        } else if !line.starts_with('#') {
+        } else if !line.is_empty() && !line.starts_with('#') {
             let (name, value) = line.rsplit_once(' ').ok_or_else(|| bad(line.into()))?;
-            let value: i64 = value.parse().map_err(|_| bad(line.into()))?;
-            if !types.contains_key(bare(name)) {
+            let value: f64 = value.parse().map_err(|_| bad(line.into()))?;
+            if !types.contains_key(family(name)) {
                 return Err(bad(format!("a sample without a type: {line}")));
             }
-            if samples.insert(name.to_owned(), value).is_some() {
+            let whole = value.to_string().parse().unwrap_or(NO_WHOLE_NUMBER);
+            if samples.insert(name.to_owned(), whole).is_some() {
                 return Err(bad(format!("the same sample twice: {line}")));
             }
         }

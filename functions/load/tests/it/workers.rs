@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use azul_vt::{
+    lambda::Function as _,
     minute::Minute,
     pipeline::Limits,
     store::{

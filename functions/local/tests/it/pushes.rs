@@ -26,23 +26,25 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
     let groups = gateway.pushed();
     let pushed = &groups["job/virustotal_plugin/function/load"];
     for (sample, value) in [
-        ("virustotal_plugin_bundles_total{outcome=\"loaded\"}", 1),
-        ("virustotal_plugin_records_total", 7),
-        ("virustotal_plugin_events_total{outcome=\"delivered\"}", 7),
-        ("virustotal_plugin_events_total{outcome=\"rejected\"}", 0),
-        ("virustotal_plugin_download_requests_total", 0),
-        ("virustotal_plugin_gaps", 0),
+        ("virustotal_plugin_bundles_total{function=\"load\",outcome=\"loaded\"}", 1),
+        ("virustotal_plugin_records_total{function=\"load\"}", 7),
+        ("virustotal_plugin_events_total{function=\"load\",outcome=\"delivered\"}", 7),
+        ("virustotal_plugin_events_total{function=\"load\",outcome=\"rejected\"}", 0),
+        ("virustotal_plugin_download_requests_total{function=\"load\"}", 0),
+        ("virustotal_plugin_gaps{function=\"load\"}", 0),
     ] {
         assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
     }
-    let loaded = pushed.samples["virustotal_plugin_last_loaded_minute_timestamp_seconds"];
-    let lag = pushed.samples["virustotal_plugin_lag_seconds"];
+    let loaded =
+        pushed.samples["virustotal_plugin_last_loaded_minute_timestamp_seconds{function=\"load\"}"];
+    let lag = pushed.samples["virustotal_plugin_lag_seconds{function=\"load\"}"];
     let now = Timestamp::now().as_second();
     assert!(loaded + lag <= now && loaded + lag > now - 600, "{pushed:?}");
     assert!((3600..7200).contains(&lag), "{pushed:?}");
     assert_eq!(pushed.types["virustotal_plugin_records_total"], "counter");
     stands_in_readme(pushed);
-    let pushed_last = pushed.samples["virustotal_plugin_last_ingested_timestamp"];
+    let pushed_last =
+        pushed.samples["virustotal_plugin_last_ingested_timestamp{function=\"load\"}"];
     assert!(pushed_last > 1_700_000_000_000, "{pushed:?}");
 
     // A run with nothing to do takes nothing back.
@@ -51,9 +53,9 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
     assert!(ran.status.success(), "{}", text(&ran.stderr));
     let groups = gateway.pushed();
     let after = &groups["job/virustotal_plugin/function/load"];
-    let last = "virustotal_plugin_last_ingested_timestamp";
+    let last = "virustotal_plugin_last_ingested_timestamp{function=\"load\"}";
     assert_eq!(after.samples[last], pushed_last, "{after:?}");
-    assert_eq!(after.samples["virustotal_plugin_records_total"], 0, "{after:?}");
+    assert_eq!(after.samples["virustotal_plugin_records_total{function=\"load\"}"], 0, "{after:?}");
 
     // Nobody there: a word, no failure, and no password in it.
     gateway.down().await;
@@ -74,29 +76,106 @@ async fn an_ingest_pushes_at_its_end() {
         .env("DISPATCHER_MAX_AGE_HOURS", "-1");
     let (running, url) = Running::serve(command);
     let answer = reqwest::Client::new()
-        .post(url)
+        .post(&url)
         .header("content-type", "application/json")
         .body(sim::feed::lines(1, MINUTE, 9, Style::Small))
         .send()
         .await
         .unwrap();
     assert_eq!(answer.status(), 200);
+    let shown = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+    assert!(shown.contains("virustotal_plugin_records_total{function=\"ingest\"} 9\n"), "{shown}");
     running.terminate();
     let (ended, said) = running.end().await;
     assert!(ended.success(), "{said}");
     let groups = gateway.pushed();
     let pushed = &groups["job/virustotal_plugin/function/ingest"];
     stands_in_readme(pushed);
-    assert_eq!(pushed.samples["virustotal_plugin_records_total"], 9, "{pushed:?}");
-    assert_eq!(pushed.samples["virustotal_plugin_answers_total{status=\"200\"}"], 1);
+    assert_eq!(
+        pushed.samples["virustotal_plugin_records_total{function=\"ingest\"}"], 9,
+        "{pushed:?}"
+    );
+    assert_eq!(
+        pushed.samples["virustotal_plugin_answers_total{function=\"ingest\",status=\"200\"}"],
+        2,
+        "the post, and the scrape"
+    );
 }
 
+/// Every metric that a process tells is one of the table.
 fn stands_in_readme(pushed: &sim::Pushed) {
-    let readme = crate::commands::readme();
+    let known: Vec<_> = azul_vt::metrics::all().into_iter().map(|metric| metric.name).collect();
     for name in pushed.types.keys() {
-        let row = |end| readme.contains(&format!("\n| `{name}{end}"));
-        assert!(row("`") || row("{"), "{name}");
+        assert!(known.contains(&name.as_str()), "{name}");
     }
+}
+
+#[test]
+fn the_table_of_readme_is_that_of_the_code() {
+    let names = |names: &[&str]| {
+        names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    };
+    let row = |metric: &&azul_vt::metrics::Metric| {
+        let labels = match metric.labels {
+            [] => String::new(),
+            labels => format!("{{{}}}", labels.join(",")),
+        };
+        format!("| `{}{labels}` | {} | {} |\n", metric.name, names(metric.of), metric.meaning)
+    };
+    let all = azul_vt::metrics::all();
+    let rows: String = all.iter().map(row).collect();
+    assert!(crate::commands::readme().contains(&format!("|---|---|---|\n{rows}\n")), "{rows}");
+    let mut seen = std::collections::BTreeSet::new();
+    for metric in all {
+        assert!(seen.insert(metric.name), "{} is there twice", metric.name);
+        let of_one = metric.of.len() > 1;
+        let is_told_apart = metric.labels.first() == Some(&"function");
+        let is_of_all = matches!(metric.labels, [] | ["window" | "class" | "category"]);
+        assert!(is_told_apart || is_of_all, "{}: {of_one}", metric.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_shows_its_outcomes_and_quotas() {
+    let stage = Stage::new().await;
+    let mut command = stage.vt(&["download", "--listen"]);
+    command.env("PLUGIN_DATA_URL", stage.dispatcher.url()).env("WEBHOOK_LISTEN", "127.0.0.1:0");
+    let (running, url) = Running::serve(command);
+    let client = reqwest::Client::new();
+    let sample = |n| stage.virustotal.sample(sim::lookup::sample(n));
+    let request = |n, category, quota| sim::lookup::download_event(&sample(n), category, quota);
+    for (n, event) in [request(1, "rules/a", 2), request(2, "rules/b", 1), request(3, "rules/b", 1)]
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(client.post(&url).json(event).send().await.unwrap().status(), 202);
+        let told = move |arrived: &sim::Arrived, _: &[sim::Posted]| {
+            arrived.of(sim::Model::Download).count() == (n + 1).min(2)
+        };
+        stage.dispatcher.wait_until(told).await;
+    }
+    let expected = [
+        "virustotal_plugin_downloads_total{function=\"download\",outcome=\"success\"} 2",
+        "virustotal_plugin_downloads_total{function=\"download\",outcome=\"skipped\"} 1",
+        "virustotal_plugin_downloads_today{category=\"rules/a\"} 1",
+        "virustotal_plugin_downloads_today_total{function=\"download\"} 2",
+        "virustotal_plugin_downloads_today_api_charged{function=\"download\"} 2",
+        "virustotal_plugin_fullest_quota_percent{function=\"download\"} 100",
+        "virustotal_plugin_answers_total{function=\"download\",status=\"202\"} 3",
+    ];
+    let mut shown = String::new();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !expected.iter().all(|line| shown.lines().any(|shown| shown == *line)) {
+        assert!(std::time::Instant::now() < until, "{shown}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let answer = client.get(format!("{url}/metrics")).send().await.unwrap();
+        shown = answer.text().await.unwrap();
+    }
+    for class in ["class=\"ok\"", "virustotal_plugin_dispatcher_seconds_bucket{le=\"60\"}"] {
+        assert!(shown.contains(class), "{class}: {shown}");
+    }
+    running.terminate();
+    assert!(running.end().await.0.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +196,7 @@ async fn a_query_pushes_and_shows_what_waits_and_the_budget() {
     stage.dispatcher.wait_until(|arrived, _| statuses(arrived) == 1).await;
     // The other one waits for tomorrow.
     let samples = [
-        ("virustotal_plugin_inbox_items{state=\"waiting\"}", 1),
+        ("virustotal_plugin_inbox_items{function=\"query\",state=\"waiting\"}", 1),
         ("virustotal_plugin_requests_used{window=\"day\"}", 1),
         ("virustotal_plugin_requests_allowed{window=\"day\"}", 1),
     ];
@@ -157,11 +236,11 @@ async fn a_hunt_pushes_what_it_did_and_what_is_lost() {
     let groups = gateway.pushed();
     let pushed = &groups["job/virustotal_plugin/function/hunt"];
     for (sample, value) in [
-        ("virustotal_plugin_hits_total{outcome=\"delivered\"}", 1),
-        ("virustotal_plugin_hits_total{outcome=\"requested\"}", 1),
-        ("virustotal_plugin_hunt_rate_limited_rulesets", 1),
-        ("virustotal_plugin_hunt_lost_hours", 0),
-        ("virustotal_plugin_hunt_position_timestamp_seconds", now - 60),
+        ("virustotal_plugin_hits_total{function=\"hunt\",outcome=\"delivered\"}", 1),
+        ("virustotal_plugin_hits_total{function=\"hunt\",outcome=\"requested\"}", 1),
+        ("virustotal_plugin_hunt_rate_limited_rulesets{function=\"hunt\"}", 1),
+        ("virustotal_plugin_hunt_lost_hours{function=\"hunt\"}", 0),
+        ("virustotal_plugin_hunt_position_timestamp_seconds{function=\"hunt\"}", now - 60),
     ] {
         assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
     }

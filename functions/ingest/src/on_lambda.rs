@@ -1,0 +1,55 @@
+//! The same behind a function URL.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use azul_vt::{
+    lambda::{self, Function},
+    pipeline::{Limits, Pipeline},
+    settings::Settings,
+    store::{Clock, Store},
+};
+use serde_json::Value;
+
+use crate::{Ingest, NAME};
+
+/// What a caller's answer needs of the time that a function URL leaves.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// `ingest` as a Lambda.
+pub struct OnLambda(Arc<Ingest>);
+
+impl OnLambda {
+    /// What the settings describe. Reads the rules.
+    ///
+    /// # Errors
+    /// A setting or a rule that cannot be used.
+    pub async fn from_settings(
+        settings: Settings,
+        store: Store,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, lambda::Error> {
+        let pipeline = Pipeline::from_settings(&settings, store.clone()).await?;
+        let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
+        // The time that a function URL leaves is known at each request; the shortest common one is a minute.
+        ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(MARGIN));
+        if !settings.ingest_is_authenticated() {
+            tracing::info!(
+                "no INGEST_SECRETS, no INGEST_TOKENS: only callers that IAM knows may post"
+            );
+        }
+        Ok(Self(Arc::new(ingest)))
+    }
+}
+
+#[async_trait]
+impl Function for OnLambda {
+    const NAME: &'static str = NAME;
+    const MARGIN: Duration = MARGIN;
+
+    async fn handle(&self, event: &Value, _: &Limits) -> Result<Value, lambda::Error> {
+        let request = lambda::webhook(event)?
+            .ok_or("the event is no request of a function URL, which is all that ingest takes")?;
+        Ok(lambda::answer(&self.0.handle(request).await))
+    }
+}

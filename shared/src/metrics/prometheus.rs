@@ -1,0 +1,121 @@
+//! Metrics of a process of `vt`: as text to be fetched, or pushed to a Pushgateway.
+
+use std::{sync::OnceLock, time::Duration};
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use url::Url;
+
+/// The media type of [`render`]: the text format that scrapers of all ages and the Pushgateway read.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The `job` that pushed metrics are grouped under.
+pub const JOB: &str = "virustotal_plugin";
+
+/// A gateway that is slow must not hold up what it is told of.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Borders of histograms, in seconds.
+const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Begins to collect metrics in this process. A second call does nothing.
+///
+/// # Errors
+/// Metrics go elsewhere already.
+pub fn init() -> Result<(), BuildError> {
+    if HANDLE.get().is_some() {
+        return Ok(());
+    }
+    let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    let _ = HANDLE.set(handle);
+    super::describe();
+    Ok(())
+}
+
+/// All metrics as text of the media type [`CONTENT_TYPE`]; `None` where they are not collected for Prometheus.
+pub fn render() -> Option<String> {
+    HANDLE.get().map(PrometheusHandle::render)
+}
+
+/// Why metrics were not pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// No answer.
+    #[error("the Pushgateway does not answer")]
+    NoAnswer(#[source] reqwest::Error),
+    /// An answer that is no success.
+    #[error("the Pushgateway answers {status}: {said}")]
+    Refused {
+        /// Its status.
+        status: u16,
+        /// The beginning of its answer.
+        said: String,
+    },
+}
+
+/// Where metrics are pushed to.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    client: reqwest::Client,
+    url: Url,
+}
+
+impl Gateway {
+    /// The group `job=`[`JOB`], `function=<function>` of the Pushgateway at `base`.
+    pub fn new(client: reqwest::Client, base: &Url, function: &str) -> Self {
+        let mut url = base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["metrics", "job", JOB, "function", function]);
+        }
+        Self { client, url }
+    }
+
+    /// Replaces those of the group's metrics that this process has; others stay, for whoever has nothing new
+    /// to say of them.
+    ///
+    /// # Errors
+    /// No answer within 5 s, or one that is no success. Never worth more than a warning.
+    pub async fn push(&self) -> Result<(), PushError> {
+        // Without the URL: it may hold a password.
+        let failed = |error: reqwest::Error| PushError::NoAnswer(error.without_url());
+        let request = self
+            .client
+            .post(self.url.clone())
+            .header(reqwest::header::CONTENT_TYPE, CONTENT_TYPE)
+            .timeout(TIMEOUT)
+            .body(render().unwrap_or_default());
+        let answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let said = answer.text().await.map_err(failed)?;
+        Err(PushError::Refused { status: status.as_u16(), said: said.chars().take(200).collect() })
+    }
+
+    /// As [`Gateway::push`]; a failure is a line in the log.
+    pub async fn try_push(&self) {
+        if let Err(error) = self.push().await {
+            let error = crate::errors::chain(&error);
+            tracing::warn!(error, "PLUGIN_PROMETHEUS_PUSH_GATEWAY: metrics were not pushed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_may_stand_below_a_path() {
+        for (base, url) in [
+            ("http://gw:9091", "http://gw:9091/metrics/job/virustotal_plugin/function/load"),
+            ("http://gw/a/", "http://gw/a/metrics/job/virustotal_plugin/function/load"),
+        ] {
+            let base = base.parse().unwrap();
+            let gateway = Gateway::new(reqwest::Client::new(), &base, "load");
+            assert_eq!(gateway.url.as_str(), url);
+        }
+    }
+}
