@@ -34,9 +34,10 @@ lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with te
 	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
 	./testdata/lambda/lambda.py target/lambda
 
-soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; SOAK_MINUTES=240 is quick
+soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; then ten minutes of vt serve. SOAK_MINUTES=240 SERVE_SOAK_SECONDS=60 is quick
 	cargo build --workspace --locked
 	./testdata/soak.py
+	SERVE_SOAK_SECONDS=$${SERVE_SOAK_SECONDS:-600} cargo test --workspace --locked --test it serves::nothing -- --nocapture
 
 bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build --release --workspace --locked

@@ -119,6 +119,8 @@ pub struct Settings {
     pub ingest_secrets: Option<SecretSource>,
     /// `INGEST_TOKENS` or `INGEST_TOKENS_SECRET`: bearer tokens.
     pub ingest_tokens: Option<SecretSource>,
+    /// `SERVE_LISTEN`: where `vt serve` says how it is, and takes webhooks.
+    pub serve_listen: SocketAddr,
     /// `LOAD_SOURCE`: the Azul source of mapped events.
     pub load_source: String,
     /// CONTACT: whom the plugin's registration names.
@@ -286,6 +288,12 @@ impl Settings {
                 expected: "without INGEST_SECRETS or INGEST_TOKENS only a loopback address, such as 127.0.0.1:8854".into(),
             });
         }
+        let serve_listen = r.parse(
+            &["SERVE_LISTEN"],
+            "127.0.0.1:8853",
+            "an address and a port, such as 127.0.0.1:8853",
+            |t| t.parse().ok(),
+        )?;
         let load_source = r.text(&["LOAD_SOURCE"], "virustotal");
         let contact = r.text(&["CONTACT"], "azul-vt");
         let log = r.text(&["LOG"], "info");
@@ -340,6 +348,7 @@ impl Settings {
             direct_link,
             request_memory,
             ingest_listen,
+            serve_listen,
             ingest_secrets,
             ingest_tokens,
             load_source,

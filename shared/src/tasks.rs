@@ -44,8 +44,9 @@ use crate::{
 
 /// Events that one poll asks for.
 const POLL_EVENTS: usize = 50;
-/// How long the dispatcher gathers for one poll.
-const POLL_TIME: Duration = Duration::from_secs(10);
+/// How long the dispatcher gathers for one poll. A poll is waited for when the process is asked to end: what it hands out
+/// it hands out once.
+const POLL_TIME: Duration = Duration::from_secs(3);
 /// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
 const PAUSE: Duration = Duration::from_secs(5);
 

@@ -41,6 +41,7 @@ pub(crate) enum Command {
     Query(QueryArgs),
     Download(DownloadArgs),
     Hunt(HuntArgs),
+    Serve(ServeArgs),
     Quota(QuotaArgs),
     Map(MapArgs),
     Select(SelectArgs),
@@ -84,6 +85,33 @@ pub(crate) struct LoadArgs {
     /// Say what is due, as JSON, and do nothing; of a range, a line of JSON for each minute.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Run all functions on this machine, each on its schedule, for ever.
+///
+/// `load` and `hunt` look for what is new each minute, `query` and `download` poll the dispatcher, `ingest` listens on
+/// `INGEST_LISTEN`. At `SERVE_LISTEN`: GET /health, /status (JSON), /metrics, and POST /query and /download for webhooks. A
+/// function that fails is begun again after a minute, the others go on. SIGTERM ends all of them where they can be gone on with.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  VIRUSTOTAL_APIKEY=xxxx LOOKUP_SOURCES=incidents PLUGIN_EVENTS_URL=http://dispatcher:8111 vt serve
+  vt serve --functions load,ingest
+  curl http://127.0.0.1:8853/status")]
+pub(crate) struct ServeArgs {
+    /// Those that are run [default: all; `query` only where `LOOKUP_SOURCES` is set]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_enum)]
+    pub(crate) functions: Vec<Function>,
+}
+
+/// A function that `vt serve` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Function {
+    Load,
+    Ingest,
+    Query,
+    Download,
+    Hunt,
 }
 
 /// Load a range of minutes again, from staged bundles where they are kept; ignores the age limit.

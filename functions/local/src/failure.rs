@@ -32,6 +32,14 @@ impl Failure {
         Self::Usage(error.into())
     }
 
+    /// What went wrong, on one line; `None` where there is nothing left to say.
+    pub(crate) fn line(&self) -> Option<String> {
+        match self {
+            Self::Job(error) | Self::Usage(error) => Some(one_line(error.as_ref())),
+            Self::Said(_) | Self::Closed => None,
+        }
+    }
+
     /// Writing to standard output failed.
     pub(crate) fn output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -45,14 +53,15 @@ impl Failure {
 pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
-        Err(Failure::Said(code)) => ExitCode::from(code),
-        Err(Failure::Job(error)) => {
-            say(&format!("vt: {}", one_line(error.as_ref())));
-            ExitCode::from(1)
-        }
-        Err(Failure::Usage(error)) => {
-            say(&format!("vt: {}", one_line(error.as_ref())));
-            ExitCode::from(2)
+        Err(failure) => {
+            if let Some(line) = failure.line() {
+                say(&format!("vt: {line}"));
+            }
+            ExitCode::from(match failure {
+                Failure::Usage(_) => 2,
+                Failure::Said(code) => code,
+                _ => 1,
+            })
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
     errors::chain,
+    metrics::prometheus::Gateway,
     pipeline::Limits,
     settings::Settings,
     store::{self, SystemClock},
@@ -26,6 +27,11 @@ pub(crate) fn run(args: &HuntArgs) -> Result<(), Failure> {
     runtime()?.block_on(hunt(args, settings))
 }
 
+/// Looks for what is new, each minute, until it is stopped.
+pub(crate) async fn watch(hunt: &Hunt, limits: &Limits) -> Result<(), Failure> {
+    repeat(true, &Trigger::Tick, hunt, limits, None).await
+}
+
 async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
     let store = store::open(&settings).await.map_err(Failure::job)?;
     let hunt = Hunt::from_settings(settings, store, Arc::new(SystemClock));
@@ -34,21 +40,32 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
     let trigger = args.retrohunt.clone().map_or(Trigger::Tick, Trigger::Retrohunt);
     let limits = Limits::default();
     stop_on_signal(&limits);
+    repeat(args.watch, &trigger, &hunt, &limits, gateway.as_ref()).await
+}
+
+/// Runs once, or with `watch` until it is stopped.
+async fn repeat(
+    watch: bool,
+    trigger: &Trigger,
+    hunt: &Hunt,
+    limits: &Limits,
+    gateway: Option<&Gateway>,
+) -> Result<(), Failure> {
     loop {
-        let outcome = hunt.run(&trigger, &limits).await;
-        if let (Some(gateway), Ok(report)) = (&gateway, &outcome)
+        let outcome = hunt.run(trigger, limits).await;
+        if let (Some(gateway), Ok(report)) = (gateway, &outcome)
             && report.held_by.is_none()
         {
             gateway.try_push().await;
         }
         match outcome {
             Ok(report) => say(&sentence(&report)),
-            Err(error) if args.watch && !needs_operator(&error) => {
+            Err(error) if watch && !needs_operator(&error) => {
                 tracing::error!(error = chain(&error), "the run failed; trying again in a minute");
             }
             Err(error) => return Err(Failure::job(error)),
         }
-        if !args.watch || limits.sleep(WATCH).await {
+        if !watch || limits.sleep(WATCH).await {
             return Ok(());
         }
     }

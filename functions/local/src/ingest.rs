@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use azul_vt::{
-    metrics::prometheus::Gateway,
     pipeline::Pipeline,
     settings::Settings,
     store::{self, SystemClock},
@@ -31,40 +30,31 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let store = store::open(&settings).await.map_err(Failure::job)?;
     let pipeline =
         Pipeline::from_settings(&settings, store.clone()).await.map_err(Failure::usage)?;
-    let ingest = Arc::new(
-        Ingest::new(&settings, store, Arc::new(SystemClock), pipeline)
-            .context("INGEST_SECRETS")
-            .map_err(Failure::Usage)?,
-    );
+    let ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline);
+    let ingest = Arc::new(ingest.context("INGEST_SECRETS").map_err(Failure::Usage)?);
+    let server = bind(&settings).await?;
+    stop_on_signal(&ingest.limits);
+    let gateway = metrics::gateway(&settings, ingest::NAME)?;
+    let pushing = metrics::keep_pushing(gateway.as_ref(), &ingest.limits, async || Ok(()));
+    tokio::join!(listen(server, &ingest), pushing).0
+}
+
+/// Takes the address that the settings name.
+pub(crate) async fn bind(settings: &Settings) -> Result<Server, Failure> {
     let open = !settings.ingest_is_authenticated();
     let secrets = open.then_some("INGEST_SECRETS or INGEST_TOKENS");
-    let server = Server::bind("INGEST_LISTEN", settings.ingest_listen, secrets).await?;
-    stop_on_signal(&ingest.limits);
-    tokio::spawn(keep_up(Arc::clone(&ingest)));
-    let gateway = metrics::gateway(&settings, ingest::NAME)?;
-    if let Some(gateway) = gateway.clone() {
-        tokio::spawn(push(Arc::clone(&ingest), gateway));
-    }
-    let service = Arc::clone(&ingest);
+    Server::bind("INGEST_LISTEN", settings.ingest_listen, secrets).await
+}
+
+/// Takes bodies until the limits of `ingest` end, and delivers what was left.
+pub(crate) async fn listen(server: Server, ingest: &Arc<Ingest>) -> Result<(), Failure> {
+    tokio::spawn(keep_up(Arc::clone(ingest)));
+    let service = Arc::clone(ingest);
     let answer = move |request| {
         let ingest = Arc::clone(&service);
         async move { ingest.handle(request).await }
     };
-    server.serve(&ingest.limits, answer).await.map_err(Failure::job)?;
-    if let Some(gateway) = gateway {
-        gateway.try_push().await;
-    }
-    Ok(())
-}
-
-/// Pushes metrics again and again, until the server ends.
-async fn push(ingest: Arc<Ingest>, gateway: Gateway) {
-    loop {
-        gateway.try_push().await;
-        if ingest.limits.sleep(metrics::INTERVAL).await {
-            return;
-        }
-    }
+    server.serve(&ingest.limits, answer).await.map_err(Failure::job)
 }
 
 /// Registers the plugin, and delivers what is left staged, now and then.

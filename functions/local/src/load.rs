@@ -109,6 +109,12 @@ async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, L
     }
 }
 
+/// Loads what is due, each minute, until it is stopped.
+pub(crate) async fn watch(load: &Load, limits: &Limits) -> Result<(), Failure> {
+    let args = LoadArgs { watch: true, workers: None, from: None, to: None, dry_run: false };
+    repeat(&args, load, limits, None).await
+}
+
 /// Runs once, or with `--watch` until it is stopped.
 async fn repeat(
     args: &LoadArgs,

@@ -16,6 +16,7 @@ mod quota;
 mod rejects;
 mod rules;
 mod select;
+mod serve;
 mod server;
 mod settings;
 mod state;
@@ -52,6 +53,7 @@ fn run(command: cli::Command) -> Result<(), failure::Failure> {
         cli::Command::Ingest(_) => ingest::run(),
         cli::Command::Query(args) => tasks::run(args.listen, query::Query::from_settings),
         cli::Command::Hunt(args) => hunt::run(&args),
+        cli::Command::Serve(args) => serve::run(&args),
         cli::Command::Download(args) => tasks::run(args.listen, download::Download::from_settings),
         cli::Command::Quota(args) => quota::run(&args),
         cli::Command::Map(args) => map::run(&args),

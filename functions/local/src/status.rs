@@ -24,7 +24,7 @@ const GAPS_PRINTED: usize = 20;
 
 /// What is known of the state, as `--json` prints it.
 #[derive(Debug, Serialize)]
-struct Status {
+pub(crate) struct Status {
     state: String,
     now: Timestamp,
     /// Everything before this minute is loaded, a listed gap, or given up; none before the first run.
@@ -89,7 +89,12 @@ fn empty(settings: &Settings, now: Timestamp) -> Status {
     }
 }
 
-async fn read(settings: &Settings, store: &Store, now: Timestamp) -> Result<Status, Failure> {
+/// Reads the state.
+pub(crate) async fn read(
+    settings: &Settings,
+    store: &Store,
+    now: Timestamp,
+) -> Result<Status, Failure> {
     let cursor = store.cursors.read(load::NAME).await.map_err(Failure::job)?;
     let cursor = cursor.map(Minute::from_unix_seconds);
     let holder = store.leases.holder(load::NAME, now).await.map_err(Failure::job)?;

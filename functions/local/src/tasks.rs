@@ -27,37 +27,43 @@ pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'stat
     runtime()?.block_on(async {
         let store = store::open(&settings).await.map_err(Failure::job)?;
         let tasks = build(settings, store, Arc::new(SystemClock)).map_err(Failure::usage)?;
-        work(listen, Arc::new(tasks)).await
+        let tasks = Arc::new(tasks);
+        let limits = Limits::default();
+        stop_on_signal(&limits);
+        let gateway = metrics::gateway(&tasks.common().settings, T::NAME)?;
+        let stop = limits.child();
+        let working = async {
+            let outcome = work(listen, &tasks, &limits).await;
+            stop.stop.cancel();
+            outcome
+        };
+        let pushing =
+            metrics::keep_pushing(gateway.as_ref(), &stop, async || tasks.measure().await);
+        tokio::join!(working, pushing).0
     })
 }
 
-async fn work<T: Tasks + 'static>(listen: bool, tasks: Arc<T>) -> Result<(), Failure> {
-    let Common { settings, store, clock, about, .. } = tasks.common();
-    let name = about.queue.name();
+/// Works until `limits` end, unless somebody else does; with `listen` it takes webhooks too.
+pub(crate) async fn work<T: Tasks + 'static>(
+    listen: bool,
+    tasks: &Arc<T>,
+    limits: &Limits,
+) -> Result<(), Failure> {
+    let Common { store, clock, about, .. } = tasks.common();
+    let name = T::NAME;
     // With this lease nobody else takes work here, so what is taken was left by a process that ended.
-    let limits = Limits::default();
-    stop_on_signal(&limits);
-    let claim =
-        match Claim::take(&store.leases, clock, name, &limits).await.map_err(Failure::job)? {
-            Ok(claim) => claim,
-            Err(owner) => {
-                say(&format!("another `vt {name}` is at work ({owner})"));
-                return Ok(());
-            }
-        };
+    let claim = match Claim::take(&store.leases, clock, name, limits).await.map_err(Failure::job)? {
+        Ok(claim) => claim,
+        Err(owner) => {
+            say(&format!("another `vt {name}` is at work ({owner})"));
+            return Ok(());
+        }
+    };
     store.inbox.reclaim(about.queue, clock.now()).await.map_err(Failure::job)?;
     if listen {
-        take_webhooks(&tasks, &claim.limits).await?;
+        take_webhooks(tasks, &claim.limits).await?;
     }
-    let gateway = metrics::gateway(settings, name)?;
-    let stop = claim.limits.child();
-    let working = async {
-        let outcome = tasks.run(&claim.limits).await;
-        stop.stop.cancel();
-        outcome
-    };
-    let pushing = metrics::keep_pushing(gateway.as_ref(), &stop, async || tasks.measure().await);
-    let (outcome, ()) = tokio::join!(working, pushing);
+    let outcome = tasks.run(&claim.limits).await;
     claim.give_back().await.map_err(Failure::job)?;
     let drained = outcome.map_err(Failure::job)?;
     say(&format!(

@@ -26,3 +26,5 @@ mod queries;
 mod running;
 #[cfg(test)]
 mod served;
+#[cfg(test)]
+mod serves;

@@ -96,8 +96,7 @@ async fn an_ingest_pushes_at_its_end() {
         "{pushed:?}"
     );
     assert_eq!(
-        pushed.samples["virustotal_plugin_answers_total{function=\"ingest\",status=\"200\"}"],
-        2,
+        pushed.samples["virustotal_plugin_answers_total{function=\"ingest\",status=\"200\"}"], 2,
         "the post, and the scrape"
     );
 }

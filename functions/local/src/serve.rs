@@ -1,0 +1,305 @@
+//! `vt serve`: all functions in one process, each on its schedule.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use axum::{
+    body::Bytes,
+    extract::Request,
+    http::{HeaderValue, Method, Response, StatusCode, Uri, header::CONTENT_TYPE},
+};
+use azul_vt::{
+    lambda::Function as _,
+    pipeline::{Limits, Pipeline},
+    settings::Settings,
+    store::{self, Clock, Store, StoreError, SystemClock},
+    tasks::Tasks,
+    webhook::receive::Receiver,
+};
+use download::Download;
+use hunt::Hunt;
+use ingest::Ingest;
+use jiff::Timestamp;
+use load::Load;
+use query::Query;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Function, ServeArgs},
+    failure::{Failure, say},
+    load::{runtime, stop_on_signal},
+    metrics,
+    server::Server,
+    status, tasks,
+};
+
+/// Before a function is begun again that failed, or that another process runs.
+const AGAIN: Duration = Duration::from_mins(1);
+
+/// Runs `vt serve`.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let settings = crate::settings::begin()?;
+    runtime()?.block_on(serve(args, settings))
+}
+
+/// The functions that are run, and how they are.
+struct Served {
+    settings: Settings,
+    store: Store,
+    load: Option<Load>,
+    ingest: Option<Arc<Ingest>>,
+    query: Option<Attended<Query>>,
+    download: Option<Attended<Download>>,
+    hunt: Option<Hunt>,
+    board: Board,
+}
+
+/// A function, and who takes its webhooks.
+struct Attended<T> {
+    tasks: Arc<T>,
+    receiver: Receiver,
+}
+
+impl<T: Tasks> Attended<T> {
+    fn new(tasks: T) -> Result<Self, Failure> {
+        let receiver = tasks.common().receiver().context("WEBHOOK_SECRETS");
+        let receiver = receiver.map_err(Failure::Usage)?;
+        Ok(Self { tasks: Arc::new(tasks), receiver })
+    }
+
+    /// Takes a webhook, which [`Receiver`] knows by the path `/`.
+    async fn take(&self, mut request: Request) -> Response<Bytes> {
+        *request.uri_mut() = Uri::from_static("/");
+        self.receiver.handle(request, &*self.tasks.decide()).await
+    }
+}
+
+/// How a function is.
+#[derive(Clone, Debug, Serialize)]
+struct Standing {
+    /// `running`, or `waiting` for its next try.
+    state: &'static str,
+    since: Timestamp,
+    /// Why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// How all functions are, by name.
+#[derive(Default)]
+struct Board(Mutex<BTreeMap<&'static str, Standing>>);
+
+impl Board {
+    fn set(&self, name: &'static str, state: &'static str, error: Option<String>) {
+        let standing = Standing { state, since: Timestamp::now(), error };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, standing);
+    }
+
+    fn all(&self) -> BTreeMap<&'static str, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
+    let limits = Limits::default();
+    // Boxed, here and below: what setting up holds is large, and gone afterwards.
+    let all = Arc::new(Box::pin(Served::new(args, settings, &limits)).await?);
+    // Without secrets only what comes from this machine may post, which the receivers check.
+    let server = Server::bind("SERVE_LISTEN", all.settings.serve_listen, None).await?;
+    let ingest_server = match &all.ingest {
+        Some(_) => Some(crate::ingest::bind(&all.settings).await?),
+        None => None,
+    };
+    stop_on_signal(&limits);
+    let gateway = metrics::gateway(&all.settings, "serve")?;
+    let functions = async {
+        Box::pin(all.functions(ingest_server, &limits)).await;
+        // All of them ended, so there is nothing more to tell of.
+        limits.stop.cancel();
+    };
+    let answering = Arc::clone(&all);
+    let respond = move |request| {
+        let all = Arc::clone(&answering);
+        async move { all.answer(request).await }
+    };
+    let pushing = metrics::keep_pushing(gateway.as_ref(), &limits, async || all.measure().await);
+    let ((), answered, ()) =
+        tokio::join!(functions, Box::pin(server.serve(&limits, respond)), pushing);
+    answered.map_err(Failure::job)?;
+    say("vt serve: ended");
+    Ok(())
+}
+
+impl Served {
+    /// Sets up the functions that are asked for, all of them before any begins.
+    async fn new(args: &ServeArgs, settings: Settings, limits: &Limits) -> Result<Self, Failure> {
+        let runs = |function| match function {
+            _ if !args.functions.is_empty() => args.functions.contains(&function),
+            Function::Query => !settings.lookup.sources.is_empty(),
+            _ => true,
+        };
+        let store = store::open(&settings).await.map_err(Failure::job)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let with = || (settings.clone(), store.clone(), Arc::clone(&clock));
+        let mut served = Self {
+            load: None,
+            ingest: None,
+            query: None,
+            download: None,
+            hunt: None,
+            board: Board::default(),
+            settings: settings.clone(),
+            store: store.clone(),
+        };
+        if runs(Function::Load) {
+            if settings.virustotal_apikey.is_none() {
+                return Err(Failure::usage(load::LoadError::NoKey));
+            }
+            let (settings, store, clock) = with();
+            let load = Load::from_settings(settings, store, clock).await;
+            served.load = Some(load.map_err(Failure::usage)?);
+        }
+        if runs(Function::Ingest) {
+            let pipeline = Pipeline::from_settings(&settings, store.clone()).await;
+            let pipeline = pipeline.map_err(Failure::usage)?;
+            let ingest = Ingest::new(&settings, store.clone(), Arc::clone(&clock), pipeline);
+            let mut ingest = ingest.context("INGEST_SECRETS").map_err(Failure::Usage)?;
+            ingest.limits = limits.child();
+            served.ingest = Some(Arc::new(ingest));
+        }
+        if runs(Function::Query) {
+            let (settings, store, clock) = with();
+            let query = Query::from_settings(settings, store, clock).map_err(Failure::usage)?;
+            served.query = Some(Attended::new(query)?);
+        } else if args.functions.is_empty() {
+            say("vt serve: query is not run, because LOOKUP_SOURCES is not set");
+        }
+        if runs(Function::Download) {
+            let (settings, store, clock) = with();
+            let download = Download::from_settings(settings, store, clock);
+            served.download = Some(Attended::new(download.map_err(Failure::usage)?)?);
+        }
+        if runs(Function::Hunt) {
+            let (settings, store, clock) = with();
+            let hunt = Hunt::from_settings(settings, store, clock).map_err(Failure::usage)?;
+            served.hunt = Some(hunt);
+        }
+        Ok(served)
+    }
+
+    /// Runs the functions until `limits` end.
+    async fn functions(&self, ingest_server: Option<Server>, limits: &Limits) {
+        let load = async {
+            let Some(load) = &self.load else { return };
+            self.keep(load::NAME, limits, async |limits| crate::load::watch(load, limits).await)
+                .await;
+        };
+        let hunt = async {
+            let Some(hunt) = &self.hunt else { return };
+            self.keep(hunt::NAME, limits, async |limits| crate::hunt::watch(hunt, limits).await)
+                .await;
+        };
+        let ingest = async {
+            let (Some(ingest), Some(server)) = (&self.ingest, ingest_server) else { return };
+            self.board.set(ingest::NAME, "running", None);
+            if let Err(failure) = crate::ingest::listen(server, ingest).await {
+                self.failed(ingest::NAME, &failure);
+            }
+        };
+        tokio::join!(
+            load,
+            hunt,
+            ingest,
+            self.tasks(self.query.as_ref(), limits),
+            self.tasks(self.download.as_ref(), limits)
+        );
+    }
+
+    async fn tasks<T: Tasks + 'static>(&self, attended: Option<&Attended<T>>, limits: &Limits) {
+        let Some(Attended { tasks, .. }) = attended else { return };
+        self.keep(T::NAME, limits, async |limits| tasks::work(false, tasks, limits).await).await;
+    }
+
+    /// Runs a function until `limits` end: again and again, where it ends before.
+    async fn keep(
+        &self,
+        name: &'static str,
+        limits: &Limits,
+        job: impl AsyncFn(&Limits) -> Result<(), Failure>,
+    ) {
+        while !limits.reached() {
+            self.board.set(name, "running", None);
+            match job(&limits.child()).await {
+                Ok(()) => self.board.set(name, "waiting", None),
+                Err(failure) => self.failed(name, &failure),
+            }
+            limits.sleep(AGAIN).await;
+        }
+    }
+
+    fn failed(&self, name: &'static str, failure: &Failure) {
+        let error = failure.line().unwrap_or_else(|| "it ended".to_owned());
+        tracing::error!(error, "{name} failed; it is begun again in a minute");
+        self.board.set(name, "waiting", Some(error));
+    }
+
+    /// Tells the metrics what only the state knows.
+    async fn measure(&self) -> Result<(), StoreError> {
+        if let Some(load) = &self.load {
+            load.measure().await?;
+        }
+        if let Some(query) = &self.query {
+            query.tasks.measure().await?;
+        }
+        if let Some(download) = &self.download {
+            download.tasks.measure().await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request) -> Response<Bytes> {
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/health" if get => self.health(),
+            "/status" if get => self.status().await,
+            "/metrics" if get => metrics::answer(self.measure().await),
+            "/query" if let Some(query) = &self.query => query.take(request).await,
+            "/download" if let Some(download) = &self.download => download.take(request).await,
+            _ => {
+                let error = "there is nothing here: GET /health, /status, /metrics; POST /query, /download, where these run";
+                json(StatusCode::NOT_FOUND, &json!({ "error": error }))
+            }
+        }
+    }
+
+    /// 200 where each function runs; 503 where one waits because it failed.
+    fn health(&self) -> Response<Bytes> {
+        let functions = self.board.all();
+        let ok = functions.values().all(|state| state.error.is_none());
+        let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json(status, &json!({ "ok": ok, "functions": functions }))
+    }
+
+    async fn status(&self) -> Response<Bytes> {
+        match status::read(&self.settings, &self.store, Timestamp::now()).await {
+            Ok(state) => {
+                json(StatusCode::OK, &json!({ "functions": self.board.all(), "state": state }))
+            }
+            Err(failure) => {
+                json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": failure.line() }))
+            }
+        }
+    }
+}
+
+fn json(status: StatusCode, body: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(format!("{body}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,262 @@
+//! `vt serve`: everything in one process, ended and begun again while all of it is at work.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use sim::{Hit, Model, feed::Style};
+
+use crate::{
+    commands::MINUTE,
+    running::Running,
+    served::{Stage, output, text},
+};
+
+/// Of VirusTotal's minutes.
+const RECORDS: u64 = 3;
+/// Samples of hits are counted from here, seeds of posts from there.
+const FIRST_HIT: usize = 1_000_000;
+const FIRST_POST: u64 = 1000;
+/// What stands between two looks whether something arrived.
+const LOOK: Duration = Duration::from_millis(100);
+/// Long for anything here; hunting comes round each minute.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The longest that an end may take that was asked for.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A process of `vt serve`, and where it listens.
+struct Serving {
+    running: Running,
+    url: String,
+    ingest: String,
+}
+
+impl Serving {
+    fn start(stage: &Stage) -> Self {
+        let mut command = stage.vt(&["serve"]);
+        command
+            .env("PLUGIN_DATA_URL", stage.dispatcher.url())
+            .env("CONTENT_HOSTS", stage.virustotal.content_url())
+            .env("LOOKUP_SOURCES", "incidents")
+            .env("DISPATCHER_MAX_AGE_HOURS", "-1")
+            .env("FEED_BACKLOG_HOURS", "2")
+            .env("LOG", "warn")
+            .env("SERVE_LISTEN", "127.0.0.1:0")
+            .env("INGEST_LISTEN", "127.0.0.1:0");
+        let (running, url) = Running::serve(command);
+        let running = running.until("listening on ");
+        let (_, ingest) = running.said.rsplit_once("listening on ").unwrap();
+        let ingest = ingest.split_whitespace().next().unwrap().to_owned();
+        Self { running, url, ingest }
+    }
+
+    /// Asks it to end, which it does in time and well.
+    async fn end(self) {
+        let begun = Instant::now();
+        self.running.terminate();
+        let (status, said) = self.running.end().await;
+        assert!(status.success(), "{said}");
+        assert!(begun.elapsed() < ENDS_WITHIN, "{:?}: {said}", begun.elapsed());
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+        answer.json().await.unwrap()
+    }
+}
+
+/// What was handed in for good, by number.
+#[derive(Default)]
+struct Sent {
+    events: usize,
+    downloads: usize,
+    hits: usize,
+    posts: u64,
+}
+
+impl Sent {
+    /// Hands in one more of each; whoever finds nobody there comes again.
+    async fn one_more(&mut self, stage: &Stage, serving: &Serving, client: &reqwest::Client) {
+        let n = self.events + 1;
+        let post = async |path: &str, body: &Value| {
+            let answer = client.post(format!("{}{path}", serving.url)).json(body).send().await;
+            matches!(answer, Ok(answer) if answer.status() == 202)
+        };
+        stage.virustotal.report(&sim::lookup::sha256(n), sim::lookup::report(n));
+        if post("/query", &sim::lookup::event(n)).await {
+            self.events = n;
+        }
+        let sample = stage.virustotal.sample(sim::lookup::sample(self.downloads + 1));
+        let request = sim::lookup::download_event(&sample, "rules/one", 0);
+        if post("/download", &request).await {
+            self.downloads += 1;
+        }
+        let answer = client
+            .post(&serving.ingest)
+            .header("content-type", "application/json")
+            .body(sim::feed::lines(FIRST_POST + self.posts, MINUTE, RECORDS, Style::Small))
+            .send()
+            .await;
+        if matches!(answer, Ok(answer) if answer.status() == 200 || answer.status() == 202) {
+            self.posts += 1;
+        }
+        self.hits += 1;
+        let (n, date) = (FIRST_HIT + self.hits, Timestamp::now().as_second() - 1);
+        stage.virustotal.sample(sim::lookup::sample(n));
+        stage.virustotal.hit(Hit::file(n, date, "rule"));
+    }
+
+    /// What has not arrived.
+    fn lacking(&self, stage: &Stage) -> Vec<String> {
+        let arrived = stage.dispatcher.arrived();
+        let there = arrived.sha256s();
+        let mut lacking = Vec::new();
+        let mut lacks = |what: &str, found: usize, wanted: usize| {
+            if found < wanted {
+                lacking.push(format!("{what}: {found} of {wanted}"));
+            }
+        };
+        let statuses: BTreeSet<_> = arrived
+            .of(Model::Status)
+            .filter(|event| event.action == "completed")
+            .filter_map(|event| event.event.pointer("/entity/input/entity/sha256").cloned())
+            .map(|sha256| sha256.to_string())
+            .collect();
+        lacks("looked up", statuses.len(), self.events);
+        let streams = stage.dispatcher.streams();
+        let streams: BTreeSet<_> = streams.into_iter().map(|(_, _, sha256)| sha256).collect();
+        let is_there = |n: &usize| streams.contains(&hash_of_sample(*n));
+        let downloaded = (1..=self.downloads).filter(is_there).count();
+        lacks("downloaded", downloaded, self.downloads);
+        let of_hits = (1..=self.hits).map(|n| FIRST_HIT + n).filter(is_there).count();
+        lacks("downloaded of hits", of_hits, self.hits);
+        let posted = (0..self.posts).flat_map(|n| {
+            (0..RECORDS).map(move |at| sim::feed::sha256(FIRST_POST + n, MINUTE, at))
+        });
+        let lost = posted.filter(|sha256| !there.contains(sha256)).count();
+        lacks("posted records, but for", 0, lost);
+        lacking
+    }
+}
+
+fn hash_of_sample(n: usize) -> String {
+    hex::encode(Sha256::digest(sim::lookup::sample(n)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
+    // As long as `make soak` says; else long enough to see all of it.
+    let seconds = std::env::var("SERVE_SOAK_SECONDS").map_or(6, |text| text.parse().unwrap());
+    let stage = Stage::new().await;
+    stage.generate(RECORDS);
+    stage.dispatcher.register_source("incidents");
+    let client = reqwest::Client::new();
+    let (mut serving, mut sent) = (Serving::start(&stage), Sent::default());
+    let (begun, long) = (Instant::now(), Duration::from_secs(seconds));
+    let mut ends = 0;
+    while begun.elapsed() < long {
+        sent.one_more(&stage, &serving, &client).await;
+        tokio::time::sleep(LOOK).await;
+        // A dozen times in all, but at least each ten seconds. Not killed: what the dispatcher has just handed out
+        // to a poll would be lost, as it hands out everything once.
+        let next = (long / 13).min(Duration::from_secs(10)) * (ends + 1);
+        if begun.elapsed() >= next {
+            serving.end().await;
+            ends += 1;
+            serving = Serving::start(&stage);
+        }
+    }
+    assert!(ends > 0);
+    // Whoever begins looks for hits at once, not in a minute.
+    serving.end().await;
+    serving = Serving::start(&stage);
+    let (begun, mut minutes) = (Instant::now(), 0);
+    loop {
+        let mut lacking = sent.lacking(&stage);
+        let status = serving.json("/status").await;
+        let totals = &status["state"]["totals"];
+        minutes = totals["loaded"].as_u64().unwrap_or(minutes);
+        // The newest minute may become due meanwhile.
+        if minutes < 60 || status["state"]["lag_minutes"].as_i64().unwrap_or(1000) > 62 {
+            lacking.push(format!("feed: {totals}"));
+        }
+        if lacking.is_empty() {
+            break;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{lacking:?} {status} {:?}",
+            stage.dispatcher.arrived().counts()
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+    let health = serving.json("/health").await;
+    assert_eq!(health["ok"], true, "{health}");
+    assert_eq!(health["functions"].as_object().unwrap().len(), 5, "{health}");
+    let metrics = reqwest::get(format!("{}/metrics", serving.url)).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for function in ["load", "query", "download", "hunt"] {
+        assert!(metrics.contains(&format!("function=\"{function}\"")), "{function}: {metrics}");
+    }
+    serving.end().await;
+    // For whoever reads the figures of a soak.
+    println!(
+        "{} s: {} look-ups, {} downloads, {} hits, {} posts, {minutes} minutes; ended {ends} times; nothing lost",
+        long.as_secs(),
+        sent.events,
+        sent.downloads,
+        sent.hits,
+        sent.posts
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_fails_is_told_of_and_the_others_go_on() {
+    let stage = Stage::new().await;
+    stage.generate(RECORDS);
+    let mut command = stage.vt(&["serve", "--functions", "load,ingest"]);
+    command
+        .env("VIRUSTOTAL_APIKEY", "a".repeat(64))
+        .env("SERVE_LISTEN", "127.0.0.1:0")
+        .env("INGEST_LISTEN", "127.0.0.1:0");
+    let (running, url) = Running::serve(command);
+    let health = async || {
+        let answer = reqwest::get(format!("{url}/health")).await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let begun = Instant::now();
+    let (mut status, mut body) = health().await;
+    while status != 503 {
+        assert!(begun.elapsed() < PATIENCE, "{body}");
+        tokio::time::sleep(LOOK).await;
+        (status, body) = health().await;
+    }
+    let functions = &body["functions"];
+    assert!(functions["load"]["error"].as_str().unwrap().contains("VIRUSTOTAL_APIKEY"), "{body}");
+    assert_eq!(functions["ingest"]["state"], "running", "{body}");
+    assert_eq!(functions["query"], json!(null), "{body}");
+    for path in ["/query", "/nowhere"] {
+        let answer = reqwest::get(format!("{url}{path}")).await.unwrap();
+        assert_eq!(answer.status(), 404, "{path}");
+    }
+    running.terminate();
+    assert!(running.end().await.0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_set_up_is_said_before_anything_begins() {
+    let stage = Stage::new().await;
+    let mut command = stage.vt(&["serve", "--functions", "query"]);
+    command.env("SERVE_LISTEN", "127.0.0.1:0");
+    let refused = output(command).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("LOOKUP_SOURCES is not set"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
