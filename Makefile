@@ -30,7 +30,7 @@ demo: ## A synthetic feed through a killed and resumed load, and a posted bundle
 	$(if $(filter aws,$(STATE)),,./testdata/examples.sh)
 
 lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
-	cargo build --workspace --locked
+	cargo build --workspace --examples --bins --locked
 	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
 	./testdata/lambda/lambda.py target/lambda
 

@@ -118,9 +118,12 @@ impl<F: Function> Served<F> {
     async fn invoke(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
         // Dropped at the end, also where the function panics.
         let _flushed = Flush;
+        let begun = Instant::now();
         let limits = limits_before(event.context.deadline(), F::MARGIN);
         let outcome = self.function.handle(&event.payload, &limits).await;
         self.measure().await;
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(took_ms, is_ok = outcome.is_ok(), "invocation ended");
         outcome.map_err(|error| {
             let error_message = chain(&*error);
             tracing::error!(error = error_message, "the invocation failed");

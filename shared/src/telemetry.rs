@@ -5,9 +5,17 @@ use std::{
     str::FromStr as _,
 };
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, filter::LevelFilter, fmt::MakeWriter, util::SubscriberInitExt as _,
+    EnvFilter,
+    filter::{LevelFilter, filter_fn},
+    fmt::MakeWriter,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
+
+/// The crates of this project, whose log knows no secrets.
+const OWN: [&str; 7] = ["azul_vt", "load", "ingest", "query", "download", "hunt", "vt"];
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +58,7 @@ pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
             .with_current_span(false)
             .with_span_list(true)
             .finish()
+            .with(filter_fn(is_for_the_log))
             .try_init()
             .map_err(|_| TelemetryError::AlreadySetUp),
     }
@@ -68,8 +77,15 @@ where
         .with_writer(stderr)
         .with_ansi(io::stderr().is_terminal())
         .finish()
+        .with(filter_fn(is_for_the_log))
         .try_init()
         .map_err(|_| TelemetryError::AlreadySetUp)
+}
+
+/// Whatever LOG says: what libraries tell beyond `info` are the bytes that they carry, secrets among them.
+fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
+    let krate = metadata.target().split("::").next().unwrap_or_default();
+    OWN.contains(&krate) || *metadata.level() <= Level::INFO
 }
 
 fn filter(log: &str) -> Result<EnvFilter, TelemetryError> {

@@ -117,12 +117,11 @@ def event(name):
     return json.loads((EVENTS / f"{name}.json").read_text())
 
 
-def invoke(function, what):
-    """What a function answers to a file in testdata/events, or to an event."""
+def invoked(function, what):
+    """How an invocation with a file in testdata/events, or with an event, ended (0: well), and what it said."""
     file = EVENTS / f"{what}.json" if isinstance(what, str) else work / f"{function}-event.json"
     if not isinstance(what, str):
         file.write_text(json.dumps(what))
-    begun = time.monotonic()
     done = subprocess.run(
         ["cargo", "lambda", "invoke", function, "--data-file", str(file), "-A", "127.0.0.1", "-P", str(port)],
         env=environment,
@@ -131,11 +130,18 @@ def invoke(function, what):
         text=True,
         timeout=PATIENCE,
     )
+    return done.returncode, done.stdout if done.returncode == 0 else done.stderr + done.stdout
+
+
+def invoke(function, what):
+    """What a function answers."""
+    begun = time.monotonic()
+    ended, said = invoked(function, what)
     name = what if isinstance(what, str) else "an event made for it"
-    if done.returncode != 0:
-        fail(f"{function}, invoked with {name}, ended with {done.returncode}: {done.stderr}{done.stdout}")
-    print(f"{function} ← {name}: {done.stdout.strip()[:150]} ({time.monotonic() - begun:.1f} s)")
-    return json.loads(done.stdout)
+    if ended != 0:
+        fail(f"{function}, invoked with {name}, ended with {ended}: {said}")
+    print(f"{function} ← {name}: {said.strip()[:150]} ({time.monotonic() - begun:.1f} s)")
+    return json.loads(said)
 
 
 def free_port():
@@ -174,7 +180,7 @@ def main():
         DISPATCHER_MAX_AGE_HOURS="-1",
         LOOKUP_SOURCES="incidents",
     )
-    serve_lambdas({function: {} for function in FUNCTIONS})
+    serve_lambdas([(function, {}) for function in FUNCTIONS])
 
     working = take_events()
     hunt()
@@ -183,8 +189,9 @@ def main():
     minutes = load_the_feed()
     uploaded = upload_and_load()
     work_events(working)
+    finish_downloads()
     # The same with their state on this machine.
-    serve_lambdas({function: HERE for function in [*EVENTS_OF, "hunt"]})
+    serve_lambdas([(function, HERE) for function in [*EVENTS_OF, "hunt"]])
     working = take_events()
     hunt()
     work_events(working)
@@ -206,12 +213,42 @@ def main():
     check("samples that are not there", answers[("download", "failed-not-found")], requested + 2)
     check("problems at the dispatcher", summary["problems"], [])
     print(f"{len(arrived)} files arrived, all that were sent; {requested} downloads were asked for")
+    everything()
+    nothing_secret_is_logged()
     sim.terminate()
     check("the stand-ins, which look where the API key goes,", sim.wait(PATIENCE), 0)
 
 
+def everything():
+    """Every event through every function: an answer or, where a function cannot take an event, its own error. And a
+    function that fails and panics as it is told, whose process lives on."""
+    # Two of them wait for the dispatcher's polls at many events: several processes each.
+    serve_lambdas([(program, HERE) for program in [*FUNCTIONS, *4 * list(EVENTS_OF), "examples/faulty"]])
+    names = sorted(path.stem for path in EVENTS.glob("*.json"))
+    with ThreadPoolExecutor(12) as pool:
+        done = {(function, name): pool.submit(invoked, function, name) for name in names for function in FUNCTIONS}
+    for (function, name), outcome in done.items():
+        is_url = name.startswith(("function-url", "webhook"))
+        error = "" if function != "ingest" or is_url else "no request of a function URL"
+        ended, said = outcome.result()
+        if (ended != 0) != bool(error) or error not in said:
+            fail(f"{function}, invoked with {name}, ended with {ended}: {said}")
+    print(f"{len(done)} invocations: each function with each of {len(names)} events")
+    for how, why in (("fail", "the disk is full"), ("panic", "index out of bounds")):
+        ended, said = invoked("faulty", {how: why})
+        if ended == 0 or why not in said:
+            fail(f"a function told to {how} ended with {ended}: {said}")
+        check(f"the answer after a {how}", invoke("faulty", {"fine": 1}), {"fine": 1})
+
+
+def nothing_secret_is_logged():
+    logs = [path for path in work.glob("*.*") if path.name.split("-")[0] in [*FUNCTIONS, "watch"]]
+    told = [path for path in logs if path.suffix in (".log", ".out") and KEY in path.read_text()]
+    check("logs that hold VirusTotal's key", told, [])
+
+
 def serve_lambdas(functions):
-    """Starts a Lambda service, and its functions with the environment that each has beside."""
+    """Starts a Lambda service, and its functions, each with what its environment has beside."""
     global port
     port = free_port()
     # Without functions of its own: to build them it would build the workspace anew.
@@ -219,7 +256,8 @@ def serve_lambdas(functions):
     command += ["--manifest-path", ROOT / "Cargo.toml"]
     watch, _ = start(f"watch-{port}", command)
     wait("cargo lambda watch", watch, lambda: listens(port))
-    for function, more in functions.items():
+    for nth, (program, more) in enumerate(functions):
+        function = Path(program).name
         lambdas = {
             "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/.rt/{function}",
             "AWS_LAMBDA_FUNCTION_NAME": function,
@@ -229,7 +267,7 @@ def serve_lambdas(functions):
             "AWS_LAMBDA_LOG_STREAM_NAME": "here",
             "STATEDIR": str(work / f"tmp-{function}-{port}"),
         }
-        start(f"{function}-{port}", [BIN / function], lambdas | more)
+        start(f"{function}-{port}-{nth}", [BIN / program], lambdas | more)
 
 
 def load_the_feed():
@@ -315,6 +353,15 @@ def work_events(working):
         failed = event(messages)["Records"][1]["messageId"]
         answer = invoke(function, messages)
         check("the messages that failed", answer, {"batchItemFailures": [{"itemIdentifier": failed}]})
+
+
+def finish_downloads():
+    """Lets `download` work until it has nothing left: the next functions do not see this state."""
+    for _ in range(5):
+        report = invoke("download", "schedule")
+        if report["done"] + report["again"] == 0:
+            return
+    fail("download does not come to an end")
 
 
 def sample(n):

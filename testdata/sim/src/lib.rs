@@ -13,6 +13,7 @@ mod gateway;
 pub mod lookup;
 mod proxy;
 mod python;
+mod runtime_api;
 mod server;
 mod virustotal;
 
@@ -22,4 +23,5 @@ pub use dispatcher::{Arrived, Dispatcher, Download, Model, Posted, Published};
 pub use fault::Fault;
 pub use gateway::{Gateway, Pushed};
 pub use proxy::{Chaos, Mode, Proxy, Through};
+pub use runtime_api::{Outcome, RuntimeApi};
 pub use virustotal::{Asked, Behaviour, Hit, Request, TEST_KEY, Unknown, VirusTotal};

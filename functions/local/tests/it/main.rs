@@ -15,6 +15,8 @@ mod hunts;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod lambdas;
+#[cfg(test)]
 mod permissions;
 #[cfg(test)]
 mod processes;

@@ -1,0 +1,34 @@
+//! A Lambda that does as it is told: `{"fail":"why"}` fails, `{"panic":"why"}` panics, anything else is its own
+//! answer. For trying what every function does then, which is what [`azul_vt::lambda::serve`] does.
+
+use std::{process::ExitCode, time::Duration};
+
+use async_trait::async_trait;
+use azul_vt::{
+    lambda::{self, Function},
+    pipeline::Limits,
+};
+use serde_json::Value;
+
+struct Faulty;
+
+#[async_trait]
+impl Function for Faulty {
+    const NAME: &'static str = "faulty";
+    const MARGIN: Duration = Duration::from_secs(1);
+
+    #[expect(clippy::panic, reason = "that is what it is for")]
+    async fn handle(&self, event: &Value, _: &Limits) -> Result<Value, lambda::Error> {
+        let told = |what| event.get(what).and_then(Value::as_str);
+        match (told("fail"), told("panic")) {
+            (Some(why), _) => Err(why.into()),
+            (None, Some(why)) => panic!("{why}"),
+            (None, None) => Ok(event.clone()),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    lambda::serve(async |_, _, _| Ok::<_, lambda::Error>(Faulty)).await
+}
