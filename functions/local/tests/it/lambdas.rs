@@ -110,20 +110,19 @@ fn expected(function: &str, event: &str) -> &'static str {
     let is_url = event.starts_with("function-url") || event.starts_with("webhook");
     match (function, event) {
         ("hunt", _) => "report of what was read",
+        ("ingest", "function-url-post-iam" | "webhook_binary" | "webhook_download") => "200",
+        ("ingest", _) if !is_url => {
+            "error: the event is no request of a function URL, which is all that ingest takes"
+        }
         // Messages that can be read are worked, or buried where they are another function's.
         (_, "minutes-queue") => "0 of the messages failed",
         // The second one of each is none that can be read.
         (_, "inbox-queue" | "downloads-queue") => "1 of the messages failed",
         ("load", _) => "1 reports",
         (_, "function-url-health") => "200",
-        ("ingest", "function-url-post-iam" | "webhook_binary" | "webhook_download") => "200",
-        ("ingest", _) if is_url => "401",
-        ("ingest", _) => {
-            "error: the event is no request of a function URL, which is all that ingest takes"
-        }
-        (_, "function-url-post-iam") => "400",
-        (_, "webhook_binary" | "webhook_download") => "202",
-        (_, "function-url-post-text") => "404",
+        ("query" | "download", "function-url-post-iam") => "400",
+        ("query" | "download", "webhook_binary" | "webhook_download") => "202",
+        ("query" | "download", "function-url-post-text") => "404",
         (_, _) if is_url => "401",
         (_, _) => "report of what was done",
     }
