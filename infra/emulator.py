@@ -1,0 +1,42 @@
+"""Runs the emulator of AWS as testdata/aws/run.py does, and lets it ask for the keys that a policy names.
+
+The emulator holds roles to actions, resources and most conditions, but knows no `dynamodb:LeadingKeys`: here it
+learns `pk` of all items that a request names. Takes the emulator's own directory, as run.py.
+"""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+from ministack.core import iam_actions
+
+RUN = Path(__file__).resolve().parent.parent / "testdata/aws/run.py"
+known = iam_actions.dynamodb_service_context
+
+
+def partitions(request):
+    """`pk` of each item that a request of DynamoDB is about."""
+    if isinstance(request.get("KeyConditionExpression"), str):
+        names, values = request.get("ExpressionAttributeNames", {}), request["ExpressionAttributeValues"]
+        for name, value in re.findall(r"([#\w]+)\s*=\s*(:\w+)", request["KeyConditionExpression"]):
+            if names.get(name, name) == "pk":
+                yield values[value]["S"]
+        return
+    for item in (request.get("Key"), request.get("Item")):
+        if item:
+            yield item["pk"]["S"]
+    for action in request.get("TransactItems", []):
+        for one in action.values():
+            yield from partitions(one)
+
+
+def context(body):
+    found = known(body)
+    # Where there are none, the request matches no statement that names some.
+    found["dynamodb:LeadingKeys"] = list(partitions(json.loads(body or b"{}"))) or [""]
+    return found
+
+
+iam_actions.dynamodb_service_context = context
+runpy.run_path(str(RUN), run_name="__main__")
