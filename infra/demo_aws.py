@@ -30,6 +30,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from samtranslator.yaml_helper import yaml_parse
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARIES = Path(os.environ.get("LAMBDA_BINARIES") or ROOT / "target/lambda").resolve()
@@ -48,6 +49,7 @@ PATIENCE = 240
 begun = time.monotonic()
 work = Path(tempfile.mkdtemp(prefix="azul-vt-demo-aws-"))
 running = []
+aws = None
 # Neither the caller's account nor its proxies.
 environment = {
     name: value
@@ -192,14 +194,18 @@ def function_zip(name):
 def publish(aws):
     """Puts the functions and the template, as `sam package` would write it, into a bucket; gives its URL."""
     aws.s3.create_bucket(Bucket=ARTIFACTS)
-    template = (ROOT / "infra/template.yaml").read_text()
+    template = yaml_parse((ROOT / "infra/template.yaml").read_text())
     for name in FUNCTIONS:
         aws.s3.put_object(Bucket=ARTIFACTS, Key=f"{name}.zip", Body=function_zip(name))
-        local = f"../target/lambda/{name}.zip"
-        check(f"uses of {local}", template.count(local), 1)
-        template = template.replace(local, f"s3://{ARTIFACTS}/{name}.zip")
-    aws.s3.put_object(Bucket=ARTIFACTS, Key="template.yaml", Body=template.encode())
-    return f"{aws.endpoint}/{ARTIFACTS}/template.yaml"
+        function = template["Resources"][name.capitalize()]["Properties"]
+        check(f"the package of {name}", function["CodeUri"], f"../target/lambda/{name}.zip")
+        function["CodeUri"] = f"s3://{ARTIFACTS}/{name}.zip"
+    # The emulator has no alarms on expressions.
+    sums = [name for name, what in template["Resources"].items() if "Metrics" in what.get("Properties", {})]
+    for name in sums:
+        del template["Resources"][name]
+    aws.s3.put_object(Bucket=ARTIFACTS, Key="template.json", Body=json.dumps(template).encode())
+    return f"{aws.endpoint}/{ARTIFACTS}/template.json"
 
 
 def stack_is(aws, wanted):
@@ -333,6 +339,7 @@ def depth(aws, url):
 
 
 def main():
+    global aws
     sim = start(
         "standins",
         [TOOLS / "sim", "serve", "--records", RECORDS, "--small", "--key", KEY]
@@ -404,7 +411,7 @@ def main():
     summary = dispatcher.summary()
     check("problems at the dispatcher", summary["problems"], [])
     say(f"{len(arrived)} files arrived, all that were sent and no others; {dict(dispatcher.counts())}")
-    look_at_logs(aws)
+    look_at_logs()
 
     delete(aws, made)
     sim.terminate()
@@ -415,7 +422,9 @@ def main():
 
 def webhooks(aws, made):
     """An event for query and one for download, by signed webhooks; a bad signature is refused."""
-    for name, url, event in [("query", "QueryUrl", event_of(1)), ("download", "DownloadUrl", request_of(4))]:
+    # As the dispatcher hands it out, so that the answer is a status.
+    handed_out = event_of(1) | {"dequeued": "key-1.VirustotalFileLookup.1.0"}
+    for name, url, event in [("query", "QueryUrl", handed_out), ("download", "DownloadUrl", request_of(4))]:
         body = json.dumps([event]).encode()
         status, said = aws.call(made[url], body, signed(body + b" ", f"bad-{name}"))
         check(f"the answer of {name} to a bad signature", status, 401)
@@ -519,16 +528,28 @@ def look_at_roles(aws, made):
     say(f"{len(roles)} roles; hunt's lets in none of {len(others)} things that are others'")
 
 
-def look_at_logs(aws):
-    """Nobody was denied anything; the functions' errors are those of the message that could not be read."""
-    denied = set()
+def log_lines():
+    """What the functions wrote, with the log group before each line."""
     for group in aws.logs.describe_log_groups(logGroupNamePrefix=f"/aws/lambda/{STACK}-")["logGroups"]:
-        found = aws.logs.filter_log_events(logGroupName=group["logGroupName"])["events"]
-        for line in found:
-            if "AccessDenied" in line["message"] or "not authorized" in line["message"]:
-                denied.add(line["message"].strip()[:500])
-    check("what a role did not allow", denied, set())
-    say("no function asked for anything that its role does not allow")
+        name = group["logGroupName"]
+        for page in aws.logs.get_paginator("filter_log_events").paginate(logGroupName=name):
+            for line in page["events"]:
+                yield f"{name.removeprefix('/aws/lambda/')}: {line['message'].rstrip()}"
+
+
+def keep_logs():
+    try:
+        (work / "functions.log").write_text("\n".join(log_lines()))
+    except Exception as error:  # The reason to fail is another one.
+        print(f"demo-aws: the functions' logs cannot be had: {error}", file=sys.stderr)
+
+
+def look_at_logs():
+    """No function asked for what its role does not allow: they would say so."""
+    lines = list(log_lines())
+    denied = [line[:500] for line in lines if "AccessDenied" in line or "not authorized" in line]
+    check("what a role did not allow", denied, [])
+    say(f"{len(lines)} lines of log in CloudWatch: no function asked for what its role does not allow")
 
 
 def delete(aws, made):
@@ -554,8 +575,12 @@ def delete(aws, made):
 
 
 def finish(failed):
+    if failed and aws:
+        keep_logs()
     for child in reversed(running):
-        if child.poll() is None:
+        # The emulator ends when its input does, the stand-ins when they are told to.
+        child.stdin.close()
+        if child is not getattr(aws, "process", None) and child.poll() is None:
             child.terminate()
     for child in running:
         child.wait()

@@ -1,7 +1,9 @@
-"""Runs the emulator of AWS as testdata/aws/run.py does, and lets it ask for the keys that a policy names.
+"""Runs the emulator of AWS as testdata/aws/run.py does, with what it lacks to hold roles to the template's policies.
 
-The emulator holds roles to actions, resources and most conditions, but knows no `dynamodb:LeadingKeys`: here it
-learns `pk` of all items that a request names. Takes the emulator's own directory, as run.py.
+It knows actions, resources and most conditions, but no `dynamodb:LeadingKeys`: here it learns `pk` of all items that
+a request names. It asks for `sqs:SendMessageBatch`, which IAM does not have: that is `sqs:SendMessage`. And as nobody
+can speak TLS to it, its plain HTTP on loopback counts as that: the bucket takes nothing else. Takes the emulator's
+own directory, as run.py.
 """
 
 import json
@@ -9,10 +11,13 @@ import re
 import runpy
 from pathlib import Path
 
-from ministack.core import iam_actions
+from ministack.core import iam_actions, iam_evaluator
 
 RUN = Path(__file__).resolve().parent.parent / "testdata/aws/run.py"
+BATCHES = {"sqs:SendMessageBatch": "sqs:SendMessage"}
+action = iam_actions.extract_iam_action
 known = iam_actions.dynamodb_service_context
+pin = iam_evaluator.pin_request_origin
 
 
 def partitions(request):
@@ -38,5 +43,7 @@ def context(body):
     return found
 
 
+iam_actions.extract_iam_action = lambda *request: BATCHES.get(found := action(*request), found)
 iam_actions.dynamodb_service_context = context
+iam_evaluator.pin_request_origin = lambda address, _: pin(address, True)
 runpy.run_path(str(RUN), run_name="__main__")
