@@ -387,7 +387,7 @@ def main():
     expected = webhooks(aws, made) | post(aws, made)
     uploaded = upload(aws, made)
     poison(aws, made)
-    expected |= polled(dispatcher)
+    expected |= polled(aws, dispatcher)
 
     wait("an hour of feed", lambda: len(loaded(aws)[0]) > 60)
     wait("hits", lambda: dispatcher.counts()[("binary", "sourced")] >= HITS)
@@ -472,12 +472,11 @@ def poison(aws, made):
     say(f"a message that cannot be read is in {dead.rsplit('/', 1)[1]}: {message['MessageAttributes']['reason']['StringValue']}")
 
 
-def polled(dispatcher):
+def polled(aws, dispatcher):
     """A binary and a request that others post to the dispatcher, once query and download poll; gives their files."""
-    wanted = {"VirustotalFileLookup", "VirustotalDownload"}
-    wait("query and download to register", lambda: wanted <= set(dispatcher.summary()["registrations"]))
-    # What was posted before its first poll is not handed out to a plugin.
-    time.sleep(5)
+    # What was posted before its first poll is not handed out to a plugin. All schedules of a minute are due together.
+    wait("the first tick", lambda: any(loaded(aws)))
+    time.sleep(10)
     ask(dispatcher.url + "/api/v2/event?model=binary&sync=true", json.dumps([event_of(2)]).encode())
     ask(dispatcher.url + "/api/v2/event?model=download&sync=true", json.dumps([request_of(5)]).encode())
     answered = lambda: dispatcher.counts()[("status", "completed")]  # noqa: E731
