@@ -34,9 +34,11 @@ from samtranslator.yaml_helper import yaml_parse
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARIES = Path(os.environ.get("LAMBDA_BINARIES") or ROOT / "target/lambda").resolve()
-PROFILES = [Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / name for name in ("release", "debug")]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 # The stand-ins, of whichever build there is.
-SIM = Path(os.environ.get("DEMO_SIM") or next((p / "sim" for p in PROFILES if (p / "sim").exists()), PROFILES[0] / "sim"))
+BUILDS = [Path(os.environ.get("RELEASE_DIR", TARGET / "release")), TARGET / "release", TARGET / "debug"]
+SIM = next((build / "sim" for build in BUILDS if (build / "sim").exists()), BUILDS[0] / "sim")
+SIM = Path(os.environ.get("DEMO_SIM") or SIM).resolve()
 FUNCTIONS = ["load", "ingest", "query", "download", "hunt"]
 STACK = "azul-vt"
 ARTIFACTS = "artifacts"
