@@ -46,8 +46,14 @@ KEY = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 WEBHOOK_SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 TOKEN = "a-token-of-the-demo"
 RECORDS, HITS, KNOWN = 20, 3, 5
-# Minutes of records that the feed does not bring here, young enough for the age limit.
-UPLOADED, POSTED = (time.strftime("%Y%m%d%H%M", time.gmtime(time.time() - 3600 * hours)) for hours in (9, 10))
+# A minute of the feed that VirusTotal never has; minutes of records that come in by other ways, young enough.
+MISSING, UPLOADED, POSTED = (
+    time.strftime("%Y%m%d%H%M", time.gmtime(time.time() - 3600 * hours)) for hours in (1.5, 9, 10)
+)
+# A line that is no record.
+BAD = b"{}\n"
+# More than a message holds, so that its body is an object.
+LONG = {"case": "x" * 250_000}
 # Long for anything here; the longest is that a schedule is due.
 PATIENCE = 240
 
@@ -348,7 +354,7 @@ def main():
     sim = start(
         "standins",
         [SIM, "serve", "--records", RECORDS, "--small", "--key", KEY]
-        + ["--reports", KNOWN, "--samples", KNOWN, "--hits", HITS],
+        + ["--reports", KNOWN, "--samples", KNOWN, "--hits", HITS, "--missing", MISSING],
     )
     urls = wait("the stand-ins", lambda: (work / "standins.out").read_text().strip(), 60)
     urls = json.loads(urls)
@@ -403,9 +409,12 @@ def main():
     parameters["Schedules"] = "DISABLED"
     change(aws, "UPDATE", template, parameters)
     wait("the queue of minutes to be empty", lambda: depth(aws, made["MinutesQueueUrl"]) == 0)
-    wait("every minute to be loaded", lambda: not loaded(aws)[1])
-    minutes, _ = loaded(aws)
-    say(f"{len(minutes)} feed minutes are loaded, {minutes[0]} to {minutes[-1]}")
+    wait("every minute to be done", lambda: all("gap" in state.lower() for state in loaded(aws)[1].values()))
+    minutes, gaps = loaded(aws)
+    check("gaps", list(gaps), [MISSING])
+    say(f"{len(minutes)} feed minutes are loaded, {minutes[0]} to {minutes[-1]}, and one that VirusTotal lacks is a gap")
+    rejects = aws.s3.list_objects_v2(Bucket=made["BundleBucket"], Prefix="rejects/")["Contents"]
+    check("rejects", len(rejects), 2)
 
     expected |= {hashlib.sha256(sample(n)).hexdigest() for n in range(1, KNOWN + 1)}
     for of in [*minutes, uploaded]:
@@ -426,24 +435,26 @@ def main():
 
 
 def webhooks(aws, made):
-    """An event for query and one for download, by signed webhooks; a bad signature is refused."""
-    # As the dispatcher hands it out, so that the answer is a status.
-    handed_out = event_of(1) | {"dequeued": "key-1.VirustotalFileLookup.1.0"}
-    for name, url, event in [("query", "QueryUrl", handed_out), ("download", "DownloadUrl", request_of(4))]:
-        body = json.dumps([event]).encode()
+    """Events for query and one for download, by signed webhooks; a bad signature is refused."""
+    # As the dispatcher hands them out, so that the answer is a status.
+    handed_out = [event_of(n) | {"dequeued": f"key-{n}.VirustotalFileLookup.1.0"} for n in (1, 3)]
+    long = request_of(4)
+    handed_out[1]["source"]["references"] = long["source"]["references"] = LONG
+    for name, url, events in [("query", "QueryUrl", handed_out), ("download", "DownloadUrl", [long])]:
+        body = json.dumps(events).encode()
         status, said = aws.call(made[url], body, signed(body + b" ", f"bad-{name}"))
         check(f"the answer of {name} to a bad signature", status, 401)
         status, said = aws.call(made[url], body, signed(body, f"demo-{name}"))
         check(f"the answer of {name} to a webhook ({said})", status, 202)
     say("webhooks are taken: 202 with a signature, 401 with a bad one")
-    return {file(1), hashlib.sha256(sample(4)).hexdigest()}
+    return {file(1), file(3), hashlib.sha256(sample(4)).hexdigest()}
 
 
 def post(aws, made):
     """Records posted to ingest; gives their files."""
     posted = work / "posted.jsonl"
     output(SIM, "feed", "--minute", POSTED, "--records", RECORDS, "--output", posted)
-    body = posted.read_bytes()
+    body = posted.read_bytes() + BAD
     check("the answer to a post without a token", aws.call(made["IngestUrl"], body, {})[0], 401)
     status, said = aws.call(made["IngestUrl"], body, {"Authorization": f"Bearer {TOKEN}"})
     check(f"the answer to a post ({said})", status, 200)
@@ -458,7 +469,7 @@ def upload(aws, made):
     there = json.loads(said)
     bundle = work / "upload.jsonl"
     output(SIM, "feed", "--minute", UPLOADED, "--records", RECORDS, "--output", bundle)
-    put = urllib.request.Request(there["url"], bundle.read_bytes(), there["headers"], method="PUT")
+    put = urllib.request.Request(there["url"], bundle.read_bytes() + BAD, there["headers"], method="PUT")
     with urllib.request.urlopen(put, timeout=60) as answer:
         check("the answer to the upload", answer.status, 200)
     listed = lambda: aws.s3.list_objects_v2(Bucket=made["BundleBucket"], Prefix="incoming/")["KeyCount"]  # noqa: E731
@@ -485,10 +496,10 @@ def polled(aws, dispatcher):
     ask(dispatcher.url + "/api/v2/event?model=binary&sync=true", json.dumps([event_of(2)]).encode())
     ask(dispatcher.url + "/api/v2/event?model=download&sync=true", json.dumps([request_of(5)]).encode())
     answered = lambda: dispatcher.counts()[("status", "completed")]  # noqa: E731
-    wait("query to answer two events", lambda: answered() >= 2)
+    wait("query to answer three events", lambda: answered() >= 3)
     for n in (4, 5):
         wait(f"sample {n}", lambda n=n: dispatcher.has_sample(n, "virustotal"))
-    say("events that came by webhook and by polls went through the queues: two look-ups, two samples")
+    say("events that came by webhook and by polls went through the queues: three look-ups, two samples")
     return {file(2), hashlib.sha256(sample(5)).hexdigest()}
 
 
