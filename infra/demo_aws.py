@@ -32,6 +32,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from samtranslator.yaml_helper import yaml_parse
 
+import check as check_template
+
 ROOT = Path(__file__).resolve().parent.parent
 BINARIES = Path(os.environ.get("LAMBDA_BINARIES") or ROOT / "target/lambda").resolve()
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
@@ -376,6 +378,9 @@ def main():
         "ContentHosts": urls["content"],
         "LookupSources": "incidents",
         "FeedBacklogHours": "2",
+        "RequestsPerMinute": "1000",
+        "RequestsPerDay": "10000",
+        "RequestsPerMonth": "100000",
         "UrlAuthType": "NONE",
         "WebhookSecretsSecretArn": secrets["demo/webhooks"],
         "IngestTokensSecretArn": secrets["demo/tokens"],
@@ -560,11 +565,32 @@ def keep_logs():
 
 
 def look_at_logs():
-    """No function asked for what its role does not allow: they would say so."""
+    """No function asked for what its role does not allow, it would say so; they told the metrics that are watched."""
     lines = list(log_lines())
     denied = [line[:500] for line in lines if "AccessDenied" in line or "not authorized" in line]
     check("what a role did not allow", denied, [])
     say(f"{len(lines)} lines of log in CloudWatch: no function asked for what its role does not allow")
+    told = set(metrics_of(lines))
+    watched = {(name, tuple(sorted(dimensions))) for _, name, dimensions in check_template.used_metrics()}
+    # Of values that come of failures (`refused`, `buried` …) there are none here, but their metrics are.
+    missing = watched - {(name, tuple(label for label, _ in dimensions)) for name, dimensions in told}
+    check("metrics that alarms or the dashboard look at and nobody tells", missing, set())
+    say(f"{len(told)} metrics were told, those of alarms and the dashboard among them")
+
+
+def metrics_of(lines):
+    """Each metric in lines of CloudWatch's embedded metric format: name and dimensions."""
+    for line in lines:
+        text = line[line.find("{") :]
+        if '"_aws"' not in text:
+            continue
+        values = json.loads(text)
+        for block in values["_aws"]["CloudWatchMetrics"]:
+            check("the namespace of metrics", block["Namespace"], check_template.NAMESPACE)
+            for names in block["Dimensions"]:
+                dimensions = tuple(sorted((name, values[name]) for name in names))
+                for metric in block["Metrics"]:
+                    yield metric["Name"], dimensions
 
 
 def delete(aws, made):
