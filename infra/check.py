@@ -193,11 +193,11 @@ def roles():
                 yield f"{function}: {statement['Sid']} is about another resource than its setting"
             given.setdefault(of, set()).update(actions)
         for of in sorted(set(given) | set(allowed), key=str):
-            more, less = given.get(of, set()) - set(allowed.get(of, [])), set(allowed.get(of, [])) - given.get(of, set())
-            if more:
-                yield f"{function}: {of} allows {sorted(more)}, which permissions.json does not"
-            if less:
-                yield f"{function}: {of} lacks {sorted(less)} of permissions.json"
+            has, wanted = given.get(of, set()), set(allowed.get(of, []))
+            if has - wanted:
+                yield f"{function}: {of} allows {sorted(has - wanted)}, which permissions.json does not"
+            if wanted - has:
+                yield f"{function}: {of} lacks {sorted(wanted - has)} of permissions.json"
 
 
 def wildcards():
@@ -358,7 +358,8 @@ def watched():
         short = alarm["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
         if f"`{short}`" not in DEPLOYING:
             yield f"infra/README.md does not tell of the alarm {short}"
-    [duration] = [one["Expression"] for one in of_type("AWS::CloudWatch::Alarm")["DurationAlarm"]["Metrics"] if "Expression" in one]
+    durations = of_type("AWS::CloudWatch::Alarm")["DurationAlarm"]["Metrics"]
+    [duration] = [one["Expression"] for one in durations if "Expression" in one]
     [cost] = [w["metrics"][0][0]["expression"] for w in dashboard() if w["title"].startswith("Cost")]
     for function, what in FUNCTIONS.items():
         if f"FILL({function}, 0) / {what['Timeout'] * 10}" not in duration:
@@ -375,8 +376,8 @@ def functions():
     if {url["TargetFunctionArn"]["Fn::GetAtt"][0] for url in urls.values()} != {"Ingest", "Query", "Download"}:
         yield "other function URLs than those of ingest, query and download"
     for name, url in urls.items():
-        given = [p for p in of_type("AWS::Lambda::Permission").values() if p["FunctionName"] == url["TargetFunctionArn"]
-                 or p["FunctionName"] == {"Ref": url["TargetFunctionArn"]["Fn::GetAtt"][0]}]
+        function = {"Ref": url["TargetFunctionArn"]["Fn::GetAtt"][0]}
+        given = [p for p in of_type("AWS::Lambda::Permission").values() if p["FunctionName"] == function]
         actions = {p["Action"] for p in given if "FunctionUrlAuthType" in p or p.get("InvokedViaFunctionUrl")}
         if actions != {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}:
             yield f"{name} lacks one of the two permissions of its callers"
@@ -384,7 +385,8 @@ def functions():
         if what["CodeUri"] != f"../target/lambda/{function}.zip":
             yield f"{function} is not what `make package` makes"
         log = of_type("AWS::Logs::LogGroup").get(what["LoggingConfig"]["LogGroup"]["Ref"], {})
-        if "RetentionInDays" not in log or log["LogGroupName"] != {"Fn::Sub": f"/aws/lambda/${{AWS::StackName}}-{function}"}:
+        name = {"Fn::Sub": f"/aws/lambda/${{AWS::StackName}}-{function}"}
+        if "RetentionInDays" not in log or log["LogGroupName"] != name:
             yield f"{function} has no log group of its own that forgets"
 
 

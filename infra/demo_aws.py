@@ -490,7 +490,8 @@ def poison(aws, made):
     wait("a message that cannot be read to be put aside", lambda: depth(aws, dead))
     [message] = aws.sqs.receive_message(QueueUrl=dead, MessageAttributeNames=["All"])["Messages"]
     check("the message that was put aside", message["Body"], "this is no work")
-    say(f"a message that cannot be read is in {dead.rsplit('/', 1)[1]}: {message['MessageAttributes']['reason']['StringValue']}")
+    reason = message["MessageAttributes"]["reason"]["StringValue"]
+    say(f"a message that cannot be read is in {dead.rsplit('/', 1)[1]}: {reason}")
 
 
 def polled(aws, dispatcher):
