@@ -1,7 +1,7 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws azul lint soak demo lambda bench
+.PHONY: help test aws azul lint soak demo lambda bench infra infra-check demo-aws deploy destroy
 help: ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
 test: aws azul ## All tests, against stand-ins of VirusTotal, the dispatcher and AWS on 127.0.0.1
 	cargo test --workspace --locked
@@ -42,3 +42,22 @@ soak: aws ## 72 hours of feed through 8 processes that are killed all along, on 
 bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build --release --workspace --locked
 	./testdata/bench.py
+
+infra: ## What looks at infra/template.yaml and deploys it, in virtual environments of Python; installed once
+	@./testdata/install.sh target/infra infra/requirements.txt
+	@./testdata/install.sh target/checkov infra/requirements-checkov.txt
+
+infra-check: infra ## The template: cfn-lint, SAM, checkov, and what it has to agree with; needs no account
+	target/infra/bin/cfn-lint --regions us-east-1 -- infra/template.yaml
+	SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 target/infra/bin/sam validate --lint --template infra/template.yaml
+	BC_SKIP_MAPPING=TRUE target/checkov/bin/checkov --config-file infra/checkov.yaml --file infra/template.yaml
+	target/infra/bin/python infra/check.py
+
+demo-aws: infra ## The template deployed on the emulator of AWS with what `make package` made, used, and deleted
+	target/infra/bin/python infra/demo_aws.py
+
+deploy: infra ## The template deployed with what `make package` made, as infra/samconfig.toml says; asks first
+	cd infra && SAM_CLI_TELEMETRY=0 ../target/infra/bin/sam deploy
+
+destroy: infra ## The stack deleted, but for its table and its bucket; asks first
+	cd infra && SAM_CLI_TELEMETRY=0 ../target/infra/bin/sam delete
