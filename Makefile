@@ -1,5 +1,5 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws azul lint soak demo lambda bench infra infra-check demo-aws deploy destroy
+.PHONY: help test aws azul lint soak demo lambda local invoke bench infra infra-check demo-aws deploy destroy
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -33,6 +33,15 @@ lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with te
 	cargo build --workspace --examples --bins --locked
 	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
 	./testdata/lambda/lambda.py target/lambda
+
+local: ## The Lambdas served at 127.0.0.1:9000 with their state on this machine, until Ctrl-C; settings as for vt
+	cargo build --workspace --locked
+	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
+	./testdata/lambda/local.sh target/lambda
+
+invoke: ## One of them invoked: FN=load EVENT=schedule, or any file
+	PATH=target/lambda/bin:$$PATH cargo lambda invoke $(FN) -A 127.0.0.1 -P $${LOCAL_PORT:-9000} \
+		--data-file $(if $(wildcard testdata/events/$(EVENT).json),testdata/events/$(EVENT).json,$(EVENT))
 
 soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; then ten minutes of vt serve. SOAK_MINUTES=240 SERVE_SOAK_SECONDS=60 is quick
 	cargo build --workspace --locked
