@@ -417,7 +417,7 @@ def main():
     wait("every minute to be done", lambda: all("gap" in state.lower() for state in loaded(aws)[1].values()))
     minutes, gaps = loaded(aws)
     check("gaps", list(gaps), [MISSING])
-    say(f"{len(minutes)} feed minutes are loaded, {minutes[0]} to {minutes[-1]}, and one that VirusTotal lacks is a gap")
+    say(f"{len(minutes)} feed minutes are loaded, {minutes[0]} to {minutes[-1]}; one that VirusTotal lacks is a gap")
     rejects = aws.s3.list_objects_v2(Bucket=made["BundleBucket"], Prefix="rejects/")["Contents"]
     check("rejects", len(rejects), 2)
 
