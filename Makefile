@@ -1,7 +1,7 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws azul lint soak demo lambda bench
+.PHONY: help test aws azul lint soak demo lambda bench package coldstart sbom cargo-lambda paths
 help: ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
 test: aws azul ## All tests, against stand-ins of VirusTotal, the dispatcher and AWS on 127.0.0.1
 	cargo test --workspace --locked
@@ -29,15 +29,49 @@ demo: ## A synthetic feed through a killed and resumed load, and a posted bundle
 	./testdata/demo.sh
 	$(if $(filter aws,$(STATE)),,./testdata/examples.sh)
 
-lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
+# Not target/lambda: there cargo-lambda puts the functions.
+cargo-lambda:
+	@./testdata/install.sh target/cargo-lambda testdata/lambda/requirements.txt
+
+lambda: aws cargo-lambda ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
 	cargo build --workspace --locked
-	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
-	./testdata/lambda/lambda.py target/lambda
+	./testdata/lambda/lambda.py target/cargo-lambda
 
 soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; SOAK_MINUTES=240 is quick
 	cargo build --workspace --locked
 	./testdata/soak.py
 
-bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
-	cargo build --release --workspace --locked
+# Every release build here is the same one, so that what is measured is what is deployed, and it is made once.
+ARCH ?= x86_64
+TRIPLE := $(if $(filter arm64,$(ARCH)),aarch64,$(ARCH))-unknown-linux-gnu
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := --release --workspace --locked --target $(TRIPLE) --config $(TARGET)/paths.toml
+export RELEASE_DIR := $(TARGET)/$(TRIPLE)/release
+
+# Panics name source files, and where cargo keeps those of other crates differs from user to user: programs have
+# `/crates` instead. Of the workspace they name no more than `shared/src/…`.
+paths:
+	@cargo fetch --quiet --locked --target $(TRIPLE)
+	@mkdir -p $(TARGET)
+	@{ echo '[build]'; echo 'rustflags = ['; \
+	for at in "$${CARGO_HOME:-$$HOME/.cargo}"/registry/src/*; do echo "'--remap-path-prefix=$$at=/crates',"; done; \
+	echo ']'; } > $(TARGET)/paths.toml
+
+# cargo-lambda's own optimisations end processes at a panic and need a newer processor; the profile here decides.
+package: cargo-lambda paths ## The functions for Lambda in target/lambda, the same bytes each time; ARCH=arm64 on such a machine
+	PATH="$(CURDIR)/target/cargo-lambda/bin:$$PATH" cargo lambda build $(RELEASE) \
+		--compiler cargo --disable-optimizations --lambda-dir $(TARGET)/lambda
+	./infra/package.py $(TARGET)/lambda $(ARCH)
+
+coldstart: package ## Start and memory of these functions; COLDSTART_RUNS=5 is quick, BENCH_WRITE=1 renews README
+	./testdata/coldstart.py $(TARGET)/lambda
+
+bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
+	cargo build $(RELEASE)
 	./testdata/bench.py
+
+# A tool of its own, so not part of any check. It writes beside each Cargo.toml; without a time, so that it is the same each time.
+CYCLONEDX := $(CURDIR)/$(TARGET)/cargo-cyclonedx
+sbom: ## What the programs are made of, as CycloneDX in target/lambda/sbom
+	cargo install --quiet --locked --root $(CYCLONEDX) cargo-cyclonedx@0.5.9
+	PATH="$(CYCLONEDX)/bin:$$PATH" SOURCE_DATE_EPOCH=0 cargo cyclonedx --format json --describe binaries --target $(TRIPLE)
