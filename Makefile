@@ -1,5 +1,6 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws azul lint soak demo lambda local invoke bench infra infra-check demo-aws deploy destroy
+.PHONY: help test aws azul lint soak demo cargo-lambda lambda local invoke bench paths package lambda-release coldstart sbom
+.PHONY: infra infra-check demo-aws deploy destroy
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -29,18 +30,20 @@ demo: ## A synthetic feed through a killed and resumed load, and a posted bundle
 	./testdata/demo.sh
 	$(if $(filter aws,$(STATE)),,./testdata/examples.sh)
 
-lambda: aws ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
-	cargo build --workspace --examples --bins --locked
-	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
-	./testdata/lambda/lambda.py target/lambda
+# Not target/lambda: there cargo-lambda puts the functions.
+cargo-lambda:
+	@./testdata/install.sh target/cargo-lambda testdata/lambda/requirements.txt
 
-local: ## The Lambdas served at 127.0.0.1:9000 with their state on this machine, until Ctrl-C; settings as for vt
+lambda: aws cargo-lambda ## The Lambdas, attached to `cargo lambda watch` and invoked with testdata/events, on the emulator
+	cargo build --workspace --examples --bins --locked
+	./testdata/lambda/lambda.py target/cargo-lambda
+
+local: cargo-lambda ## The Lambdas served at 127.0.0.1:9000 with their state on this machine, until Ctrl-C; settings as for vt
 	cargo build --workspace --locked
-	@./testdata/install.sh target/lambda testdata/lambda/requirements.txt
-	./testdata/lambda/local.sh target/lambda
+	./testdata/lambda/local.sh target/cargo-lambda
 
 invoke: ## One of them invoked: FN=load EVENT=schedule, or any file
-	PATH=target/lambda/bin:$$PATH cargo lambda invoke $(FN) -A 127.0.0.1 -P $${LOCAL_PORT:-9000} \
+	PATH=target/cargo-lambda/bin:$$PATH cargo lambda invoke $(FN) -A 127.0.0.1 -P $${LOCAL_PORT:-9000} \
 		--data-file $(if $(wildcard testdata/events/$(EVENT).json),testdata/events/$(EVENT).json,$(EVENT))
 
 soak: aws ## 72 hours of feed through 8 processes that are killed all along, on the emulator; then ten minutes of vt serve. SOAK_MINUTES=240 SERVE_SOAK_SECONDS=60 is quick
@@ -48,9 +51,44 @@ soak: aws ## 72 hours of feed through 8 processes that are killed all along, on 
 	./testdata/soak.py
 	SERVE_SOAK_SECONDS=$${SERVE_SOAK_SECONDS:-600} cargo test --workspace --locked --test it serves::nothing -- --nocapture
 
-bench: ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
-	cargo build --release --workspace --locked
+# Every release build here is the same one, so that what is measured is what is deployed, and it is made once.
+ARCH ?= x86_64
+TRIPLE := $(if $(filter arm64,$(ARCH)),aarch64,$(ARCH))-unknown-linux-gnu
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := --release --workspace --locked --target $(TRIPLE) --config $(TARGET)/paths.toml
+export RELEASE_DIR := $(TARGET)/$(TRIPLE)/release
+
+# Panics name source files, and where cargo keeps those of other crates differs from user to user: programs have
+# `/crates` instead. Of the workspace they name no more than `shared/src/…`.
+paths:
+	@cargo fetch --quiet --locked --target $(TRIPLE)
+	@mkdir -p $(TARGET)
+	@{ echo '[build]'; echo 'rustflags = ['; \
+	for at in "$${CARGO_HOME:-$$HOME/.cargo}"/registry/src/*; do echo "'--remap-path-prefix=$$at=/crates',"; done; \
+	echo ']'; } > $(TARGET)/paths.toml
+
+# cargo-lambda's own optimisations end processes at a panic and need a newer processor; the profile here decides.
+package: cargo-lambda paths ## The functions for Lambda in target/lambda, the same bytes each time; ARCH=arm64 on such a machine
+	PATH="$(CURDIR)/target/cargo-lambda/bin:$$PATH" cargo lambda build $(RELEASE) \
+		--compiler cargo --disable-optimizations --lambda-dir $(TARGET)/lambda
+	./infra/package.py $(TARGET)/lambda $(ARCH)
+
+lambda-release: package ## Every event through these functions as Lambda would send it, an error and a panic too
+	cargo build $(RELEASE) --examples
+	AZUL_VT_BIN=$(abspath $(RELEASE_DIR)) cargo test --workspace --locked --test it lambdas::
+
+coldstart: package ## Start and memory of these functions; COLDSTART_RUNS=5 is quick, BENCH_WRITE=1 renews README
+	./testdata/coldstart.py $(TARGET)/lambda
+
+bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
+	cargo build $(RELEASE)
 	./testdata/bench.py
+
+# A tool of its own, so not part of any check. It writes beside each Cargo.toml; without a time, so that it is the same each time.
+CYCLONEDX := $(CURDIR)/$(TARGET)/cargo-cyclonedx
+sbom: ## What the programs are made of, as CycloneDX in target/lambda/sbom
+	cargo install --quiet --locked --root $(CYCLONEDX) cargo-cyclonedx@0.5.9
+	PATH="$(CYCLONEDX)/bin:$$PATH" SOURCE_DATE_EPOCH=0 cargo cyclonedx --format json --describe binaries --target $(TRIPLE)
 
 infra: ## What looks at infra/template.yaml and deploys it, in virtual environments of Python; installed once
 	@./testdata/install.sh target/infra infra/requirements.txt
@@ -62,7 +100,7 @@ infra-check: infra ## The template: cfn-lint, SAM, checkov, and what it has to a
 	BC_SKIP_MAPPING=TRUE target/checkov/bin/checkov --config-file infra/checkov.yaml --file infra/template.yaml
 	target/infra/bin/python infra/check.py
 
-demo-aws: infra ## The template deployed on the emulator of AWS with what `make package` made, used, and deleted
+demo-aws: infra package ## The template deployed on the emulator of AWS with what `make package` made, used, and deleted
 	target/infra/bin/python infra/demo_aws.py
 
 deploy: infra ## The template deployed with what `make package` made, as infra/samconfig.toml says; asks first

@@ -16,11 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from scripts import write
+from scripts import machine, median, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
-VT, SIM = TARGET / "release/vt", TARGET / "release/sim"
+RELEASE = Path(os.environ.get("RELEASE_DIR") or TARGET / "release").resolve()
+VT, SIM = RELEASE / "vt", RELEASE / "sim"
 MB = 1 << 20
 BUNDLE_BYTES = 100 * MB
 LOAD_LIMIT = 150 * MB
@@ -102,21 +103,6 @@ def cases(compressed, plain, records):
             absent.append(name)
     found.append(("`vt load` of that minute", lambda: load(compressed, records)))
     return found, absent
-
-
-def machine():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    system = os.uname()
-    return f"{os.cpu_count()} cores of {models[0] if models else system.machine}, {system.sysname}"
-
-
-def median(values):
-    values = sorted(values)
-    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
 
 
 def table(results, floor):

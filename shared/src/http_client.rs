@@ -5,6 +5,7 @@ use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
     path::PathBuf,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -14,6 +15,8 @@ use reqwest::{
     header::{HeaderMap, RETRY_AFTER},
     redirect,
 };
+use rustls::{ClientConfig, crypto::aws_lc_rs};
+use rustls_platform_verifier::BuilderVerifierExt as _;
 use url::Url;
 
 use crate::settings::Settings;
@@ -51,6 +54,9 @@ pub enum HttpSetupError {
         /// The setting.
         name: &'static str,
     },
+    /// The system has no certificate authorities that could be trusted.
+    #[error("TLS cannot be set up with the system's certificate authorities")]
+    Tls(#[source] rustls::Error),
     /// The client as a whole cannot be built.
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
@@ -85,10 +91,25 @@ pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
             builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&settings.no_proxy)));
         }
     }
-    if let Some(bundle) = ca_bundle(settings)? {
-        builder = builder.tls_certs_merge(bundle.certificates);
+    Ok(match ca_bundle(settings)? {
+        Some(bundle) => builder.tls_certs_merge(bundle.certificates),
+        None => builder.tls_backend_preconfigured(system_tls().map_err(HttpSetupError::Tls)?),
+    })
+}
+
+/// TLS that trusts the system's certificate authorities, as reqwest would set it up. They are read once in a process:
+/// a function has several clients, and reading them is most of its cold start.
+fn system_tls() -> Result<ClientConfig, rustls::Error> {
+    static TLS: OnceLock<ClientConfig> = OnceLock::new();
+    if let Some(tls) = TLS.get() {
+        return Ok(tls.clone());
     }
-    Ok(builder)
+    let mut tls = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TLS.get_or_init(|| tls).clone())
 }
 
 /// The certificates of `CA_BUNDLE`, as they are written and read.
@@ -274,6 +295,12 @@ mod tests {
             assert!(matches!(invalid, HttpSetupError::CaBundleInvalid { .. }), "{content}");
             assert!(invalid.to_string().starts_with("CA_BUNDLE="), "{invalid}");
         }
+    }
+
+    #[test]
+    fn the_systems_authorities_are_read_once() {
+        let (one, other) = (system_tls().unwrap(), system_tls().unwrap());
+        assert!(std::sync::Arc::ptr_eq(one.crypto_provider(), other.crypto_provider()));
     }
 
     #[test]
