@@ -71,6 +71,8 @@ paths:
 package: cargo-lambda paths ## The functions for Lambda in target/lambda, the same bytes each time; ARCH=arm64 on such a machine
 	PATH="$(CURDIR)/target/cargo-lambda/bin:$$PATH" cargo lambda build $(RELEASE) \
 		--compiler cargo --disable-optimizations --lambda-dir $(TARGET)/lambda
+	@# It moves programs; this puts them back to where a build leaves them, without building anything.
+	cargo build --quiet $(RELEASE)
 	./infra/package.py $(TARGET)/lambda $(ARCH)
 
 lambda-release: package ## Every event through these functions as Lambda would send it, an error and a panic too
@@ -84,11 +86,18 @@ bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is
 	cargo build $(RELEASE)
 	./testdata/bench.py
 
-# A tool of its own, so not part of any check. It writes beside each Cargo.toml; without a time, so that it is the same each time.
-CYCLONEDX := $(CURDIR)/$(TARGET)/cargo-cyclonedx
+# Nothing else needs this tool, so no check installs it. It writes beside each Cargo.toml; without a time and without
+# the directory, so the same each time.
+CYCLONEDX := $(CURDIR)/target/cargo-cyclonedx
 sbom: ## What the programs are made of, as CycloneDX in target/lambda/sbom
-	cargo install --quiet --locked --root $(CYCLONEDX) cargo-cyclonedx@0.5.9
-	PATH="$(CYCLONEDX)/bin:$$PATH" SOURCE_DATE_EPOCH=0 cargo cyclonedx --format json --describe binaries --target $(TRIPLE)
+	cargo install --quiet --debug --locked --root $(CYCLONEDX) cargo-cyclonedx@0.5.9
+	PATH="$(CYCLONEDX)/bin:$$PATH" SOURCE_DATE_EPOCH=0 cargo cyclonedx --quiet --format json --spec-version 1.5 \
+		--describe binaries --no-build-deps --target $(TRIPLE)
+	@mkdir -p $(TARGET)/lambda/sbom
+	@for at in functions/*/*_bin.cdx.json; do \
+		sed 's#$(CURDIR)/##g' $$at > $(TARGET)/lambda/sbom/$$(basename $$at _bin.cdx.json).cdx.json && rm $$at; done
+	@rm -f testdata/sim/sim_bin.cdx.json
+	@echo "They are in $(TARGET)/lambda/sbom"
 
 infra: ## What looks at infra/template.yaml and deploys it, in virtual environments of Python; installed once
 	@./testdata/install.sh target/infra infra/requirements.txt
