@@ -7,16 +7,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sim::{Shared, Unknown, feed::Style};
 
-use crate::commands::vt;
-
-/// Runs a command off the threads that serve its questions.
-pub(crate) async fn output(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    str::from_utf8(bytes).unwrap()
-}
+use crate::{
+    commands::vt,
+    running::{output, text},
+};
 
 fn on_aws(args: &[&str], emulator: &Shared) -> Command {
     let mut command = vt(args);

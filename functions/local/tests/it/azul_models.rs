@@ -5,8 +5,8 @@ use serde_json::json;
 use sim::{Azul, Hit, Model, feed::Style, lookup};
 
 use crate::{
-    running::Running,
-    served::{Stage, output, text},
+    running::{Running, output, text},
+    served::Stage,
 };
 
 fn requests(arrived: &sim::Arrived) -> usize {

@@ -168,7 +168,7 @@ async fn kills_exceed_no_quota_lose_no_request_and_publish_no_wrong_byte() {
     }
     let all: u64 = successes.values().sum();
     assert_eq!(sourced.len() as u64, all, "what has an event has its place");
-    let shown = crate::served::output(stage.vt(&["status", "--json"])).await;
+    let shown = crate::running::output(stage.vt(&["status", "--json"])).await;
     let status: Value = serde_json::from_slice(&shown.stdout).unwrap();
     // At midnight (UTC) the places are of two days.
     assert!(status["quotas"]["total"].as_u64().unwrap() <= all, "{status}");

@@ -14,7 +14,8 @@ use sim::feed::Style;
 
 use crate::{
     commands::{MINUTE, NOW, run, vt},
-    served::{Stage, output},
+    running::output,
+    served::Stage,
 };
 
 fn rows(stdout: &[u8]) -> Vec<Value> {

@@ -7,8 +7,8 @@ use serde_json::Value;
 use sim::{Behaviour, Hit, Model};
 
 use crate::{
-    running::Running,
-    served::{Stage, output, text},
+    running::{Running, output, text},
+    served::Stage,
 };
 
 const HITS: usize = 1000;

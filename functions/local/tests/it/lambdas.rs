@@ -12,7 +12,7 @@ use azul_vt::lambda::Function as _;
 use serde_json::{Value, json};
 use sim::{Outcome, RuntimeApi};
 
-use crate::served::Stage;
+use crate::{running::tells_no_secret, served::Stage};
 
 /// A function's process, its Runtime API, and its log.
 struct Lambda {
@@ -52,7 +52,9 @@ impl Lambda {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
+        let log = fs::read_to_string(&self.log).unwrap();
+        tells_no_secret(&log);
+        log
     }
 
     /// Its log's lines: all of them are JSON.

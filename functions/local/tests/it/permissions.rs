@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use sim::{Aws, Behaviour, Hit, Model, Unknown, feed::Style, lookup};
 
 use crate::{
-    aws::{exported, output, text},
+    aws::exported,
     commands::vt,
-    running::Running,
+    running::{Running, output, text},
 };
 
 /// By function, then by what they are for: permissions.

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use sim::{Behaviour, Fault, Unknown, feed::Style};
 
 use crate::{
-    running::Running,
-    served::{Stage, output, text},
+    running::{Running, output, text},
+    served::Stage,
 };
 
 const SEED: u64 = 5;

@@ -5,8 +5,8 @@ use sim::feed::Style;
 
 use crate::{
     commands::MINUTE,
-    running::Running,
-    served::{Stage, output, text},
+    running::{Running, output, text},
+    served::Stage,
 };
 
 #[tokio::test(flavor = "multi_thread")]

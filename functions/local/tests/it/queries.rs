@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sim::lookup;
 
 use crate::{
-    running::Running,
-    served::{Stage, output, text},
+    running::{Running, output, text},
+    served::Stage,
 };
 
 async fn stage() -> Stage {

@@ -2,9 +2,27 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
+
+/// Runs a command off the threads that serve its questions.
+pub(crate) async fn output(mut command: Command) -> Output {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    for said in [&output.stdout, &output.stderr] {
+        tells_no_secret(&String::from_utf8_lossy(said));
+    }
+    output
+}
+
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap()
+}
+
+/// Whatever a test is about: no process ever tells VirusTotal's key.
+pub(crate) fn tells_no_secret(said: &str) {
+    assert!(!said.contains(sim::TEST_KEY), "it tells the key: {said}");
+}
 
 /// A process, and what it says.
 pub(crate) struct Running {
@@ -53,7 +71,9 @@ impl Running {
             (self.child.wait().unwrap(), std::mem::take(&mut self.said))
         });
         if let Ok(ended) = tokio::time::timeout(Duration::from_secs(30), waiting).await {
-            return ended.unwrap();
+            let (status, said) = ended.unwrap();
+            tells_no_secret(&said);
+            return (status, said);
         }
         let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
         panic!("it does not end");

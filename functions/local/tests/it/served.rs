@@ -1,9 +1,6 @@
 //! Commands that talk to VirusTotal and the dispatcher, or look at the state.
 
-use std::{
-    process::{Command, Output},
-    sync::Arc,
-};
+use std::{process::Command, sync::Arc};
 
 use azul_vt::store::{
     local,
@@ -15,7 +12,7 @@ use sim::feed::Style;
 
 use crate::{
     commands::{MINUTE, vt},
-    running::Running,
+    running::{Running, output, text},
 };
 
 pub(crate) struct Stage {
@@ -50,15 +47,6 @@ impl Stage {
             .env("RULES_ROOT", "/nowhere/at/all");
         command
     }
-}
-
-/// Runs a command off the threads that serve its questions.
-pub(crate) async fn output(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    str::from_utf8(bytes).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

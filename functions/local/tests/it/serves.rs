@@ -12,8 +12,8 @@ use sim::{Hit, Model, feed::Style};
 
 use crate::{
     commands::MINUTE,
-    running::Running,
-    served::{Stage, output, text},
+    running::{Running, output, text},
+    served::Stage,
 };
 
 /// Of VirusTotal's minutes.
