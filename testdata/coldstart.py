@@ -2,8 +2,8 @@
 """Measures what a function's cold start costs before its first event: the time from its start to its first request
 for an event, and its memory then.
 
-Called by `make coldstart`; standard library only. Takes the directory that `make package` fills. This process is the Lambda service
-(its Runtime API, on loopback): it starts each function's `bootstrap` COLDSTART_RUNS times (15) in an empty environment
+Called by `make coldstart`; standard library only. Takes the directory that `make package` fills. This process is the
+Lambda service (its Runtime API, on loopback): it starts each function's `bootstrap` COLDSTART_RUNS times (15) in an empty environment
 and takes the medians. The state is in STATEDIR, then on AWS, which is not reached: nobody is asked anything
 before the first event. Prints a Markdown table; with BENCH_WRITE=1 it also goes between the markers in README.md.
 Exits with 1 where a function takes more memory than it may, or a zip is larger; on time, which depends on the
@@ -63,34 +63,33 @@ def memory(pid):
     fail("the function ended as it asked for its first event")
 
 
-def start(program, service, settings):
+def start(program, service, settings, state):
     """Starts a function, and ends it when it asks for its first event: (ms, bytes)."""
     host, port = service.getsockname()
-    with tempfile.TemporaryDirectory(prefix="azul-vt-coldstart-") as state:
-        environment = settings | {
-            "STATEDIR": f"{state}/state",
-            "AWS_LAMBDA_RUNTIME_API": f"{host}:{port}",
-            "AWS_LAMBDA_FUNCTION_NAME": program.parent.name,
-            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
-            "AWS_LAMBDA_LOG_GROUP_NAME": "here",
-            "AWS_LAMBDA_LOG_STREAM_NAME": "here",
-        }
-        with open(f"{state}/log", "wb") as log:
-            begun = time.monotonic()
-            child = subprocess.Popen([program], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            connection, _ = service.accept()
-            with connection:
-                connection.settimeout(PATIENCE)
-                asked = connection.recv(1 << 16)
-                took = time.monotonic() - begun
-                resident = memory(child.pid)
-        except TimeoutError:
-            fail(f"{program} asks for no event: {Path(state, 'log').read_text()[-2000:]}")
-        finally:
-            child.kill()
-            child.wait()
+    environment = settings | {
+        "STATEDIR": f"{state}/{program.parent.name}",
+        "AWS_LAMBDA_RUNTIME_API": f"{host}:{port}",
+        "AWS_LAMBDA_FUNCTION_NAME": program.parent.name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+        "AWS_LAMBDA_LOG_GROUP_NAME": "here",
+        "AWS_LAMBDA_LOG_STREAM_NAME": "here",
+    }
+    with open(f"{state}/log", "wb") as log:
+        begun = time.monotonic()
+        child = subprocess.Popen([program], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        connection, _ = service.accept()
+        with connection:
+            connection.settimeout(PATIENCE)
+            asked = connection.recv(1 << 16)
+            took = time.monotonic() - begun
+            resident = memory(child.pid)
+    except TimeoutError:
+        fail(f"{program} asks for no event: {Path(state, 'log').read_text()[-2000:]}")
+    finally:
+        child.kill()
+        child.wait()
     if not asked.startswith(b"GET /2018-06-01/runtime/invocation/next "):
         fail(f"{program} began with another request: {asked[:80]!r}")
     return took * 1000, resident
@@ -105,13 +104,16 @@ def main(packages):
         if not program.exists():
             fail(f"{program} is not there: run make package")
     samples = {}
-    with socket.create_server(("127.0.0.1", 0)) as service:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as service,
+        tempfile.TemporaryDirectory(prefix="azul-vt-coldstart-") as state,
+    ):
         service.settimeout(PATIENCE)
-        # In turn, so that a disturbance hits all alike; the first round only fills the caches.
+        # In turn, so that a disturbance hits all alike; the first round only fills the caches and makes the state.
         for at in range(rounds + 1):
             for program in programs:
                 for which, settings in enumerate(states):
-                    sample = start(program, service, settings)
+                    sample = start(program, service, settings, state)
                     if at:
                         samples.setdefault((program, which), []).append(sample)
     rows = [
