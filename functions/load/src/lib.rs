@@ -79,6 +79,12 @@ pub enum LoadError {
     /// A posted body was not delivered; it stays staged.
     #[error("a posted body was not delivered; it stays staged for the next run")]
     Posted(#[source] DeliverError),
+    /// An object was not delivered to its end in the time of an invocation.
+    #[error("the object {key} was not delivered in time; the next try begins at its first line")]
+    Object {
+        /// Its key.
+        key: String,
+    },
     /// The state could not be kept.
     #[error("the state could not be kept")]
     Store(#[from] StoreError),
@@ -228,6 +234,19 @@ impl Load {
         }
     }
 
+    /// As [`Load::run`], for whoever knows of an invocation only that it failed or not.
+    async fn invoked(&self, trigger: &Trigger, limits: &Limits) -> Result<Report, LoadError> {
+        match (trigger, self.run(trigger, limits).await) {
+            // Nobody else comes back to an object.
+            (Trigger::Object { key }, Ok(Report { paused: true, .. })) => {
+                Err(LoadError::Object { key: key.clone() })
+            }
+            // Without a key there are posts at most, and no feed to fail at.
+            (Trigger::Tick, Err(LoadError::NoKey)) => Ok(Report::default()),
+            (_, outcome) => outcome,
+        }
+    }
+
     /// Delivers an object that somebody put under `incoming/`.
     async fn object(&self, key: &str, limits: &Limits) -> Result<Report, LoadError> {
         let mut report = Report::default();
@@ -286,7 +305,7 @@ impl Function for Load {
         }
         let mut reports = Vec::new();
         for trigger in Trigger::parse(event)? {
-            reports.push(json!(self.run(&trigger, limits).await?));
+            reports.push(json!(self.invoked(&trigger, limits).await?));
         }
         Ok(Value::Array(reports))
     }

@@ -299,6 +299,25 @@ async fn an_event_of_the_queue_is_worked_and_answered_message_by_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_invocation_fails_where_an_object_waits_and_not_for_want_of_a_key() {
+    let world = World::new().await;
+    let load = world.load_at(NOW, &[("VIRUSTOTAL_APIKEY", "")]).await;
+    let key = "incoming/2026/01/02/abc";
+    let records = sim::feed::lines(SEED, "202601020304", 3, sim::feed::Style::Small);
+    load.store.bundles.put(key, &records).await.unwrap();
+    let event = json!({"detail": {"object": {"key": key}}});
+    let over = Limits::default();
+    over.stop.cancel();
+    let error = load.handle(&event, &over).await.unwrap_err();
+    assert!(error.to_string().contains(key), "{error}");
+    let answer = load.handle(&event, &Limits::default()).await.unwrap();
+    assert_eq!(answer[0]["counts"]["records"], 3);
+    // There is nothing to do without a key; nobody has to be told of that each minute.
+    let answer = load.handle(&json!({}), &Limits::default()).await.unwrap();
+    assert_eq!(answer[0]["loaded"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
     let world = World::new().await;
     let load = world.load().await;
