@@ -138,7 +138,10 @@ fn the_table_of_readme_is_that_of_the_code() {
 async fn a_download_shows_its_outcomes_and_quotas() {
     let stage = Stage::new().await;
     let mut command = stage.vt(&["download", "--listen"]);
-    command.env("PLUGIN_DATA_URL", stage.dispatcher.url()).env("WEBHOOK_LISTEN", "127.0.0.1:0");
+    command
+        .env("PLUGIN_DATA_URL", stage.dispatcher.url())
+        .env("CONTENT_HOSTS", stage.virustotal.content_url())
+        .env("WEBHOOK_LISTEN", "127.0.0.1:0");
     let (running, url) = Running::serve(command);
     let client = reqwest::Client::new();
     let sample = |n| stage.virustotal.sample(sim::lookup::sample(n));
