@@ -282,6 +282,7 @@ fn kind(error: &LoadError) -> Kind {
         },
         LoadError::Refused { .. }
         | LoadError::Posted(_)
+        | LoadError::Object { .. }
         | LoadError::Range(_)
         | LoadError::NotAMinute(_) => Kind::Minute,
     }
