@@ -291,7 +291,7 @@ def settings():
             if variable not in known:
                 yield f"{function}: {variable} is no setting of README.md"
     for name, parameter in PARAMETERS.items():
-        if re.search("Secret|Key|Token|Password|Proxy$", name) and not name.endswith("Arn") and not parameter.get("NoEcho"):
+        if re.search("Secret|Key|Token|Password|HttpsProxy", name) and not name.endswith("Arn") and not parameter.get("NoEcho"):
             yield f"the parameter {name} shows a secret"
         if f"`{name}`" not in DEPLOYING:
             yield f"infra/README.md does not tell of the parameter {name}"
