@@ -44,6 +44,8 @@ impl Serving {
             .env("LOOKUP_SOURCES", "incidents")
             .env("DISPATCHER_MAX_AGE_HOURS", "-1")
             .env("FEED_BACKLOG_HOURS", "2")
+            // All hits are of one rule, whose quota is not what is tried here.
+            .env("RESULT_LIMIT", "1000000")
             .env("LOG", "warn")
             .env("SERVE_LISTEN", "127.0.0.1:0")
             .env("INGEST_LISTEN", "127.0.0.1:0");
