@@ -60,9 +60,6 @@ pub enum HttpSetupError {
     /// The client as a whole cannot be built.
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
-    /// The client for AWS cannot be built.
-    #[error("the HTTP client for AWS cannot be set up")]
-    Aws(#[from] aws_smithy_http_client::HttpClientError),
 }
 
 /// A client with what `settings` say about proxies and certificates, a connect timeout of
@@ -92,7 +89,7 @@ pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
         }
     }
     Ok(match ca_bundle(settings)? {
-        Some(bundle) => builder.tls_certs_merge(bundle.certificates),
+        Some(certificates) => builder.tls_certs_merge(certificates),
         None => builder.tls_backend_preconfigured(system_tls().map_err(HttpSetupError::Tls)?),
     })
 }
@@ -112,17 +109,11 @@ fn system_tls() -> Result<ClientConfig, rustls::Error> {
     Ok(TLS.get_or_init(|| tls).clone())
 }
 
-/// The certificates of `CA_BUNDLE`, as they are written and read.
-pub(crate) struct CaBundle {
-    pub(crate) pem: Vec<u8>,
-    certificates: Vec<Certificate>,
-}
-
-/// What `CA_BUNDLE` holds; `None` where it is not set.
+/// The certificates of `CA_BUNDLE`; `None` where it is not set.
 ///
 /// # Errors
 /// A file that cannot be read, or holds anything but certificates.
-pub(crate) fn ca_bundle(settings: &Settings) -> Result<Option<CaBundle>, HttpSetupError> {
+fn ca_bundle(settings: &Settings) -> Result<Option<Vec<Certificate>>, HttpSetupError> {
     let Some(path) = &settings.ca_bundle else { return Ok(None) };
     let pem = fs::read(path)
         .map_err(|source| HttpSetupError::CaBundleUnreadable { path: path.clone(), source })?;
@@ -137,7 +128,7 @@ pub(crate) fn ca_bundle(settings: &Settings) -> Result<Option<CaBundle>, HttpSet
         .tls_certs_only(certificates.clone())
         .build()
         .map_err(|error| invalid(Some(error)))?;
-    Ok(Some(CaBundle { pem, certificates }))
+    Ok(Some(certificates))
 }
 
 /// The client of [`builder`].

@@ -60,6 +60,7 @@ pub(crate) async fn config_of(endpoint: &str, id: &str, secret: &str) -> SdkConf
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))
         .credentials_provider(credentials(id, secret))
+        .http_client(aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap())
         .load()
         .await
 }

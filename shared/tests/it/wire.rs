@@ -6,10 +6,6 @@ use std::sync::{
 };
 
 use aws_sdk_s3::primitives::SdkBody;
-use aws_smithy_http_client::{
-    Builder,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
 use aws_smithy_runtime_api::client::{
     http::{
         HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
@@ -18,6 +14,7 @@ use aws_smithy_runtime_api::client::{
     orchestrator::{HttpRequest, HttpResponse},
     runtime_components::RuntimeComponents,
 };
+use azul_vt::{settings::Settings, store::aws};
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +38,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(trouble: Trouble) -> Self {
-        let client = Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
+        let client = aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap();
         Self { client, trouble, calls: Arc::default(), refused: Arc::default() }
     }
 

@@ -22,6 +22,7 @@ async fn config(endpoint: &str) -> SdkConfig {
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))
         .credentials_provider(credentials)
+        .http_client(aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap())
         .load()
         .await
 }

@@ -56,6 +56,7 @@ impl OnAws {
             .endpoint_url(emulator.endpoint())
             .region(Region::from_static("us-east-1"))
             .credentials_provider(credentials)
+            .http_client(aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap())
             .load()
             .await;
         let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };

@@ -1,45 +1,95 @@
-//! The HTTP client of AWS's SDK, with the proxy and the certificate authorities that the settings name.
+//! The HTTP client of AWS's SDK: the one that everything else here speaks through, with its proxy and its
+//! certificate authorities. The SDK's own would read these once more, which is a third of a function's start.
 
-use aws_smithy_http_client::{
-    Connector,
-    proxy::ProxyConfig,
-    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+use std::{error::Error, time::Duration};
+
+use aws_smithy_runtime_api::{
+    client::{
+        http::{
+            HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings,
+            SharedHttpClient, SharedHttpConnector,
+        },
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+        runtime_components::RuntimeComponents,
+    },
+    shared::IntoShared as _,
 };
-use aws_smithy_runtime_api::client::http::{
-    HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
-};
+use aws_smithy_types::body::SdkBody;
+use tokio::time::timeout;
 
 use crate::{
-    http_client::{CONNECT_TIMEOUT, HttpSetupError, ca_bundle},
+    http_client::{self, HttpSetupError},
     settings::Settings,
 };
 
-/// `None` where the settings ask for nothing that the SDK's own client does not do. A proxy for plain http
-/// is not used: AWS is asked by https, and an emulator is near.
-pub(super) fn client(settings: &Settings) -> Result<Option<SharedHttpClient>, HttpSetupError> {
-    let authorities = ca_bundle(settings)?;
-    if authorities.is_none() && settings.https_proxy.is_none() {
-        return Ok(None);
+/// A client for the SDK. A proxy for plain http is not used: AWS is asked by https, and an emulator is near.
+///
+/// # Errors
+/// As [`http_client::builder`].
+pub fn http_client(settings: &Settings) -> Result<SharedHttpClient, HttpSetupError> {
+    let settings = Settings { http_proxy: None, ..settings.clone() };
+    Ok(Client(http_client::build(&settings)?).into_shared())
+}
+
+#[derive(Debug)]
+struct Client(reqwest::Client);
+
+impl HttpClient for Client {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        // Only the credentials of an EC2 instance are asked for with a limit, a short one: where there is no such service, nobody
+        // answers. It comes on top of the time to connect, for which reqwest has no limit a call.
+        let limit = settings
+            .read_timeout()
+            .map(|read| read + settings.connect_timeout().unwrap_or_default());
+        Connector { client: self.0.clone(), limit }.into_shared()
     }
-    let mut trusted = TrustStore::default();
-    if let Some(authorities) = authorities {
-        trusted.add_pem_certificate(authorities.pem);
+}
+
+#[derive(Debug)]
+struct Connector {
+    client: reqwest::Client,
+    /// How long the head of an answer may take.
+    limit: Option<Duration>,
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (client, limit) = (self.client.clone(), self.limit);
+        HttpConnectorFuture::new(async move {
+            let sending = send(client, request);
+            match limit {
+                Some(limit) => timeout(limit, sending)
+                    .await
+                    .unwrap_or_else(|late| Err(ConnectorError::timeout(late.into()))),
+                None => sending.await,
+            }
+        })
     }
-    let proxy = match &settings.https_proxy {
-        // The error is left out: it may show the URL and with it a password.
-        Some(url) => ProxyConfig::https(url.as_str())
-            .map_err(|_| HttpSetupError::Proxy { name: "HTTPS_PROXY" })?
-            .no_proxy(&settings.no_proxy),
-        None => ProxyConfig::disabled(),
-    };
-    let context = TlsContext::builder().with_trust_store(trusted).build()?;
-    let timeouts = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
-    let connector = Connector::builder()
-        .connector_settings(timeouts)
-        .proxy_config(proxy)
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .tls_context(context)
-        .build();
-    let connector = SharedHttpConnector::new(connector);
-    Ok(Some(http_client_fn(move |_, _| connector.clone())))
+}
+
+async fn send(
+    client: reqwest::Client,
+    request: HttpRequest,
+) -> Result<HttpResponse, ConnectorError> {
+    let unfit = |error: Box<dyn Error + Send + Sync>| ConnectorError::user(error);
+    let request = request.try_into_http1x().map_err(|e| unfit(e.into()))?;
+    let request =
+        request.map(reqwest::Body::wrap).try_into().map_err(|e: reqwest::Error| unfit(e.into()))?;
+    let response = client.execute(request).await.map_err(|error| {
+        // What the SDK tries again is told apart by these.
+        if error.is_builder() {
+            ConnectorError::user(error.into())
+        } else if error.is_timeout() {
+            ConnectorError::timeout(error.into())
+        } else {
+            ConnectorError::io(error.into())
+        }
+    })?;
+    let response = http::Response::from(response).map(SdkBody::from_body_1_x);
+    HttpResponse::try_from(response).map_err(|e| ConnectorError::other(e.into(), None))
 }

@@ -42,6 +42,7 @@ mod rules;
 mod table;
 
 pub use bundles::S3Bundles;
+pub use http::http_client;
 pub use inbox::SqsInbox;
 pub use rules::S3Rules;
 
@@ -69,15 +70,13 @@ pub async fn open(settings: &Settings, places: &AwsState) -> Result<Store, Store
 /// # Errors
 /// [`StoreError::Http`].
 pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).retry_config(
-        RetryConfig::standard()
-            .with_max_attempts(ATTEMPTS)
-            .with_initial_backoff(FIRST_WAIT)
-            .with_max_backoff(LONGEST_WAIT),
-    );
-    if let Some(client) = http::client(settings)? {
-        loader = loader.http_client(client);
-    }
+    let retries = RetryConfig::standard()
+        .with_max_attempts(ATTEMPTS)
+        .with_initial_backoff(FIRST_WAIT)
+        .with_max_backoff(LONGEST_WAIT);
+    let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .retry_config(retries)
+        .http_client(http_client(settings)?);
     Ok(loader.load().await)
 }
 
