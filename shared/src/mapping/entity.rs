@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{json::Value, record::FileObject, shapes::Sink};
+use super::{record::FileObject, shapes::Sink};
 use crate::azul::event::{BinaryEntity, StringMap};
+use crate::json::Value;
 
 /// VirusTotal's two names for a file's type. The Go plugin asks for them in opposite order for the
 /// path node and for the entity; Azul merges by these values, so the order stays.

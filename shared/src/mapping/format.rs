@@ -9,7 +9,7 @@ use jiff::{
     tz::{Offset, TimeZone},
 };
 
-use super::json::{Kind, Value};
+use crate::json::{Kind, Value};
 
 /// The text of a scalar: strings as they are, numbers in plain decimal, booleans as words, null
 /// empty. `None` for lists, objects and numbers beyond a double's range.

@@ -6,7 +6,6 @@
 mod catalogue;
 mod entity;
 mod format;
-mod json;
 mod record;
 mod shapes;
 mod special;
@@ -21,13 +20,13 @@ pub use self::{
 };
 use self::{
     entity::{FileTypes, describe, references},
-    json::Kind,
     record::{BadValue, FileObject},
     shapes::Sink,
 };
 use crate::azul::event::{
     Author, BinaryEvent, BinaryFlags, JsonObject, ModelVersion, PathNode, Source, StringMap,
 };
+use crate::json::Kind;
 
 /// sha256 of the empty file, which is in every feed and says nothing.
 const EMPTY_FILE: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use super::json::{Document, JsonError, Kind, Value};
+use crate::json::{Document, JsonError, Kind, Value};
 
 /// Why a record cannot be read. It never can: trying again is of no use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,10 @@ impl Record {
     /// The record's JSON text, as it came but for invalid UTF-8: what rules look at.
     pub fn text(&self) -> &str {
         self.document.text()
+    }
+
+    pub(crate) fn document(&self) -> &Document {
+        &self.document
     }
 
     /// How many invalid byte sequences and lone surrogates became U+FFFD.

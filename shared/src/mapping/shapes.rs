@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use super::{
     catalogue::{FeatureKind, Handler, Holds, Row, Shape},
     format::{self, ReadDate},
-    json::{Kind, Value},
     special,
 };
-use crate::azul::event::Feature;
+use crate::{
+    azul::event::Feature,
+    json::{Kind, Value},
+};
 
 /// Features of one row.
 const MAX_FEATURES_PER_ROW: usize = 1_000;
@@ -192,7 +194,8 @@ pub(super) fn text_of(value: Value<'_>) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{catalogue::HandlerSet, format::DateFormat, json::Document};
+    use crate::json::Document;
+    use crate::mapping::{catalogue::HandlerSet, format::DateFormat};
 
     /// The features of one handler on `attributes`, as `name=value` or `name=value [label]`, and the
     /// number of bad values.

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use super::{
     catalogue::{Row, Special},
     format,
-    json::{Kind, Value},
     shapes::{Checked, Sink, scalar_of, text_of},
 };
+use crate::json::{Kind, Value};
 
 /// Shorter texts, such as `TNULL`, are no TLSH hashes (the format has 70 hexadecimal digits).
 const MIN_TLSH_BYTES: usize = 70;
@@ -116,9 +116,9 @@ fn emit_assemblies(row: &Row, assemblies: Value<'_>, sink: &mut Sink) {
 
 #[cfg(test)]
 mod tests {
+    use crate::json::Document;
     use crate::mapping::{
         catalogue::HandlerSet,
-        json::Document,
         shapes::{self, Sink},
     };
 

@@ -130,7 +130,7 @@ pub fn select(
 ) -> Vec<DownloadEvent> {
     let download_url = record.download_url();
     let candidate = Candidate {
-        text: record.text(),
+        record,
         source: &event.source,
         sha256: &event.entity.sha256,
         size: record.size(),

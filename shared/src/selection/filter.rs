@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use super::path::{CompileError, Path, Warning};
+use super::{
+    needles::{Interner, Searches},
+    path::{CompileError, Path, Warning},
+};
+use crate::json::Document;
 
 /// A rule's text, compiled. Cheap to clone.
 #[derive(Clone)]
@@ -46,13 +50,19 @@ impl Filter {
     /// # Errors
     /// The rule is empty, or a part is too long or holds a bad regular expression.
     pub fn compile(rule: &str) -> Result<Self, FilterError> {
+        Self::compile_with(rule, &mut Interner::default())
+    }
+
+    /// As [`Filter::compile`], for one of many rules whose texts to look for get their numbers from `interner`.
+    pub(super) fn compile_with(rule: &str, interner: &mut Interner) -> Result<Self, FilterError> {
         if rule.split(';').all(|part| part.trim().is_empty()) {
             return Err(FilterError::Empty);
         }
         let mut parts = Vec::new();
         let mut warnings = Vec::new();
         for part in rule.split(';').filter(|part| !part.is_empty()) {
-            let (path, notes) = Path::compile(part).map_err(|error| explain(part, error))?;
+            let (path, notes) =
+                Path::compile(part, interner).map_err(|error| explain(part, error))?;
             parts.push(path);
             warnings.extend(notes.iter().map(|note| describe(part, note)));
         }
@@ -62,10 +72,14 @@ impl Filter {
     /// The record, given as its JSON text, matches: each part finds something that is not empty, `{}`,
     /// `[]` or `null`.
     pub fn matches(&self, json_text: &str) -> bool {
-        self.0.parts.iter().all(|part| {
-            part.get(json_text)
-                .is_some_and(|found| !matches!(&*found, "" | "\"\"" | "{}" | "[]" | "null"))
-        })
+        self.0.parts.iter().all(|part| part.get(json_text).is_some_and(|found| is_hit(&found)))
+    }
+
+    /// The same for a record that was parsed. `searches` are of this record, and of the rules that this one was
+    /// compiled with.
+    pub(super) fn matches_in(&self, document: &Document, searches: &Searches<'_>) -> bool {
+        let parts = &self.0.parts;
+        parts.iter().all(|part| part.find(document, Some(searches)).is_some_and(|f| is_hit(&f)))
     }
 
     /// The rule as written.
@@ -77,6 +91,10 @@ impl Filter {
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }
+}
+
+fn is_hit(found: &str) -> bool {
+    !matches!(found, "" | "\"\"" | "{}" | "[]" | "null")
 }
 
 impl fmt::Debug for Filter {

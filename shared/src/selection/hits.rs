@@ -4,7 +4,11 @@
 use memchr::memmem::Finder;
 use regex::bytes::Regex;
 
-use super::{json, re2};
+use super::{
+    json,
+    needles::{Interner, Searches},
+    re2,
+};
 
 /// A modifier with its argument, compiled.
 #[derive(Debug)]
@@ -19,14 +23,24 @@ pub(super) enum Hit {
     Less(i64),
     Matches(Regex),
     /// Contains one of them.
-    Any(Vec<Finder<'static>>),
+    Any(Any),
     /// The same, whatever the case.
     AnyCase(AnyCase),
+}
+
+/// Texts to look for.
+#[derive(Debug)]
+pub(super) struct Any {
+    needles: Vec<Finder<'static>>,
+    /// Their numbers among those of all rules, where they have some.
+    numbers: Option<Box<[usize]>>,
 }
 
 /// Texts to look for after lower-casing both sides.
 #[derive(Debug)]
 pub(super) struct AnyCase {
+    /// Those that are ASCII, by their numbers among those of all rules, where they have some.
+    numbers: Option<Box<[usize]>>,
     /// Lower-cased.
     needles: Vec<Finder<'static>>,
     /// All of them at once, for text that is ASCII, as nearly all is: no copy is made then.
@@ -51,7 +65,11 @@ impl Hit {
 
     /// The modifier `name` with `argument` as written, "" where there is none; `None` for a name that
     /// is not one of the ten.
-    pub(super) fn new(name: &str, argument: &str) -> Option<Result<Self, HitError>> {
+    pub(super) fn new(
+        name: &str,
+        argument: &str,
+        interner: &mut Interner,
+    ) -> Option<Result<Self, HitError>> {
         let number = |hit: fn(i64) -> Self| argument.parse().map_or(Self::Never, hit);
         let items = || Some(items(argument)).filter(|items| !items.is_empty());
         Some(Ok(match name {
@@ -60,10 +78,12 @@ impl Hit {
             "gt" => number(Self::Greater),
             "lt" => number(Self::Less),
             "in" => items().map_or(Self::Never, Self::In),
-            "any" => items().map_or(Self::Never, |items| Self::Any(finders(&items))),
-            "iany" => items().map_or(Self::Never, |items| Self::AnyCase(AnyCase::new(&items))),
-            "contains" => Self::Any(finders(&[argument.into()])),
-            "icontains" => Self::AnyCase(AnyCase::new(&[argument.into()])),
+            "any" => items().map_or(Self::Never, |items| Self::Any(Any::new(&items, interner))),
+            "iany" => {
+                items().map_or(Self::Never, |items| Self::AnyCase(AnyCase::new(&items, interner)))
+            }
+            "contains" => Self::Any(Any::new(&[argument.into()], interner)),
+            "icontains" => Self::AnyCase(AnyCase::new(&[argument.into()], interner)),
             "re" => return Some(Self::expression(argument)),
             _ => return None,
         }))
@@ -83,8 +103,13 @@ impl Hit {
         }
     }
 
-    /// What of `raw` the modifier gives on: all of it, for `re` the first match; `None` without a hit.
-    pub(super) fn apply<'t>(&self, raw: &'t str) -> Option<&'t str> {
+    /// What of `raw` the modifier gives on: all of it, for `re` the first match; `None` without a hit. With
+    /// `searches`, `raw` is a part of their record.
+    pub(super) fn apply<'t>(
+        &self,
+        raw: &'t str,
+        searches: Option<&Searches<'_>>,
+    ) -> Option<&'t str> {
         let bytes = raw.as_bytes();
         let hit = match self {
             Self::Never => false,
@@ -97,15 +122,29 @@ impl Hit {
                 let range = regex.find(bytes)?.range();
                 return raw.get(range).filter(|text| !text.is_empty());
             }
-            Self::Any(needles) => needles.iter().any(|needle| needle.find(bytes).is_some()),
-            Self::AnyCase(any) => any.found_in(raw),
+            Self::Any(any) => any.found_in(raw, searches),
+            Self::AnyCase(any) => any.found_in(raw, searches),
         };
         hit.then_some(raw)
     }
 }
 
+impl Any {
+    fn new(items: &[Box<str>], interner: &mut Interner) -> Self {
+        let numbers = items.iter().map(|item| interner.exact(item)).collect();
+        Self { needles: finders(items), numbers }
+    }
+
+    fn found_in(&self, raw: &str, searches: Option<&Searches<'_>>) -> bool {
+        let known = self.numbers.as_ref().zip(searches);
+        known.and_then(|(numbers, searches)| searches.exact(raw, numbers)).unwrap_or_else(|| {
+            self.needles.iter().any(|needle| needle.find(raw.as_bytes()).is_some())
+        })
+    }
+}
+
 impl AnyCase {
-    fn new(items: &[Box<str>]) -> Self {
+    fn new(items: &[Box<str>], interner: &mut Interner) -> Self {
         let lower: Vec<Box<str>> = items.iter().map(|item| lower(item).into()).collect();
         let pattern: Vec<String> =
             lower.iter().filter(|item| item.is_ascii()).map(|item| regex::escape(item)).collect();
@@ -117,12 +156,20 @@ impl AnyCase {
             .case_insensitive(true)
             .build()
             .ok();
-        Self { needles: finders(&lower), ascii }
+        let ascii_needles = lower.iter().filter(|item| item.is_ascii());
+        let numbers = ascii_needles.map(|item| interner.folded(item)).collect();
+        Self { numbers, needles: finders(&lower), ascii }
     }
 
-    fn found_in(&self, raw: &str) -> bool {
-        if let Some(ascii) = self.ascii.as_ref().filter(|_| raw.is_ascii()) {
-            return ascii.is_match(raw.as_bytes());
+    fn found_in(&self, raw: &str, searches: Option<&Searches<'_>>) -> bool {
+        if raw.is_ascii() {
+            let known = self.numbers.as_ref().zip(searches);
+            if let Some(found) = known.and_then(|(numbers, all)| all.folded(raw, numbers)) {
+                return found;
+            }
+            if let Some(ascii) = &self.ascii {
+                return ascii.is_match(raw.as_bytes());
+            }
         }
         let lower = lower(raw);
         self.needles.iter().any(|needle| needle.find(lower.as_bytes()).is_some())

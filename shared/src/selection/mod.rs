@@ -7,6 +7,7 @@
 mod filter;
 mod hits;
 mod json;
+mod needles;
 mod path;
 mod re2;
 mod rules;

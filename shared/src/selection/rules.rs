@@ -14,7 +14,11 @@ use serde::{
 };
 use serde_yaml::Value;
 
-use super::{Filter, FilterError};
+use super::{
+    Filter, FilterError,
+    needles::{Interner, Needles, Searches},
+};
+use crate::mapping::Record;
 
 /// Folders below folders; a link that leads back upwards ends here.
 const MAX_FOLDERS: usize = 32;
@@ -38,6 +42,7 @@ pub struct Rule {
 #[derive(Clone, Debug)]
 pub struct RuleSet {
     rules: Arc<[Rule]>,
+    needles: Arc<Needles>,
 }
 
 /// What [`RuleSet::load`] found.
@@ -173,7 +178,7 @@ struct LineOf(Option<usize>);
 impl RuleSet {
     /// No rules: nothing is ever selected.
     pub fn empty() -> Self {
-        Self { rules: Arc::new([]) }
+        Self { rules: Arc::new([]), needles: Arc::default() }
     }
 
     /// Reads every `*.yaml` below `dir`, sorted by path; names that begin with a dot are passed over.
@@ -206,19 +211,30 @@ impl RuleSet {
         mut errors: Vec<RuleError>,
         lenient: bool,
     ) -> Result<Loaded, RuleErrors> {
-        let mut rules = Vec::new();
+        let (mut rules, mut interner) = (Vec::new(), Interner::default());
         for (file, text) in texts {
-            read_file(&file, &text, &mut rules, &mut errors);
+            read_file(&file, &text, &mut interner, &mut rules, &mut errors);
         }
         if !errors.is_empty() && !lenient {
             return Err(RuleErrors(errors));
         }
-        Ok(Loaded { rules: rules.into(), errors, missing: false })
+        let rules = Self { rules: rules.into(), needles: Arc::new(interner.needles()) };
+        Ok(Loaded { rules, errors, missing: false })
     }
 
     /// The rules, in order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// The rules that a record matches, in order, but for those that never download: as [`Filter::matches`] of each
+    /// with the record's text, in less time.
+    pub fn matching(&self, record: &Record) -> Vec<&Rule> {
+        let searches = Searches::new(&self.needles);
+        let document = record.document();
+        // A quota of 0 means never: not worth the matching.
+        let wanted = self.rules.iter().filter(|rule| rule.daily_quota > 0);
+        wanted.filter(|rule| rule.filter.matches_in(document, &searches)).collect()
     }
 
     /// What compiles and can hardly be meant, a sentence each that names the rule.
@@ -236,12 +252,6 @@ impl RuleSet {
     /// There is no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
-    }
-}
-
-impl From<Vec<Rule>> for RuleSet {
-    fn from(rules: Vec<Rule>) -> Self {
-        Self { rules: rules.into() }
     }
 }
 
@@ -284,7 +294,13 @@ pub(super) fn files(dir: &Path, errors: &mut Vec<RuleError>) -> Vec<PathBuf> {
     found
 }
 
-fn read_file(file: &Path, text: &str, rules: &mut Vec<Rule>, errors: &mut Vec<RuleError>) {
+fn read_file(
+    file: &Path,
+    text: &str,
+    interner: &mut Interner,
+    rules: &mut Vec<Rule>,
+    errors: &mut Vec<RuleError>,
+) {
     // A file of comments alone is null: no rules.
     let entries = match serde_yaml::from_str::<Option<Vec<Entry>>>(text) {
         Ok(entries) => entries.unwrap_or_default(),
@@ -297,8 +313,11 @@ fn read_file(file: &Path, text: &str, rules: &mut Vec<Rule>, errors: &mut Vec<Ru
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (name, value) in entries.into_iter().flat_map(|Entry(rules)| rules) {
         let times = seen.entry(name.clone()).or_default();
-        let compiled =
-            if *times > 0 { Err(RuleProblem::Duplicate) } else { compile(stem, &name, value) };
+        let compiled = if *times > 0 {
+            Err(RuleProblem::Duplicate)
+        } else {
+            compile(stem, &name, value, interner)
+        };
         match compiled {
             Ok(rule) => rules.push(rule),
             Err(problem) => errors.push(RuleError::Rule {
@@ -312,7 +331,12 @@ fn read_file(file: &Path, text: &str, rules: &mut Vec<Rule>, errors: &mut Vec<Ru
     }
 }
 
-fn compile(stem: &str, name: &str, value: Value) -> Result<Rule, RuleProblem> {
+fn compile(
+    stem: &str,
+    name: &str,
+    value: Value,
+    interner: &mut Interner,
+) -> Result<Rule, RuleProblem> {
     if name.trim().is_empty() {
         return Err(RuleProblem::Nameless);
     }
@@ -328,7 +352,7 @@ fn compile(stem: &str, name: &str, value: Value) -> Result<Rule, RuleProblem> {
     }
     Ok(Rule {
         category: format!("{stem}/{name}"),
-        filter: Filter::compile(&text).map_err(RuleProblem::Filter)?,
+        filter: Filter::compile_with(&text, interner).map_err(RuleProblem::Filter)?,
         reference: match written.reference {
             Value::String(reference) => reference,
             Value::Null => String::new(),

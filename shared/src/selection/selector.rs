@@ -3,7 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::RuleSet;
-use crate::azul::event::{Author, DownloadEntity, DownloadEvent, ModelVersion, Source};
+use crate::{
+    azul::event::{Author, DownloadEntity, DownloadEvent, ModelVersion, Source},
+    mapping::Record,
+};
 
 /// What all requests of a run have in common.
 #[derive(Clone, Debug)]
@@ -21,8 +24,8 @@ pub struct SelectorOptions {
 /// A record that may be worth a download.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    /// The record's JSON text, which the rules look at.
-    pub text: &'a str,
+    /// The record, which the rules look at.
+    pub record: &'a Record,
     /// Where the record came from, as in its mapped event.
     pub source: &'a Source,
     /// Hex.
@@ -65,10 +68,8 @@ impl Selector {
             return Vec::new();
         }
         self.rules
-            .rules()
-            .iter()
-            // A quota of 0 means never: not worth the matching.
-            .filter(|rule| rule.daily_quota > 0 && rule.filter.matches(candidate.text))
+            .matching(candidate.record)
+            .into_iter()
             .map(|rule| {
                 let (direct_url, direct_expiry) = self.direct_link(candidate);
                 DownloadEvent {

@@ -11,6 +11,7 @@ use super::{
 use crate::selection::{
     hits::{Hit, HitError},
     json,
+    needles::Interner,
 };
 
 /// Longer texts are no rules that somebody wrote.
@@ -51,6 +52,7 @@ type Piece = (usize, usize, Place);
 
 struct Compiler<'p> {
     text: &'p str,
+    interner: &'p mut Interner,
     ids: HashMap<Piece, NodeId>,
     queue: Vec<Piece>,
     bad_regex: HashMap<NodeId, CompileError>,
@@ -58,13 +60,17 @@ struct Compiler<'p> {
 }
 
 impl Path {
-    /// Compiles `text`.
-    pub(in crate::selection) fn compile(text: &str) -> Result<(Self, Vec<Warning>), CompileError> {
+    /// Compiles `text`; what it looks for gets its numbers from `interner`.
+    pub(in crate::selection) fn compile(
+        text: &str,
+        interner: &mut Interner,
+    ) -> Result<(Self, Vec<Warning>), CompileError> {
         if text.len() > MAX_LENGTH {
             return Err(CompileError::TooLong);
         }
         let mut compiler = Compiler {
             text,
+            interner,
             ids: HashMap::new(),
             queue: Vec::new(),
             bad_regex: HashMap::new(),
@@ -219,7 +225,7 @@ impl<'p> Compiler<'p> {
         } else if let Some(builtin) = builtin(name, written) {
             Call::Builtin(builtin)
         } else {
-            let hit = match Hit::new(name, written)? {
+            let hit = match Hit::new(name, written, self.interner)? {
                 Ok(hit) => hit,
                 Err(HitError { pattern, source }) => {
                     self.bad_regex.insert(id, CompileError::BadRegex { pattern, source });

@@ -1,9 +1,12 @@
-//! Walks a table of nodes over raw JSON text.
+//! Walks a table of nodes over JSON: raw text, or a parsed document.
 
 use std::{borrow::Cow, cell::Cell};
 
 use super::{Call, Element, Entry, Key, Next, Node, NodeId, Step, query::Query};
-use crate::selection::json::{self, Kind};
+use crate::{
+    json::{Kind, Value},
+    selection::{json, needles::Searches},
+};
 
 /// Deeper evaluations find nothing. Records are no deeper.
 const MAX_DEPTH: usize = 128;
@@ -11,9 +14,116 @@ const MAX_DEPTH: usize = 128;
 /// double its text again and again, and must not take the process with it.
 const MAX_WRITTEN: usize = 256 * 1024 * 1024;
 
+/// What a path is worked on. Raw text and a document's value find the same; with a document, what a path passes by
+/// is not read again for each path.
+pub(super) trait Json<'t>: Copy {
+    /// Whether it is a part of the record, which [`Searches`] know.
+    const IN_RECORD: bool;
+
+    /// As raw JSON.
+    fn raw(self) -> &'t str;
+    /// What a path that starts here walks into, if it can.
+    fn inside(self) -> Option<Self>;
+    fn is_list(self) -> bool;
+    fn is_container(self) -> bool;
+    /// Keys and values, each key as often as it stands there.
+    fn members(self) -> impl Iterator<Item = (Self, Self)>;
+    fn elements(self) -> impl Iterator<Item = Self>;
+    /// Whether this key is `key`.
+    fn is_key(self, key: &str) -> bool;
+    /// What this key says.
+    fn key(self) -> Cow<'t, str>;
+}
+
+impl<'t> Json<'t> for &'t str {
+    const IN_RECORD: bool = false;
+
+    fn raw(self) -> &'t str {
+        self
+    }
+
+    fn inside(self) -> Option<Self> {
+        let text = self.trim_start_matches(|c: char| c <= ' ');
+        // A string may hold brackets, and yet has no members.
+        if text.starts_with('"') {
+            return None;
+        }
+        let open = memchr::memchr2(b'{', b'[', text.as_bytes())?;
+        text.get(open..)
+    }
+
+    fn is_list(self) -> bool {
+        self.starts_with('[')
+    }
+
+    fn is_container(self) -> bool {
+        self.starts_with(['{', '['])
+    }
+
+    fn members(self) -> impl Iterator<Item = (Self, Self)> {
+        json::members(self)
+    }
+
+    fn elements(self) -> impl Iterator<Item = Self> {
+        json::elements(self)
+    }
+
+    fn is_key(self, key: &str) -> bool {
+        // Most keys hold no escape and most keys differ in length.
+        if self.len() < key.len() + 2 {
+            return false;
+        }
+        if self.len() == key.len() + 2 && !self.contains('\\') {
+            return self.get(1..self.len() - 1) == Some(key);
+        }
+        self.contains('\\') && *json::decode(self) == *key
+    }
+
+    fn key(self) -> Cow<'t, str> {
+        json::decode(self)
+    }
+}
+
+impl<'t> Json<'t> for Value<'t> {
+    const IN_RECORD: bool = true;
+
+    fn raw(self) -> &'t str {
+        self.json()
+    }
+
+    fn inside(self) -> Option<Self> {
+        self.is_container().then_some(self)
+    }
+
+    fn is_list(self) -> bool {
+        self.kind() == Kind::List
+    }
+
+    fn is_container(self) -> bool {
+        matches!(self.kind(), Kind::List | Kind::Object)
+    }
+
+    fn members(self) -> impl Iterator<Item = (Self, Self)> {
+        self.pairs()
+    }
+
+    fn elements(self) -> impl Iterator<Item = Self> {
+        self.items()
+    }
+
+    fn is_key(self, key: &str) -> bool {
+        self.says(key)
+    }
+
+    fn key(self) -> Cow<'t, str> {
+        self.text().unwrap_or_default()
+    }
+}
+
 /// One evaluation.
 pub(super) struct Eval<'n> {
     nodes: &'n [Node],
+    searches: Option<&'n Searches<'n>>,
     depth: Cell<usize>,
     written: Cell<usize>,
 }
@@ -29,12 +139,13 @@ enum Found<'t> {
 }
 
 impl<'n> Eval<'n> {
-    pub(super) fn new(nodes: &'n [Node]) -> Self {
-        Self { nodes, depth: Cell::new(0), written: Cell::new(0) }
+    /// `searches` are of the record whose document is evaluated.
+    pub(super) fn new(nodes: &'n [Node], searches: Option<&'n Searches<'n>>) -> Self {
+        Self { nodes, searches, depth: Cell::new(0), written: Cell::new(0) }
     }
 
     /// What the path that starts at `node` finds in `json`.
-    pub(super) fn get<'t>(&self, node: NodeId, json: &'t str) -> Option<Cow<'t, str>> {
+    pub(super) fn get<'t>(&self, node: NodeId, json: impl Json<'t>) -> Option<Cow<'t, str>> {
         let depth = self.depth.get();
         if depth >= MAX_DEPTH {
             return None;
@@ -45,18 +156,21 @@ impl<'n> Eval<'n> {
         found
     }
 
-    fn start<'t>(&self, node: NodeId, json: &'t str) -> Option<Cow<'t, str>> {
+    fn start<'t, J: Json<'t>>(&self, node: NodeId, json: J) -> Option<Cow<'t, str>> {
         match self.nodes.get(node)? {
             Node::Modify { call, then } => {
                 let out = match call {
                     Call::Builtin(builtin) => {
-                        let out = builtin.apply(json, self)?;
+                        let out = builtin.apply(json.raw(), self)?;
                         if let Cow::Owned(out) = &out {
                             self.write(out.len())?;
                         }
                         out
                     }
-                    Call::Hit(hit) => Cow::Borrowed(hit.apply(json)?),
+                    Call::Hit(hit) => {
+                        let searches = self.searches.filter(|_| J::IN_RECORD);
+                        Cow::Borrowed(hit.apply(json.raw(), searches)?)
+                    }
                 };
                 self.then(*then, out)
             }
@@ -65,22 +179,14 @@ impl<'n> Eval<'n> {
                 let list = self.multi(*object, entries, json)?;
                 self.then(*then, Cow::Owned(list))
             }
-            Node::Lines(element) => match self.element(element, json::lines(json)) {
+            Node::Lines(element) => match self.element(element, json::lines(json.raw())) {
                 Found::Miss => None,
                 Found::List(value) | Found::Value(value) => value,
             },
-            Node::Step(step) => {
-                let text = json.trim_start_matches(|c: char| c <= ' ');
-                // A string may hold brackets, and yet has no members.
-                if text.starts_with('"') {
-                    return None;
-                }
-                let open = memchr::memchr2(b'{', b'[', text.as_bytes())?;
-                match self.walk(step, text.get(open..)?) {
-                    Found::Miss => None,
-                    Found::List(value) | Found::Value(value) => value,
-                }
-            }
+            Node::Step(step) => match self.walk(step, json.inside()?) {
+                Found::Miss => None,
+                Found::List(value) | Found::Value(value) => value,
+            },
         }
     }
 
@@ -99,7 +205,7 @@ impl<'n> Eval<'n> {
         }
     }
 
-    fn multi(&self, object: bool, entries: &[Entry], json: &str) -> Option<String> {
+    fn multi<'t>(&self, object: bool, entries: &[Entry], json: impl Json<'t>) -> Option<String> {
         let mut out = String::from(if object { "{" } else { "[" });
         for Entry { name, path } in entries {
             let Some(value) = self.get(*path, json) else { continue };
@@ -117,13 +223,12 @@ impl<'n> Eval<'n> {
         Some(out)
     }
 
-    /// `container` begins with its bracket.
-    fn walk<'t>(&self, step: &Step, container: &'t str) -> Found<'t> {
-        if container.starts_with('[') {
-            return self.element(&step.element, json::elements(container));
+    fn walk<'t>(&self, step: &Step, container: impl Json<'t>) -> Found<'t> {
+        if container.is_list() {
+            return self.element(&step.element, container.elements());
         }
         let mut list = None;
-        for (key, value) in json::members(container) {
+        for (key, value) in container.members() {
             if !step.key.fits(key) {
                 continue;
             }
@@ -138,14 +243,14 @@ impl<'n> Eval<'n> {
         list.map_or(Found::Miss, Found::List)
     }
 
-    fn next<'t>(&self, next: Next, value: &'t str) -> Found<'t> {
+    fn next<'t>(&self, next: Next, value: impl Json<'t>) -> Found<'t> {
         match next {
-            Next::End => Found::Value(Some(Cow::Borrowed(value))),
+            Next::End => Found::Value(Some(Cow::Borrowed(value.raw()))),
             Next::Pipe(node) => Found::Value(self.get(node, value)),
             Next::Into(node) => {
                 let depth = self.depth.get();
                 let (Some(Node::Step(step)), true, true) =
-                    (self.nodes.get(node), value.starts_with(['{', '[']), depth < MAX_DEPTH)
+                    (self.nodes.get(node), value.is_container(), depth < MAX_DEPTH)
                 else {
                     return Found::Miss;
                 };
@@ -157,7 +262,11 @@ impl<'n> Eval<'n> {
         }
     }
 
-    fn element<'t>(&self, element: &Element, mut values: json::Elements<'t>) -> Found<'t> {
+    fn element<'t, J: Json<'t>>(
+        &self,
+        element: &Element,
+        mut values: impl Iterator<Item = J>,
+    ) -> Found<'t> {
         match element {
             Element::Nothing => Found::Miss,
             Element::Index(index, next) => {
@@ -173,10 +282,10 @@ impl<'n> Eval<'n> {
                 Found::Value(list.and_then(|list| self.pipe(*pipe, Cow::Owned(list))))
             }
             Element::Query { query, all, path, pipe } => {
-                let mut fitting = values.filter(|value| self.fits(query, value)).peekable();
-                let inside = |value: &'t str| match path {
+                let mut fitting = values.filter(|value| self.fits(query, *value)).peekable();
+                let inside = |value: J| match path {
                     Some(path) => self.get(*path, value),
-                    None => Some(Cow::Borrowed(value)),
+                    None => Some(Cow::Borrowed(value.raw())),
                 };
                 if *all {
                     // GJSON looks for the pipe behind an inner path when an element fits, so that
@@ -193,13 +302,13 @@ impl<'n> Eval<'n> {
         }
     }
 
-    fn fits(&self, query: &Query, element: &str) -> bool {
-        let container = matches!(json::kind(element), Some(Kind::Object | Kind::Array));
+    fn fits<'t>(&self, query: &Query, element: impl Json<'t>) -> bool {
+        let container = element.is_container();
         match query.path {
             Some(path) if container => query.test.holds(self.get(path, element).as_deref()),
             Some(_) => false,
             None if container => query.test.holds(self.get(query.empty, element).as_deref()),
-            None => query.test.holds(Some(element)),
+            None => query.test.holds(Some(element.raw())),
         }
     }
 
@@ -225,20 +334,10 @@ impl<'n> Eval<'n> {
 }
 
 impl Key {
-    /// `raw` is a key as it stands in the text, quotes included.
-    fn fits(&self, raw: &str) -> bool {
+    fn fits<'t>(&self, key: impl Json<'t>) -> bool {
         match self {
-            Self::Exact(key) => {
-                // Most keys hold no escape and most keys differ in length.
-                if raw.len() < key.len() + 2 {
-                    return false;
-                }
-                if raw.len() == key.len() + 2 && !raw.contains('\\') {
-                    return raw.get(1..raw.len() - 1) == Some(key);
-                }
-                raw.contains('\\') && json::decode(raw) == **key
-            }
-            Self::Like(glob) => glob.fits(&json::decode(raw)),
+            Self::Exact(wanted) => key.is_key(wanted),
+            Self::Like(glob) => glob.fits(&key.key()),
         }
     }
 }

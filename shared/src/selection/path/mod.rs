@@ -1,4 +1,4 @@
-//! GJSON paths: compiled once into a table of nodes, evaluated over raw JSON text.
+//! GJSON paths: compiled once into a table of nodes, evaluated over raw JSON text or a parsed document.
 //!
 //! Every piece of a path is a range of its text, and what a piece means depends only on that range and
 //! on whether it stands at a start (where modifiers, literals and multipaths are known) or inside a
@@ -16,7 +16,8 @@ mod query;
 use std::borrow::Cow;
 
 use self::{glob::Glob, modify::Builtin, query::Query};
-use super::hits::Hit;
+use super::{hits::Hit, needles::Searches};
+use crate::json::Document;
 
 pub(super) use self::compile::{CompileError, Warning};
 
@@ -107,7 +108,21 @@ enum Element {
 impl Path {
     /// What the path finds in `json`, as raw JSON text.
     pub(super) fn get<'t>(&self, json: &'t str) -> Option<Cow<'t, str>> {
-        eval::Eval::new(&self.nodes).get(self.start, json)
+        eval::Eval::new(&self.nodes, None).get(self.start, json)
+    }
+
+    /// The same for the text of `document`, whose values are not read again. `searches` are those of this document.
+    pub(super) fn find<'t>(
+        &self,
+        document: &'t Document,
+        searches: Option<&Searches<'_>>,
+    ) -> Option<Cow<'t, str>> {
+        let eval = eval::Eval::new(&self.nodes, searches);
+        match self.nodes.get(self.start) {
+            Some(Node::Step(_)) => eval.get(self.start, document.root()),
+            // A modifier sees the blanks around the record too.
+            _ => eval.get(self.start, document.text()),
+        }
     }
 }
 

@@ -3,6 +3,10 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 
 use super::{CompileError, Path, Warning};
+use crate::{
+    json::Document,
+    selection::needles::{Interner, Searches},
+};
 
 const DOCUMENT: &str = r#"{
   "name": {"first": "Ada", "last": "Byron"},
@@ -24,8 +28,15 @@ const DOCUMENT: &str = r#"{
 
 /// What `path` finds in `json`; "-" where nothing.
 fn get(json: &str, path: &str) -> String {
-    let (path, _) = Path::compile(path).unwrap();
-    path.get(json).map_or("-".to_owned(), Cow::into_owned)
+    let mut interner = Interner::default();
+    let (path, _) = Path::compile(path, &mut interner).unwrap();
+    let found = path.get(json);
+    if let Ok(document) = Document::parse(json.to_owned()) {
+        let needles = interner.needles();
+        assert_eq!(path.find(&document, Some(&Searches::new(&needles))), found);
+        assert_eq!(path.find(&document, None), found);
+    }
+    found.map_or("-".to_owned(), Cow::into_owned)
 }
 
 fn finds(cases: &[(&str, &str)]) {
@@ -340,7 +351,7 @@ fn arguments_end_where_json_ends_or_at_a_pipe() {
     // What stands in brackets is the whole argument; the dot leads on, here to nothing.
     assert!(!hit("a|@contains:(y|z).exe"));
     assert!(!hit("a|@contains:y|z"));
-    let warnings = |path: &str| Path::compile(path).unwrap().1;
+    let warnings = |path: &str| Path::compile(path, &mut Interner::default()).unwrap().1;
     let ignored = |text: &str| vec![Warning::Ignored(text.to_owned())];
     assert_eq!(warnings(r#"a|@eq:"PDF",b|@gt:10"#), ignored(",b|@gt:10"));
     assert_eq!(warnings(r#"a|@in:"US","CN""#), ignored(r#","CN""#));
@@ -350,8 +361,8 @@ fn arguments_end_where_json_ends_or_at_a_pipe() {
 
 #[test]
 fn what_cannot_be_meant_is_refused_or_warned_of() {
-    let refused = |path: &str| Path::compile(path).unwrap_err();
-    let warnings = |path: &str| Path::compile(path).unwrap().1;
+    let refused = |path: &str| Path::compile(path, &mut Interner::default()).unwrap_err();
+    let warnings = |path: &str| Path::compile(path, &mut Interner::default()).unwrap().1;
     for path in [
         "@nosuch",
         "a.@nosuch:1.b",
@@ -446,7 +457,7 @@ fn path() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_path_over_any_json_ends_without_a_panic(path in path(), json in json(), cut in any::<usize>()) {
-        if Path::compile(&path).is_err() {
+        if Path::compile(&path, &mut Interner::default()).is_err() {
             return Ok(());
         }
         get(&json, &path);

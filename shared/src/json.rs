@@ -8,14 +8,14 @@
 use std::{borrow::Cow, collections::HashSet};
 
 /// Lists and objects may stand in each other this deep.
-pub(super) const MAX_DEPTH: usize = 128;
+pub(crate) const MAX_DEPTH: usize = 128;
 
 /// Values and keys of one text: 32 MB of tape. The largest records seen hold some 50,000.
-pub(super) const MAX_VALUES: usize = 2_000_000;
+pub(crate) const MAX_VALUES: usize = 2_000_000;
 
 /// Why a text is not JSON that we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum JsonError {
+pub(crate) enum JsonError {
     #[error("expected {expected} at byte {at}")]
     Syntax { expected: &'static str, at: usize },
     #[error("more than {MAX_DEPTH} lists and objects in each other at byte {at}")]
@@ -28,7 +28,7 @@ pub(super) enum JsonError {
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Null,
     True,
     False,
@@ -57,14 +57,14 @@ const NOTHING: Node = Node { kind: Kind::Null, start: 0, end: 0, next: u32::MAX 
 
 /// A parsed text.
 #[derive(Clone, Debug)]
-pub(super) struct Document {
+pub(crate) struct Document {
     text: String,
     nodes: Vec<Node>,
     lone_surrogates: u64,
 }
 
 impl Document {
-    pub(super) fn parse(text: String) -> Result<Self, JsonError> {
+    pub(crate) fn parse(text: String) -> Result<Self, JsonError> {
         if u32::try_from(text.len()).is_err() {
             return Err(JsonError::TooLong);
         }
@@ -81,16 +81,16 @@ impl Document {
         Ok(Self { text, nodes, lone_surrogates })
     }
 
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// Escapes such as `\ud800` without their other half. They read as U+FFFD.
-    pub(super) fn lone_surrogates(&self) -> u64 {
+    pub(crate) fn lone_surrogates(&self) -> u64 {
         self.lone_surrogates
     }
 
-    pub(super) fn root(&self) -> Value<'_> {
+    pub(crate) fn root(&self) -> Value<'_> {
         self.value(0)
     }
 
@@ -102,28 +102,35 @@ impl Document {
 
 /// A value of a [`Document`].
 #[derive(Clone, Copy)]
-pub(super) struct Value<'a> {
+pub(crate) struct Value<'a> {
     document: &'a Document,
     node: Node,
     index: u32,
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> Kind {
         self.node.kind
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.node.kind == Kind::Null
     }
 
     /// The text of the value as it stands in the document, a string without its quotes.
-    pub(super) fn raw(self) -> &'a str {
+    pub(crate) fn raw(self) -> &'a str {
         self.document.text.get(self.node.start as usize..self.node.end as usize).unwrap_or_default()
     }
 
+    /// The value's own JSON as it stands in the document, a string with its quotes.
+    pub(crate) fn json(self) -> &'a str {
+        let quote = u32::from(matches!(self.node.kind, Kind::Text | Kind::EscapedText));
+        let range = (self.node.start - quote) as usize..(self.node.end + quote) as usize;
+        self.document.text.get(range).unwrap_or_default()
+    }
+
     /// What a string says; `None` for anything else.
-    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
         match self.node.kind {
             Kind::Text => Some(Cow::Borrowed(self.raw())),
             Kind::EscapedText => Some(Cow::Owned(unescape(self.raw()))),
@@ -132,17 +139,17 @@ impl<'a> Value<'a> {
     }
 
     /// The member of an object; `None` where there is none and where this is no object.
-    pub(super) fn get(self, key: &str) -> Option<Value<'a>> {
+    pub(crate) fn get(self, key: &str) -> Option<Value<'a>> {
         self.pairs().find(|(name, _)| name.says(key)).map(|(_, value)| value)
     }
 
     /// The member of a member of …
-    pub(super) fn at(self, path: &[&str]) -> Option<Value<'a>> {
+    pub(crate) fn at(self, path: &[&str]) -> Option<Value<'a>> {
         path.iter().try_fold(self, |value, key| value.get(key))
     }
 
     /// The items of a list; none where this is no list.
-    pub(super) fn items(self) -> impl Iterator<Item = Value<'a>> {
+    pub(crate) fn items(self) -> impl Iterator<Item = Value<'a>> {
         let mut at = self.children(Kind::List);
         std::iter::from_fn(move || {
             let item = (at < self.node.next).then(|| self.document.value(at))?;
@@ -152,7 +159,7 @@ impl<'a> Value<'a> {
     }
 
     /// The members of an object in their order, each key once; none where this is no object.
-    pub(super) fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
+    pub(crate) fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
         let mut seen = HashSet::new();
         self.pairs().filter_map(move |(key, value)| {
             let key = key.text()?;
@@ -160,7 +167,8 @@ impl<'a> Value<'a> {
         })
     }
 
-    fn pairs(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
+    /// The keys and values of an object in their order, each as often as it stands there; none where this is no object.
+    pub(crate) fn pairs(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
         let mut at = self.children(Kind::Object);
         std::iter::from_fn(move || {
             let key = (at < self.node.next).then(|| self.document.value(at))?;
@@ -174,7 +182,8 @@ impl<'a> Value<'a> {
         if self.node.kind == of { self.index.saturating_add(1) } else { u32::MAX }
     }
 
-    fn says(self, key: &str) -> bool {
+    /// This is a string or key that says `key`.
+    pub(crate) fn says(self, key: &str) -> bool {
         match self.node.kind {
             Kind::EscapedText => self.text().is_some_and(|text| text == key),
             // Most keys differ in length: the text itself is rarely looked at.
