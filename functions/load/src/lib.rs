@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use azul_vt::{
-    bundle::BundleError,
     http_client::{Backoff, HttpSetupError},
     lambda::{self, Function},
     mapping::Mapper,
@@ -351,5 +350,5 @@ fn gap_delay(attempts: u32) -> SignedDuration {
 
 /// Whether a bundle is to be fetched anew rather than tried again as it is.
 fn is_bad(error: &DeliverError) -> bool {
-    matches!(error, DeliverError::Bundle(e) if !e.is_transient() && !matches!(e, BundleError::Ended))
+    matches!(error, DeliverError::Bundle(e) if !e.is_transient())
 }

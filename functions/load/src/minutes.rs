@@ -245,7 +245,7 @@ impl Load {
         &self,
         path: PathBuf,
     ) -> Result<Result<Option<Compression>, bundle::BundleError>, LoadError> {
-        let caps = self.pipeline.caps;
+        let (caps, threads) = (self.pipeline.caps, self.pipeline.threads);
         let checked = tokio::task::spawn_blocking(move || {
             let read = |source| bundle::BundleError::Read { at: 0, source };
             let mut file = std::fs::File::open(&path).map_err(read)?;
@@ -253,9 +253,10 @@ impl Load {
             // An error page that came with 200 is not compressed, and no list of objects.
             file.read(&mut start).map_err(read)?;
             file.rewind().map_err(read)?;
-            let verified = bundle::verify(file, caps)?;
-            let is_bundle = verified.compression != Compression::Plain || start == *b"{";
-            Ok::<_, bundle::BundleError>(is_bundle.then_some(verified.compression))
+            let verified = bundle::verify(file, caps, threads)?;
+            let compression = verified.extent.compression;
+            let is_bundle = compression != Compression::Plain || start == *b"{";
+            Ok::<_, bundle::BundleError>(is_bundle.then_some(compression))
         });
         match checked.await {
             Ok(Err(error)) if error.is_transient() => {

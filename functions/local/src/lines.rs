@@ -7,8 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Error};
 use azul_vt::{
-    bundle::{BundleError, Caps, Line, Lines},
-    pipeline::ordered::{OrderedError, map_lines},
+    bundle::{BundleError, Caps, Line, OrderedError, map_lines},
     settings::Settings,
 };
 use serde::{Serialize, de::IgnoredAny};
@@ -68,10 +67,9 @@ impl Source {
         let name = self.input.name.clone();
         // Held until the end: dropping it takes the bar off the screen.
         let _progress = self.input.progress();
-        let lines = Lines::new(self.input.reader, self.caps);
-        match map_lines(lines, self.threads, work, take) {
+        match map_lines(self.input.reader, self.caps, self.threads, work, take) {
             // A file of no bytes is a list of no lines.
-            Ok(()) | Err(OrderedError::Bundle(BundleError::Empty)) => Ok(()),
+            Ok(_) | Err(OrderedError::Bundle(BundleError::Empty)) => Ok(()),
             Err(OrderedError::Taker(failure)) => Err(failure),
             // The disk or the pipe failed, not the bundle.
             Err(OrderedError::Bundle(error)) if error.is_transient() => {

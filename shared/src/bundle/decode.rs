@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use bzip2::bufread::BzDecoder;
 use flate2::bufread::GzDecoder;
 
-use super::{BundleError, Compression};
+use super::{BundleError, Compression, bzip2::Rest};
 
 /// Compressed bytes read at once.
 const INPUT: usize = 64 * 1024;
@@ -16,9 +16,11 @@ const WINDOW_LOG: u32 = 23;
 
 /// A decompressing reader whose errors keep apart a failing reader and damaged data.
 pub(super) struct Decoder<R> {
-    state: State<R>,
+    state: State<Rest<R>>,
     compression: Option<Compression>,
     produced: u64,
+    /// How many of the next bytes are none of the bundle's.
+    skip: usize,
 }
 
 enum State<R> {
@@ -32,8 +34,10 @@ enum State<R> {
 }
 
 impl<R: Read> Decoder<R> {
-    pub(super) fn new(reader: R) -> Self {
-        Self { state: State::Between(Source::new(reader)), compression: None, produced: 0 }
+    /// Goes on with what was left.
+    pub(super) fn new(rest: Rest<R>) -> Self {
+        let (produced, skip) = (rest.produced(), rest.skip().into());
+        Self { state: State::Between(Source::new(rest)), compression: None, produced, skip }
     }
 
     pub(super) fn compression(&self) -> Option<Compression> {
@@ -44,9 +48,40 @@ impl<R: Read> Decoder<R> {
         self.produced
     }
 
+    /// Appends about `room` bytes to `out`, less at the end only, and none where all was read before.
+    ///
+    /// # Errors
+    /// Any [`BundleError`], one of too many bytes with more than `most_bytes` in all. What `out` got before counts.
+    pub(super) fn fill(
+        &mut self,
+        out: &mut Vec<u8>,
+        room: usize,
+        most_bytes: u64,
+    ) -> Result<(), BundleError> {
+        let end = out.len() + room;
+        let mut filled = out.len();
+        out.resize(end, 0);
+        let ended = loop {
+            let left = most_bytes.saturating_sub(self.produced);
+            // At the cap one byte is asked for, to tell a bundle that ends here from one that goes on.
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).clamp(1, end - filled);
+            match self.read(out.get_mut(filled..filled + wanted).unwrap_or_default()) {
+                Ok(0) => break Ok(()),
+                Ok(_) if left == 0 => break Err(BundleError::TooLarge { limit: most_bytes }),
+                Ok(read) => filled += read,
+                Err(error) => break Err(error),
+            }
+            if filled == end {
+                break Ok(());
+            }
+        };
+        out.truncate(filled);
+        ended
+    }
+
     /// Fills the start of `out`, which must have room, and says how much of it; 0 at the end of the last
     /// stream.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, BundleError> {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, BundleError> {
         loop {
             let read = match &mut self.state {
                 State::Plain(source) => source.read(out),
@@ -62,6 +97,13 @@ impl<R: Read> Decoder<R> {
             match read {
                 Ok(0) => self.close(),
                 Ok(n) => {
+                    let skipped = self.skip.min(n);
+                    self.skip -= skipped;
+                    out.copy_within(skipped..n, 0);
+                    let n = n - skipped;
+                    if n == 0 {
+                        continue;
+                    }
                     self.produced = self.produced.saturating_add(n as u64);
                     return Ok(n);
                 }

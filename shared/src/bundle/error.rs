@@ -63,9 +63,6 @@ pub enum BundleError {
         /// The cap, in decompressed bytes.
         limit: u64,
     },
-    /// Reading on after an error.
-    #[error("the bundle was read on after an error")]
-    Ended,
 }
 
 impl BundleError {

@@ -1,6 +1,6 @@
 //! A bundle's lines become events at the dispatcher, each line accounted for.
 //!
-//! Lines are decoded, mapped and selected on several threads in order ([`ordered`], [`prepare`]), grouped
+//! Lines are decoded, mapped and selected on several threads in order ([`map_lines`], [`prepare`]), grouped
 //! into batches, published with a few posts in flight ([`publish`]), and settled one batch after the
 //! other: download requests, rejects, progress. Progress is told only of lines before which everything
 //! was acknowledged, so a crash at any point repeats at most what was in flight.
@@ -25,7 +25,7 @@ use crate::{
         dispatcher::Model,
         event::{DownloadEvent, ModelVersion},
     },
-    bundle::{BundleError, Caps, Lines},
+    bundle::{BundleError, Caps, OrderedError, map_lines},
     mapping::Mapper,
     selection::Selector,
     store::{
@@ -36,13 +36,11 @@ use crate::{
 
 pub mod assemble;
 mod limits;
-pub mod ordered;
 pub mod posted;
 pub mod prepare;
 pub mod publish;
 
 pub use limits::Limits;
-use ordered::{OrderedError, map_lines};
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
 
@@ -296,7 +294,8 @@ impl Pipeline {
             };
             let mut batcher = Batcher::default();
             map_lines(
-                Lines::new(input.reader, caps),
+                input.reader,
+                caps,
                 threads,
                 |line, bytes| {
                     (line.number() > input.lines_done).then(|| preparer.prepare(line, bytes))
@@ -306,6 +305,7 @@ impl Pipeline {
                     None => Ok(()),
                 },
             )
+            .map(|_| ())
             // Lines before a fault are delivered too.
             .and_then_even_if_broken(|| match batcher.finish() {
                 Some(batch) => outlet.put(batch).map_err(OrderedError::Taker),

@@ -76,8 +76,8 @@ pub async fn deliver(
 
 /// Decodes a whole body: a fault in it shows before a line of it leaves.
 async fn verify(pipeline: &Pipeline, reader: BundleReader) -> Result<Verified, DeliverError> {
-    let caps = pipeline.caps;
-    let verified = tokio::task::spawn_blocking(move || bundle::verify(reader, caps));
+    let (caps, threads) = (pipeline.caps, pipeline.threads);
+    let verified = tokio::task::spawn_blocking(move || bundle::verify(reader, caps, threads));
     Ok(verified.await.map_err(|_| DeliverError::Panicked)??)
 }
 

@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write as _};
 
 use azul_vt::bundle::{
-    BundleError, Caps, Compression, KEPT_OF_LONG_LINE, Line, Lines, Verified, verify,
+    BundleError, Caps, Compression, Extent, KEPT_OF_LONG_LINE, Line, OrderedError, Verified,
+    map_lines, verify,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -34,16 +35,36 @@ fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
     }
 }
 
-/// All lines with their bytes, and the error at the end if there is one.
-fn read(reader: impl Read, caps: Caps) -> (Vec<(Line, Vec<u8>)>, Option<BundleError>) {
-    let mut lines = Lines::new(reader, caps);
-    let (mut all, mut buf) = (Vec::new(), Vec::new());
-    loop {
-        match lines.next(&mut buf) {
-            Ok(Some(line)) => all.push((line, buf.clone())),
-            Ok(None) => return (all, None),
-            Err(error) => return (all, Some(error)),
-        }
+/// All lines with their bytes, and the error at the end if there is one: the same on one thread and on two.
+fn read(
+    reader: impl Read + Send + Clone,
+    caps: Caps,
+) -> (Vec<(Line, Vec<u8>)>, Option<BundleError>) {
+    let (one, two) = (read_on(reader.clone(), caps, 1), read_on(reader, caps, 2));
+    assert_eq!(one.0, two.0);
+    assert_eq!(format!("{:?}", one.1), format!("{:?}", two.1));
+    two
+}
+
+fn read_on(
+    reader: impl Read + Send,
+    caps: Caps,
+    threads: usize,
+) -> (Vec<(Line, Vec<u8>)>, Option<BundleError>) {
+    let mut all = Vec::new();
+    let taken = map_lines(
+        reader,
+        caps,
+        threads,
+        |line, bytes| (*line, bytes.to_vec()),
+        |line| {
+            all.push(line);
+            Ok::<_, std::convert::Infallible>(())
+        },
+    );
+    match taken {
+        Ok(_) => (all, None),
+        Err(OrderedError::Bundle(error)) => (all, Some(error)),
     }
 }
 
@@ -70,6 +91,7 @@ fn expected(text: &[u8], cap: usize) -> Vec<(Line, Vec<u8>)> {
 }
 
 /// Gives bytes in pieces of these sizes, over and over, with an interruption between them.
+#[derive(Clone)]
 struct Pieces<'a> {
     bytes: &'a [u8],
     sizes: Vec<usize>,
@@ -160,18 +182,24 @@ proptest! {
 #[test]
 fn an_empty_input_is_told_from_a_bundle_of_no_lines() {
     assert!(matches!(error(b""), BundleError::Empty));
-    assert!(matches!(verify(&b""[..], CAPS), Err(BundleError::Empty)));
+    assert!(matches!(verify(&b""[..], CAPS, 2), Err(BundleError::Empty)));
     for compression in [Compression::Bzip2, Compression::Gzip, Compression::Zstd] {
-        let verified = verify(&compress(b"", compression)[..], CAPS).unwrap();
-        assert_eq!(verified, Verified { bytes: 0, lines: 0, records: 0, compression });
+        let verified = verify(&compress(b"", compression)[..], CAPS, 2).unwrap();
+        assert_eq!(
+            verified,
+            Verified { records: 0, extent: Extent { bytes: 0, lines: 0, compression } }
+        );
     }
 }
 
 #[test]
 fn verify_counts_bytes_lines_and_records() {
     for compression in ALL {
-        let verified = verify(&compress(b"{}\n\n{}\r\n{}", compression)[..], CAPS).unwrap();
-        assert_eq!(verified, Verified { bytes: 10, lines: 4, records: 3, compression });
+        let verified = verify(&compress(b"{}\n\n{}\r\n{}", compression)[..], CAPS, 2).unwrap();
+        assert_eq!(
+            verified,
+            Verified { records: 3, extent: Extent { bytes: 10, lines: 4, compression } }
+        );
     }
 }
 
@@ -204,6 +232,7 @@ fn a_wrong_checksum_is_damage_that_says_where() {
 
 #[test]
 fn an_error_of_the_reader_is_passed_through_as_such() {
+    #[derive(Clone)]
     struct Fails;
     impl Read for Fails {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -225,20 +254,12 @@ fn an_error_of_the_reader_is_passed_through_as_such() {
 }
 
 #[test]
-fn after_an_error_nothing_more_comes() {
-    let mut lines = Lines::new(&b""[..], CAPS);
-    let mut buf = Vec::new();
-    assert!(matches!(lines.next(&mut buf), Err(BundleError::Empty)));
-    assert!(matches!(lines.next(&mut buf), Err(BundleError::Ended)));
-}
-
-#[test]
 fn a_bundle_may_be_as_large_as_its_cap_and_no_larger() {
     let text = b"{}\n{}\n";
     for compression in ALL {
         let bytes = compress(text, compression);
         let caps = Caps { max_bundle_bytes: 6, max_line_bytes: 100 };
-        assert_eq!(verify(&bytes[..], caps).unwrap().bytes, 6);
+        assert_eq!(verify(&bytes[..], caps, 2).unwrap().extent.bytes, 6);
         let (lines, error) = read(&bytes[..], Caps { max_bundle_bytes: 5, ..caps });
         assert_eq!(lines.len(), 1);
         assert!(matches!(error, Some(BundleError::TooLarge { limit: 5 })), "{error:?}");
@@ -267,12 +288,12 @@ fn a_gigabyte_of_zeros_is_one_long_line_in_bounded_memory() {
     for compression in [Compression::Bzip2, Compression::Zstd] {
         let bomb = compress(&vec![0; 64 << 20], compression).repeat(16);
         assert!(bomb.len() < 100_000);
-        let mut lines = Lines::new(&bomb[..], caps);
-        let mut buf = Vec::new();
-        let line = lines.next(&mut buf).unwrap().unwrap();
-        assert_eq!(line, Line::TooLong { number: 1, length: 1 << 30 });
-        assert!(buf.capacity() <= (1 << 20) + 1, "{}", buf.capacity());
-        assert!(lines.next(&mut buf).unwrap().is_none());
+        let (lines, error) = read(&bomb[..], caps);
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(
+            lines,
+            [(Line::TooLong { number: 1, length: 1 << 30 }, vec![0; KEPT_OF_LONG_LINE])]
+        );
         let (lines, error) = read(&bomb[..], Caps { max_bundle_bytes: 80 << 20, ..caps });
         assert!(lines.is_empty());
         assert!(matches!(error, Some(BundleError::TooLarge { .. })), "{error:?}");

@@ -125,12 +125,18 @@ fn plain_and_compressed_files_and_standard_input_give_the_same() {
 fn bzip2(bytes: &[u8]) -> impl std::io::Read {
     // The project's own decoder: what is compared here is the command, not the decompressor.
     let caps = azul_vt::bundle::Caps { max_bundle_bytes: 1 << 30, max_line_bytes: 1 << 25 };
-    let mut lines = azul_vt::bundle::Lines::new(bytes, caps);
-    let (mut line, mut plain) = (Vec::new(), Vec::new());
-    while lines.next(&mut line).unwrap().is_some() {
-        plain.extend_from_slice(&line);
-        plain.push(b'\n');
-    }
+    let mut plain = Vec::new();
+    let taken = azul_vt::bundle::map_lines(
+        bytes,
+        caps,
+        1,
+        |_, line| [line, b"\n"].concat(),
+        |line| {
+            plain.extend(line);
+            Ok::<_, std::convert::Infallible>(())
+        },
+    );
+    taken.unwrap();
     std::io::Cursor::new(plain)
 }
 

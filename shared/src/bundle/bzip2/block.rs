@@ -1,0 +1,201 @@
+//! One block: its header, its symbols, and the bytes they stand for.
+
+#![expect(clippy::cast_possible_truncation, reason = "the format bounds each number")]
+
+use super::{
+    bits::Bits,
+    bwt::Walks,
+    crc,
+    huffman::{LONGEST, SYMBOLS, Table},
+    mtf::MoveToFront,
+    rle,
+    scan::MAGIC_BITS,
+};
+
+/// The block is damaged, or such as no usual program writes: the ordinary decoder has to say what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Doubt;
+
+/// Bytes of text for each level, before the run-length coding is undone.
+pub(crate) const LEVEL_BYTES: usize = 100_000;
+
+/// Bytes that a block may stand for. Runs can make 46 MB of one: those few are not worth the memory.
+pub(crate) const MOST_OUT: usize = 4 << 20;
+
+const TABLES: usize = 6;
+const MOST_SELECTORS: usize = 18_002;
+/// Symbols that are read with the same table.
+const GROUP: usize = 50;
+/// A run's length has at most so many digits.
+const MOST_DIGITS: u32 = 20;
+
+/// What is needed to decode blocks one after another.
+pub(crate) struct Decoder {
+    tables: Vec<Table>,
+    selectors: Vec<u8>,
+    /// Equal bytes after one another: how many above eight bits of which.
+    runs: Vec<u32>,
+    walks: Walks,
+    text: Vec<u8>,
+    out: Vec<u8>,
+}
+
+/// What a block's header says of its symbols.
+struct Header {
+    checksum: u32,
+    origin: usize,
+    used: Vec<u8>,
+}
+
+impl Decoder {
+    pub(crate) fn new() -> Self {
+        Self {
+            tables: (0..TABLES).map(|_| Table::EMPTY).collect(),
+            selectors: Vec::new(),
+            runs: Vec::new(),
+            walks: Walks::new(),
+            text: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// The bytes of the block that was decoded last.
+    pub(crate) fn out(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Decodes the block from bit `start` to bit `end` of `data`; says its checksum, which holds.
+    ///
+    /// # Errors
+    /// Whatever is not exactly as it should be.
+    pub(crate) fn decode(
+        &mut self,
+        data: &[u8],
+        start: usize,
+        end: usize,
+        level: u8,
+    ) -> Result<u32, Doubt> {
+        self.out.clear();
+        // As much as most blocks have with their runs; growing by and by would take twice as much.
+        self.out.reserve_exact(10 * LEVEL_BYTES);
+        let most = usize::from(level) * LEVEL_BYTES;
+        let mut bits = Bits::new(data, start + MAGIC_BITS);
+        let header = self.header(&mut bits)?;
+        self.symbols(&mut bits, &header.used)?;
+        if bits.past_end() || bits.position() != end {
+            return Err(Doubt);
+        }
+        self.walks.place(&self.runs, most)?;
+        self.walks.walk(header.origin, &mut self.text)?;
+        rle::expand(&self.text, &mut self.out, MOST_OUT)?;
+        if crc::checksum(&self.out) == header.checksum { Ok(header.checksum) } else { Err(Doubt) }
+    }
+
+    fn header(&mut self, bits: &mut Bits<'_>) -> Result<Header, Doubt> {
+        let checksum = bits.take(32);
+        let randomised = bits.take(1) != 0;
+        let origin = bits.take(24) as usize;
+        if randomised {
+            return Err(Doubt);
+        }
+        let mut used = Vec::with_capacity(256);
+        let ranges = bits.take(16);
+        for range in 0..16 {
+            if ranges >> (15 - range) & 1 != 0 {
+                let bytes = bits.take(16);
+                let set = (0..16_u8).filter(|byte| bytes >> (15 - byte) & 1 != 0);
+                used.extend(set.map(|byte| range * 16 + byte));
+            }
+        }
+        let tables = bits.take(3) as usize;
+        if used.is_empty() || !(2..=TABLES).contains(&tables) {
+            return Err(Doubt);
+        }
+        self.selectors(bits, tables)?;
+        for table in self.tables.iter_mut().take(tables) {
+            read_table(bits, used.len() + 2, table)?;
+        }
+        Ok(Header { checksum, origin, used })
+    }
+
+    fn selectors(&mut self, bits: &mut Bits<'_>, tables: usize) -> Result<(), Doubt> {
+        let count = bits.take(15) as usize;
+        if !(1..=MOST_SELECTORS).contains(&count) {
+            return Err(Doubt);
+        }
+        self.selectors.clear();
+        let mut order = MoveToFront::new(&[0, 1, 2, 3, 4, 5]);
+        for _ in 0..count {
+            bits.refill();
+            let place = (!bits.peek(TABLES as u32) << (32 - TABLES)).leading_zeros();
+            if place as usize >= tables {
+                return Err(Doubt);
+            }
+            bits.skip(place + 1);
+            self.selectors.push(order.take(place as u8));
+        }
+        Ok(())
+    }
+
+    /// Reads the symbols up to the end of the block as runs of equal bytes.
+    fn symbols(&mut self, bits: &mut Bits<'_>, used: &[u8]) -> Result<(), Doubt> {
+        let end = used.len() as u16 + 1;
+        let mut list = MoveToFront::new(used);
+        self.runs.clear();
+        // A run is one of the byte before it; before the first byte, of the first in the list.
+        let mut run = u32::from(list.front());
+        let mut digits = 0;
+        for selector in &self.selectors {
+            let table = self.tables.get(usize::from(*selector)).ok_or(Doubt)?;
+            let mut ended = [0; GROUP];
+            let mut count = 0;
+            for _ in 0..GROUP / 2 {
+                bits.refill();
+                for _ in 0..2 {
+                    let symbol = table.next(bits)?;
+                    if symbol == end {
+                        self.runs.extend_from_slice(ended.get(..count).ok_or(Doubt)?);
+                        self.runs.push(run);
+                        return Ok(());
+                    }
+                    // Which of the two a symbol is cannot be foretold: so both are done, and no branch.
+                    let digit = symbol <= 1;
+                    if digits > MOST_DIGITS {
+                        return Err(Doubt);
+                    }
+                    let longer = run + ((u32::from(symbol & 1) + 1) << digits << 8);
+                    *ended.get_mut(count).ok_or(Doubt)? = run;
+                    count += usize::from(!digit);
+                    let byte = list.take(if digit { 0 } else { (symbol - 1) as u8 });
+                    run = if digit { longer } else { 1 << 8 | u32::from(byte) };
+                    digits = if digit { digits + 1 } else { 0 };
+                }
+            }
+            self.runs.extend_from_slice(ended.get(..count).ok_or(Doubt)?);
+        }
+        Err(Doubt)
+    }
+}
+
+/// Reads the lengths of a table's codes, each as steps from the one before it.
+fn read_table(bits: &mut Bits<'_>, symbols: usize, table: &mut Table) -> Result<(), Doubt> {
+    let mut lengths = [0; SYMBOLS];
+    let lengths = lengths.get_mut(..symbols).ok_or(Doubt)?;
+    let mut length = bits.take(5);
+    for to in lengths.iter_mut() {
+        loop {
+            if !(1..=LONGEST).contains(&length) {
+                return Err(Doubt);
+            }
+            bits.refill();
+            if bits.peek(1) == 0 {
+                bits.skip(1);
+                break;
+            }
+            length = if bits.peek(2) == 2 { length + 1 } else { length - 1 };
+            bits.skip(2);
+        }
+        *to = length as u8;
+    }
+    table.build(lengths)
+}

@@ -1,0 +1,120 @@
+//! Canonical Huffman codes of up to 20 bits.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::inline_always,
+    reason = "codes have 20 bits, symbols nine; the hot loop has all of it within"
+)]
+
+use super::{bits::Bits, block::Doubt};
+
+/// The longest code of the format.
+pub(crate) const LONGEST: u32 = 20;
+
+/// Symbols of the largest alphabet: two for runs, 255 places, the end.
+pub(crate) const SYMBOLS: usize = 258;
+
+/// Codes up to this length are looked up in one step; six tables of that size fit the first cache.
+const DIRECT: u32 = 10;
+
+/// A code, ready to decode.
+pub(crate) struct Table {
+    /// By the next bits: the symbol above five bits of length; 0 where the code is longer, or there is none.
+    direct: [u16; 1 << DIRECT],
+    /// By length: the first value of 20 bits that is beyond the codes of this length.
+    limit: [u32; LONGEST as usize + 1],
+    /// By length: where its symbols start, less its first code.
+    base: [i32; LONGEST as usize + 1],
+    /// The symbols in the order of their codes.
+    sorted: [u16; SYMBOLS],
+}
+
+impl Table {
+    pub(crate) const EMPTY: Self = Self {
+        direct: [0; 1 << DIRECT],
+        limit: [0; LONGEST as usize + 1],
+        base: [0; LONGEST as usize + 1],
+        sorted: [0; SYMBOLS],
+    };
+
+    /// Makes the code from the lengths of its symbols, 1 to 20 each.
+    ///
+    /// # Errors
+    /// More codes than there is room for. Fewer are no error until one is read.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "lengths are at most 20, codes within the room checked"
+    )]
+    pub(crate) fn build(&mut self, lengths: &[u8]) -> Result<(), Doubt> {
+        let mut counts = [0_u32; LONGEST as usize + 1];
+        for length in lengths {
+            counts[usize::from(*length)] += 1;
+        }
+        let mut starts = [0_u32; LONGEST as usize + 1];
+        let (mut code, mut start) = (0_u32, 0_u32);
+        for length in 1..=LONGEST as usize {
+            code <<= 1;
+            self.base[length] = start as i32 - code as i32;
+            starts[length] = start;
+            start += counts[length];
+            code += counts[length];
+            if code > 1 << length {
+                return Err(Doubt);
+            }
+            self.limit[length] = code << (LONGEST as usize - length);
+        }
+        for (symbol, length) in lengths.iter().enumerate() {
+            let start = &mut starts[usize::from(*length)];
+            self.sorted[*start as usize] = symbol as u16;
+            *start += 1;
+        }
+        self.fill(&counts);
+        Ok(())
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "codes within the room checked by the caller")]
+    fn fill(&mut self, counts: &[u32; LONGEST as usize + 1]) {
+        let (mut at, mut symbol) = (0, 0);
+        for length in 1..=DIRECT {
+            let same = 1 << (DIRECT - length);
+            for _ in 0..counts[length as usize] {
+                self.direct[at..at + same].fill(self.sorted[symbol] << 5 | length as u16);
+                at += same;
+                symbol += 1;
+            }
+        }
+        self.direct[at..].fill(0);
+    }
+
+    /// The next symbol; 20 bits must be ready.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "ten bits into a table of 1024")]
+    pub(crate) fn next(&self, bits: &mut Bits<'_>) -> Result<u16, Doubt> {
+        let entry = self.direct[bits.peek(DIRECT) as usize];
+        if entry == 0 {
+            return self.next_long(bits);
+        }
+        bits.skip(u32::from(entry & 31));
+        Ok(entry >> 5)
+    }
+
+    #[inline(never)]
+    fn next_long(&self, bits: &mut Bits<'_>) -> Result<u16, Doubt> {
+        let value = bits.peek(LONGEST);
+        for length in DIRECT + 1..=LONGEST {
+            let (Some(limit), Some(base)) =
+                (self.limit.get(length as usize), self.base.get(length as usize))
+            else {
+                break;
+            };
+            if value < *limit {
+                bits.skip(length);
+                let at = (value >> (LONGEST - length)) as i32 + base;
+                return self.sorted.get(at as usize).copied().ok_or(Doubt);
+            }
+        }
+        Err(Doubt)
+    }
+}

@@ -1,0 +1,86 @@
+//! The run-length coding that comes before the sorting: after four equal bytes stands how many more follow.
+
+use super::block::Doubt;
+
+/// Places compared at once.
+const STEP: usize = 32;
+
+/// Appends what `text` stands for to `out`, which keeps to `most` bytes.
+///
+/// # Errors
+/// A run without its count at the end, or more than `most` bytes.
+#[expect(clippy::indexing_slicing, reason = "`run` is followed by three bytes at least")]
+pub(crate) fn expand(text: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), Doubt> {
+    let mut start = 0;
+    while let Some(run) = next_run(text, start) {
+        let more = usize::from(*text.get(run + 4).ok_or(Doubt)?);
+        if out.len() + (run + 4 - start) + more > most {
+            return Err(Doubt);
+        }
+        out.extend_from_slice(&text[start..run + 4]);
+        out.resize(out.len() + more, text[run]);
+        start = run + 5;
+    }
+    let rest = text.get(start..).unwrap_or_default();
+    if out.len() + rest.len() > most {
+        return Err(Doubt);
+    }
+    out.extend_from_slice(rest);
+    Ok(())
+}
+
+/// Where the next four equal bytes are. Whole steps without branches become vector code.
+#[expect(clippy::indexing_slicing, reason = "`i + 3` is below the window's length")]
+fn next_run(text: &[u8], mut from: usize) -> Option<usize> {
+    while let Some(window) = text.get(from..).and_then(<[u8]>::first_chunk::<{ STEP + 3 }>) {
+        let mut found = 0;
+        for i in 0..STEP {
+            let different = (window[i] ^ window[i + 1])
+                | (window[i] ^ window[i + 2])
+                | (window[i] ^ window[i + 3]);
+            found |= u8::from(different == 0);
+        }
+        if found != 0 {
+            break;
+        }
+        from += STEP;
+    }
+    let rest = text.get(from..)?;
+    rest.windows(4).position(|four| four.iter().all(|byte| *byte == four[0])).map(|at| from + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(text: &[u8], most: usize) -> Result<Vec<u8>, Doubt> {
+        let mut out = Vec::new();
+        expand(text, &mut out, most).map(|()| out)
+    }
+
+    #[test]
+    fn runs_are_found_at_any_place() {
+        for before in 0..80 {
+            for more in [0, 1, 255] {
+                let mut text: Vec<u8> = (0..before).collect();
+                text.extend([200, 200, 200, 200, more, 200, 200, 200, 201]);
+                let mut plain: Vec<u8> = (0..before).collect();
+                plain.extend(vec![200; 7 + usize::from(more)]);
+                plain.push(201);
+                let length = plain.len();
+                assert_eq!(expanded(&text, length), Ok(plain));
+                assert_eq!(expanded(&text, length - 1), Err(Doubt));
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_is_no_part_of_the_next_run() {
+        assert_eq!(
+            expanded(&[4, 4, 4, 4, 4, 4, 4, 4, 5], 100),
+            Ok([vec![4; 11], vec![5]].concat())
+        );
+        assert_eq!(expanded(b"xaaaa", 100), Err(Doubt));
+        assert_eq!(expanded(b"", 0), Ok(Vec::new()));
+    }
+}

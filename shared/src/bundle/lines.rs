@@ -1,0 +1,174 @@
+//! Lines across the borders of pieces of text, such as the blocks of bzip2.
+//!
+//! What stands before a piece's first line break belongs to the line that the pieces before it began; all else
+//! is worked on where it stands.
+
+use std::{convert::Infallible, ops::Range};
+
+use super::{KEPT_OF_LONG_LINE, Line};
+
+/// What some programs write before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A line that began in one piece of text and ends in another.
+#[derive(Debug, Default)]
+struct Joined {
+    /// Its bytes; of a line over the cap, the first ones.
+    kept: Vec<u8>,
+    length: u64,
+    last: Option<u8>,
+}
+
+impl Joined {
+    fn add(&mut self, part: &[u8], most_of_line: usize) {
+        self.length = self.length.saturating_add(part.len() as u64);
+        self.last = part.last().copied().or(self.last);
+        // One more than the cap: a line of exactly the cap may still be followed by `\r`.
+        let room = most_of_line.saturating_add(1);
+        if self.length <= room as u64 {
+            // No more than needed: what a plain `Vec` takes ahead may be as much again.
+            self.kept.reserve_exact(part.len());
+            self.kept.extend_from_slice(part);
+        } else {
+            let missing = KEPT_OF_LONG_LINE.saturating_sub(self.kept.len());
+            self.kept.extend_from_slice(part.get(..missing).unwrap_or(part));
+            self.kept.truncate(KEPT_OF_LONG_LINE);
+        }
+    }
+}
+
+/// Cuts pieces of text, which come one after another, into lines.
+#[derive(Debug)]
+pub(super) struct Joiner {
+    most_of_line: usize,
+    /// Line breaks so far.
+    number: u64,
+    open: Joined,
+}
+
+/// What a piece of text has of lines.
+#[derive(Debug)]
+pub(super) struct Piece {
+    most_of_line: usize,
+    /// Line breaks before the piece.
+    number: u64,
+    /// The line that an earlier piece began, where it ends in this one.
+    joined: Option<Joined>,
+    /// The lines that begin and end in this piece.
+    whole: Range<usize>,
+}
+
+impl Joiner {
+    /// Before the first piece.
+    pub(super) fn new(most_of_line: usize) -> Self {
+        Self { most_of_line, number: 0, open: Joined::default() }
+    }
+
+    /// The next piece. Quick, as it is done for one piece after another.
+    pub(super) fn pass(&mut self, text: &[u8]) -> Piece {
+        let (most_of_line, number) = (self.most_of_line, self.number);
+        let (Some(first), Some(last)) = (memchr::memchr(b'\n', text), memchr::memrchr(b'\n', text))
+        else {
+            self.open.add(text, most_of_line);
+            return Piece { most_of_line, number, joined: None, whole: 0..0 };
+        };
+        let start = if self.open.length > 0 {
+            self.open.add(text.get(..first).unwrap_or_default(), most_of_line);
+            first + 1
+        } else {
+            0
+        };
+        let joined = (start > 0).then(|| std::mem::take(&mut self.open));
+        self.number += memchr::memchr_iter(b'\n', text).count() as u64;
+        self.open.add(text.get(last + 1..).unwrap_or_default(), most_of_line);
+        Piece { most_of_line, number, joined, whole: start..last + 1 }
+    }
+
+    /// How many lines there were, blank ones included.
+    pub(super) fn lines(&self) -> u64 {
+        self.number + u64::from(self.open.length > 0)
+    }
+
+    /// The last line, where no line break follows it.
+    pub(super) fn finish(&mut self) -> Piece {
+        let joined = (self.open.length > 0).then(|| std::mem::take(&mut self.open));
+        Piece { most_of_line: self.most_of_line, number: self.number, joined, whole: 0..0 }
+    }
+}
+
+impl Piece {
+    /// Bytes of the line that began in an earlier piece.
+    pub(super) fn joined_bytes(&self) -> usize {
+        self.joined.as_ref().map_or(0, |joined| joined.kept.len())
+    }
+
+    /// No line ends here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.joined.is_none() && self.whole.is_empty()
+    }
+
+    /// Calls `each` with every line that is not blank until it fails; `text` is what the piece was made of.
+    pub(super) fn try_each<E>(
+        self,
+        text: &[u8],
+        mut each: impl FnMut(&Line, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut number = self.number;
+        let mut line = |kept: &[u8], length, last| {
+            number += 1;
+            match finish(kept, length, last, number, self.most_of_line) {
+                Some((line, kept)) => each(&line, kept),
+                None => Ok(()),
+            }
+        };
+        if let Some(joined) = self.joined {
+            line(&joined.kept, joined.length, joined.last)?;
+        }
+        let mut rest = text.get(self.whole).unwrap_or_default();
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (part, after) = rest.split_at(end);
+            line(part, part.len() as u64, part.last().copied())?;
+            rest = after.get(1..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// What `work` makes of each line that is not blank.
+    pub(super) fn map<T>(self, text: &[u8], work: impl Fn(&Line, &[u8]) -> T) -> Vec<T> {
+        let mut made = Vec::new();
+        let done = self.try_each(text, |line, bytes| {
+            made.push(work(line, bytes));
+            Ok::<_, Infallible>(())
+        });
+        match done {
+            Ok(()) => made,
+        }
+    }
+}
+
+/// The line as it is shown, unless it is blank.
+fn finish(
+    mut kept: &[u8],
+    mut length: u64,
+    last: Option<u8>,
+    number: u64,
+    most_of_line: usize,
+) -> Option<(Line, &[u8])> {
+    if last == Some(b'\r') {
+        length -= 1;
+        // Where bytes were left out, the `\r` is among them, or beyond what is kept.
+        kept = usize::try_from(length).ok().and_then(|length| kept.get(..length)).unwrap_or(kept);
+    }
+    let line = if length <= most_of_line as u64 {
+        Line::Record { number }
+    } else {
+        kept = kept.get(..KEPT_OF_LONG_LINE).unwrap_or(kept);
+        Line::TooLong { number, length }
+    };
+    if number == 1 {
+        // Editors of Windows write it; it is no part of the text.
+        kept = kept.strip_prefix(BYTE_ORDER_MARK).unwrap_or(kept);
+    }
+    let blank = matches!(line, Line::Record { .. }) && kept.trim_ascii().is_empty();
+    (!blank).then_some((line, kept))
+}

@@ -1,0 +1,406 @@
+//! Lines through a pure function on several threads, results in order.
+//!
+//! What is bzip2 is decoded a block at a time by all threads ([`bzip2`]). Everything else, and what is in doubt,
+//! they decode in turns, a chunk each, and work on beside each other. A `Window` bounds what is in memory
+//! until it is handed on, whatever the workers' speed and the lines' size.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+};
+
+use super::{
+    BundleError, Caps, Compression, Line,
+    bzip2::{self, End, Rest},
+    decode::Decoder,
+    lines::{Joiner, Piece},
+};
+
+/// Text that is worked on at once. Small, as memory is: eight records of the feed are work enough for one turn.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks in memory for each worker …
+const CHUNKS_A_WORKER: usize = 4;
+/// … and their bytes in all, unless one alone has more.
+const WINDOW_BYTES: usize = 8 << 20;
+
+/// Why not all lines were handed on.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderedError<E> {
+    /// The input cannot be read further; what came before it was handed on.
+    #[error(transparent)]
+    Bundle(BundleError),
+    /// The taker of the results refused to go on.
+    #[error(transparent)]
+    Taker(E),
+}
+
+/// What there was of a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Decompressed bytes.
+    pub bytes: u64,
+    /// Lines, blank ones included: the number of the last line.
+    pub lines: u64,
+    /// What the first bytes said.
+    pub compression: Compression,
+}
+
+/// Calls `work` for each line of `reader` that is not blank, on `threads` threads (0 counts as 1), and `take` with
+/// the results, in order. `reader` needs no buffer of its own.
+///
+/// # Errors
+/// [`OrderedError::Bundle`] where the input is broken: all lines before the fault were handed on. An input of no
+/// bytes at all is [`BundleError::Empty`]: whoever takes an empty plain file for zero lines matches that.
+/// [`OrderedError::Taker`] with what `take` answered.
+pub fn map_lines<R: Read + Send, T: Send, E>(
+    reader: R,
+    caps: Caps,
+    threads: usize,
+    work: impl Fn(&Line, &[u8]) -> T + Sync,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<Extent, OrderedError<E>> {
+    let mut joiner = Joiner::new(caps.max_line_bytes);
+    let end = bzip2::decode(
+        reader,
+        threads,
+        caps.max_bundle_bytes,
+        |text| joiner.pass(text),
+        |piece, text| piece.map(text, &work),
+        |made| made.into_iter().try_for_each(&mut take),
+    );
+    let (bytes, compression) = match end.map_err(OrderedError::Taker)? {
+        End::Complete { bytes } => (bytes, Compression::Bzip2),
+        End::Unclear(rest) => map_rest(rest, caps, threads, &mut joiner, &work, &mut take)?,
+    };
+    let lines = joiner.lines();
+    let last = joiner.finish().map(&[], &work);
+    last.into_iter().try_for_each(take).map_err(OrderedError::Taker)?;
+    Ok(Extent { bytes, lines, compression })
+}
+
+/// The rest of the lines, by the ordinary decoder. The last one stays with the joiner where no line break ends it.
+fn map_rest<R: Read + Send, T: Send, E>(
+    rest: Rest<R>,
+    caps: Caps,
+    threads: usize,
+    joiner: &mut Joiner,
+    work: &(impl Fn(&Line, &[u8]) -> T + Sync),
+    take: &mut impl FnMut(T) -> Result<(), E>,
+) -> Result<(u64, Compression), OrderedError<E>> {
+    let mut chunks = Chunks {
+        decoder: Decoder::new(rest),
+        joiner,
+        most_bytes: caps.max_bundle_bytes,
+        number: 0,
+        broken: None,
+    };
+    if threads <= 1 {
+        let mut text = Vec::new();
+        while let Some(piece) = chunks.next(&mut text) {
+            piece
+                .try_each(&text, |line, bytes| take(work(line, bytes)))
+                .map_err(OrderedError::Taker)?;
+        }
+    } else {
+        let window = Window::new(threads * CHUNKS_A_WORKER);
+        let turns = Mutex::new(&mut chunks);
+        // Needs no bound of its own: what is in it is inside the window.
+        let (to_taker, results) = channel();
+        thread::scope(|scope| {
+            let closing = Closing(&window);
+            for _ in 0..threads {
+                let (turns, window, out) = (&turns, &window, to_taker.clone());
+                scope.spawn(move || take_turns(turns, window, work, &out));
+            }
+            drop(to_taker);
+            let taken = take_in_order(&results, &window, take);
+            drop((closing, results));
+            taken
+        })
+        .map_err(OrderedError::Taker)?;
+    }
+    if let Some(error) = chunks.broken {
+        return Err(OrderedError::Bundle(error));
+    }
+    let compression = chunks.decoder.compression().unwrap_or(Compression::Plain);
+    Ok((chunks.decoder.produced(), compression))
+}
+
+/// The decoder's output, a chunk at a time.
+struct Chunks<'a, R> {
+    decoder: Decoder<R>,
+    joiner: &'a mut Joiner,
+    most_bytes: u64,
+    /// Of the next chunk.
+    number: u64,
+    broken: Option<BundleError>,
+}
+
+impl<R: Read> Chunks<'_, R> {
+    /// The next chunk in which a line ends, in `text`; `None` where there is none.
+    fn next(&mut self, text: &mut Vec<u8>) -> Option<Piece> {
+        while self.broken.is_none() {
+            text.clear();
+            // What came before an error comes first.
+            self.broken = self.decoder.fill(text, CHUNK_BYTES, self.most_bytes).err();
+            if text.is_empty() {
+                return None;
+            }
+            let piece = self.joiner.pass(text);
+            if !piece.is_empty() {
+                self.number += 1;
+                return Some(piece);
+            }
+        }
+        None
+    }
+}
+
+/// What a worker does until there is nothing more to do.
+fn take_turns<R: Read, T>(
+    turns: &Mutex<&mut Chunks<'_, R>>,
+    window: &Window,
+    work: &impl Fn(&Line, &[u8]) -> T,
+    out: &Sender<Worked<T>>,
+) {
+    let _closing = ClosingOnPanic(window);
+    loop {
+        let mut text = Vec::new();
+        let mut chunks = turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(piece) = chunks.next(&mut text) else { return };
+        let number = chunks.number - 1;
+        let bytes = text.len() + piece.joined_bytes();
+        // Nobody else reads on meanwhile.
+        if !window.enter(bytes) {
+            return;
+        }
+        drop(chunks);
+        if out.send(Worked { number, bytes, items: piece.map(&text, work) }).is_err() {
+            return;
+        }
+    }
+}
+
+/// What a worker made of a chunk.
+struct Worked<T> {
+    number: u64,
+    bytes: usize,
+    items: Vec<T>,
+}
+
+fn take_in_order<T, E>(
+    results: &Receiver<Worked<T>>,
+    window: &Window,
+    take: &mut impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for worked in results {
+        waiting.insert(worked.number, worked);
+        while let Some(worked) = waiting.remove(&next) {
+            worked.items.into_iter().try_for_each(&mut *take)?;
+            next += 1;
+            window.leave(worked.bytes);
+        }
+    }
+    Ok(())
+}
+
+/// Chunks that were read and not yet handed on.
+struct Window {
+    most_chunks: usize,
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inside {
+    chunks: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Window {
+    fn new(most_chunks: usize) -> Self {
+        Self { most_chunks, inside: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for a chunk; an empty window has room for any. False where it is closed.
+    fn enter(&self, bytes: usize) -> bool {
+        let full = |inside: &mut Inside| {
+            !inside.closed
+                && inside.chunks > 0
+                && (inside.chunks >= self.most_chunks || inside.bytes + bytes > WINDOW_BYTES)
+        };
+        let mut inside =
+            self.changed.wait_while(self.inside(), full).unwrap_or_else(PoisonError::into_inner);
+        inside.chunks += 1;
+        inside.bytes += bytes;
+        !inside.closed
+    }
+
+    /// A chunk that entered was handed on.
+    fn leave(&self, bytes: usize) {
+        let mut inside = self.inside();
+        inside.chunks -= 1;
+        inside.bytes -= bytes;
+        self.changed.notify_one();
+    }
+}
+
+/// Ends the workers when the taker ends, however that is: nobody makes room any more, and who waits for it would
+/// wait for ever.
+struct Closing<'a>(&'a Window);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.inside().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Ends the others when a worker panics: what it would have made never comes, and makes no room.
+struct ClosingOnPanic<'a>(&'a Window);
+
+impl Drop for ClosingOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            drop(Closing(self.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const CAPS: Caps = Caps { max_bundle_bytes: 1 << 30, max_line_bytes: 1 << 20 };
+
+    fn input(n: usize) -> Vec<u8> {
+        (0..n).flat_map(|i| format!("line {i}\n").into_bytes()).collect()
+    }
+
+    fn collect(bytes: &[u8], threads: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        map_lines(
+            bytes,
+            CAPS,
+            threads,
+            |_, line| String::from_utf8_lossy(line).into_owned(),
+            |text| {
+                all.push(text);
+                Ok::<_, ()>(())
+            },
+        )
+        .unwrap();
+        all
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_lines_on_any_number_of_threads() {
+        let bytes = input(5000);
+        let one = collect(&bytes, 1);
+        assert_eq!(one.len(), 5000);
+        for threads in [2, 3, 8] {
+            assert_eq!(collect(&bytes, threads), one);
+        }
+    }
+
+    #[test]
+    fn a_taker_that_gives_up_ends_all_threads() {
+        let bytes = input(100_000);
+        for threads in [1, 2, 5] {
+            let mut seen = 0;
+            let outcome = map_lines(
+                &bytes[..],
+                CAPS,
+                threads,
+                |_, _| (),
+                |()| {
+                    seen += 1;
+                    if seen == 700 { Err("enough") } else { Ok(()) }
+                },
+            );
+            assert!(matches!(outcome, Err(OrderedError::Taker("enough"))));
+            assert_eq!(seen, 700);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a scoped thread panicked")]
+    fn a_panic_in_a_worker_ends_all_threads() {
+        let bytes = input(100_000);
+        let work = |line: &Line, _: &[u8]| assert_ne!(line.number(), 700);
+        let taken = map_lines(&bytes[..], CAPS, 3, work, |()| Ok::<_, ()>(()));
+        unreachable!("{taken:?}");
+    }
+
+    #[test]
+    fn large_lines_in_memory_are_bounded_by_their_bytes_and_not_by_their_number() {
+        let mut bytes = Vec::new();
+        for _ in 0..64 {
+            bytes.resize(bytes.len() + CAPS.max_line_bytes, b'x');
+            bytes.push(b'\n');
+        }
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        map_lines(
+            &bytes[..],
+            CAPS,
+            16,
+            |_, line| {
+                let now = inside.fetch_add(line.len(), Ordering::Relaxed) + line.len();
+                most.fetch_max(now, Ordering::Relaxed);
+                line.len()
+            },
+            |length| {
+                // The workers go ahead as far as they are let before the first line is handed on.
+                while most.load(Ordering::Relaxed) < WINDOW_BYTES / 2 {
+                    thread::yield_now();
+                }
+                inside.fetch_sub(length, Ordering::Relaxed);
+                Ok::<_, ()>(())
+            },
+        )
+        .unwrap();
+        assert!(most.into_inner() <= WINDOW_BYTES);
+    }
+
+    #[test]
+    fn lines_before_a_fault_are_handed_on() {
+        let mut compressed = Vec::new();
+        let mut encoder =
+            flate2::write::GzEncoder::new(&mut compressed, flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &input(20_000)).unwrap();
+        encoder.finish().unwrap();
+        compressed.truncate(compressed.len() / 2);
+        let mut counts = Vec::new();
+        for threads in [1, 4] {
+            let mut seen = 0;
+            let outcome = map_lines(
+                &compressed[..],
+                CAPS,
+                threads,
+                |_, _| (),
+                |()| {
+                    seen += 1;
+                    Ok::<_, ()>(())
+                },
+            );
+            assert!(matches!(outcome, Err(OrderedError::Bundle(_))));
+            counts.push(seen);
+        }
+        assert!(counts[0] > 1000);
+        assert_eq!(counts[0], counts[1]);
+    }
+}
