@@ -42,8 +42,6 @@ const LONGEST_FULL: SignedDuration = SignedDuration::from_mins(10);
 const UNSOURCED: &str = "unsourced";
 /// Longer than any work on one takes.
 const UNSOURCED_FOR: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// How long a request waits that was taken when time was up.
-const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is told of a request, kept until it is: the same event, however often it is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +63,7 @@ enum Full {
 impl Download {
     pub(crate) async fn event(&self, item: &Item, limits: &Limits) -> Result<(), After> {
         if limits.reached() {
-            return Err(After::later(NO_TIME));
+            return Err(After::unbegun(limits));
         }
         let event: DownloadEvent = serde_json::from_str(&item.body)
             .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;

@@ -195,7 +195,7 @@ impl Tasks for Query {
 impl Work for Query {
     async fn work(&self, item: &Item, limits: &Limits) -> After {
         if limits.reached() {
-            return After::later(SignedDuration::from_mins(1));
+            return After::unbegun(limits);
         }
         let begun = Instant::now();
         let input: BinaryEvent = match serde_json::from_str(&item.body) {

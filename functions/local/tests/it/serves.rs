@@ -24,7 +24,7 @@ const FIRST_POST: u64 = 1000;
 /// What stands between two looks whether something arrived.
 const LOOK: Duration = Duration::from_millis(100);
 /// Long for anything here; hunting comes round each minute.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// The longest that an end may take that was asked for.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 

@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Limits,
     store::{
-        SystemClock,
+        Clock as _, SystemClock,
         inbox::{InboxCounts, Queue},
     },
     tasks::{Tasks as _, TasksError},
+    worker::{After, Work as _},
 };
 use jiff::SignedDuration;
 use serde_json::json;
 use sim::{Behaviour, Fault};
+use tokio::time::Instant;
 
 use sim::lookup::{event, sha256};
 
@@ -164,7 +166,7 @@ async fn an_answer_waits_for_a_dispatcher_that_is_down() {
     world.knows(1);
     put(&query, [event(1)]).await;
     world.dispatcher.down().await;
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+    let deadline = Instant::now() + Duration::from_millis(300);
     query.drain(false, &Limits::until(deadline)).await.unwrap();
     assert_eq!(world.waiting(&*clock).await.waiting, 1);
     world.dispatcher.up().await;
@@ -203,6 +205,22 @@ async fn what_was_polled_is_answered_after_a_crash() {
     query.drain(false, &no_limits()).await.unwrap();
     let statuses: Vec<_> = world.statuses().into_iter().map(|(_, status, _)| status).collect();
     assert_eq!(statuses, ["completed", "opt-out"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_when_it_was_time_to_end_is_there_at_once_for_the_next_process() {
+    let world = World::new().await;
+    let (query, clock) = (world.query(), SystemClock);
+    put(&query, [event(1)]).await;
+    let inbox = &query.common().store.inbox;
+    let hold = SignedDuration::from_mins(5);
+    let taken = inbox.take(Queue::Query, 1, hold, clock.now()).await.unwrap();
+    let asked_to_end = no_limits();
+    asked_to_end.stop.cancel();
+    assert_eq!(query.work(&taken[0], &asked_to_end).await, After::later(SignedDuration::ZERO));
+    // An invocation's queue would start the next one with it at once.
+    let over = Limits::until(Instant::now());
+    assert_eq!(query.work(&taken[0], &over).await, After::later(SignedDuration::from_mins(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,8 +267,9 @@ async fn an_event_of_the_queue_comes_back_where_the_key_is_refused() {
     let another = event["Records"][1]["body"].as_str().unwrap().replace("lookup-5", "lookup-6");
     event["Records"][1]["body"] = json!(another);
     world.virustotal.behave_for_files(&Behaviour::Unauthorized, 4);
+    let limits = Limits::until(Instant::now() + Duration::from_mins(1));
     let error =
-        query.handle(&query.common().receiver().unwrap(), &event, &no_limits()).await.unwrap_err();
+        query.handle(&query.common().receiver().unwrap(), &event, &limits).await.unwrap_err();
     assert!(matches!(error, TasksError::Stopped(_)), "{error}");
     assert_eq!(world.virustotal.reports_asked().len(), 1);
     assert_eq!(world.waiting(&*clock).await.waiting, 2);
