@@ -133,14 +133,15 @@ impl Download {
         let reserved = self.reserved(item, request).await.map_err(|e| unkept(&e))?;
         let is_present = match reserved {
             Some((_, Stage::Sourced | Stage::Reported)) => true,
-            _ => match self.content.has_stream(place(request)).await {
-                Ok(is_present) => is_present,
-                Err(error) if error.is_transient() => {
+            _ => match limits.bound(self.content.has_stream(place(request))).await {
+                None => return Err(After::later(SignedDuration::ZERO)),
+                Some(Ok(is_present)) => is_present,
+                Some(Err(error)) if error.is_transient() => {
                     tracing::warn!(error = chain(&error), "the request waits for the dispatcher");
                     let age = self.common.clock.now().duration_since(item.since);
                     return Err(After::later(growing(age, HELD, LONGEST_HELD)));
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     let outcome = Outcome::Failed(chain(&error));
                     let day = reserved.map(|(day, _)| day);
                     return self.end(item, request, day, &outcome, limits).await;

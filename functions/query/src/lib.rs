@@ -202,7 +202,7 @@ impl Work for Query {
             Ok(input) => input,
             Err(error) => return After::Bury(format!("the item cannot be read: {error}")),
         };
-        let looked = match self.look_up(&input.entity.sha256, item).await {
+        let looked = match self.look_up(&input.entity.sha256, item, limits).await {
             Ok(looked) => looked,
             Err(after) => return after,
         };

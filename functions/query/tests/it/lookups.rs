@@ -182,12 +182,12 @@ async fn what_was_polled_is_answered_after_a_crash() {
     world.knows(1);
     let query = world.query();
     // The group begins where it is first polled.
-    assert!(query.poll(Duration::from_secs(1)).await.unwrap().is_some());
+    assert!(query.poll(Duration::from_secs(1), &no_limits()).await.unwrap().is_some());
     let client = azul_vt::pipeline::assemble::dispatcher(&query.common().settings).unwrap();
     let events = json!([event(1), event(2)]).to_string().into();
     let format = azul_vt::azul::dispatcher::BodyFormat::Json;
     client.post(azul_vt::azul::dispatcher::Model::Binary, events, format).await.unwrap();
-    let polled = query.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    let polled = query.poll(Duration::from_secs(1), &no_limits()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
     // Here the process dies, in the middle of one.
     let hold = SignedDuration::from_mins(5);
@@ -221,6 +221,40 @@ async fn what_was_taken_when_it_was_time_to_end_is_there_at_once_for_the_next_pr
     // An invocation's queue would start the next one with it at once.
     let over = Limits::until(Instant::now());
     assert_eq!(query.work(&taken[0], &over).await, After::later(SignedDuration::from_mins(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_hangs_is_put_back_when_it_is_time_to_end() {
+    let world = World::new().await;
+    world.knows(1);
+    let (query, clock) = (world.query(), SystemClock);
+    put(&query, [event(1)]).await;
+    world.virustotal.behave_for_files(&Behaviour::Api(Fault::Hang), 1);
+    let hold = SignedDuration::from_mins(5);
+    let taken = query.common().store.inbox.take(Queue::Query, 1, hold, clock.now()).await.unwrap();
+    let limits = no_limits();
+    let asked_to_end = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        limits.stop.cancel();
+    };
+    let (after, ()) = tokio::join!(query.work(&taken[0], &limits), asked_to_end);
+    assert_eq!(after, After::later(SignedDuration::ZERO));
+    // The next one asks at once: nothing says that it is being looked up.
+    assert_eq!(query.work(&taken[0], &no_limits()).await, After::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_that_hangs_is_left_when_it_is_time_to_end() {
+    let world = World::new().await;
+    let query = world.query();
+    world.dispatcher.fail_polls(&Fault::Hang, 1);
+    let (limits, begun) = (no_limits(), Instant::now());
+    limits.stop.cancel();
+    assert!(query.poll(Duration::from_mins(1), &limits).await.unwrap().is_none());
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(2900) && took < Duration::from_secs(10), "{took:?}");
+    // One that is answered in time is kept.
+    assert!(query.poll(Duration::from_mins(1), &limits).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +321,7 @@ async fn azuls_own_dispatcher_is_polled_and_its_events_are_kept() {
     let world = World::new().await;
     let query = world.query_at(Arc::new(SystemClock), &[("PLUGIN_EVENTS_URL", dispatcher.url())]);
     dispatcher.answers(200, &json!({"events": [event(1), event(2)]}).to_string()).await.unwrap();
-    let polled = query.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    let polled = query.poll(Duration::from_secs(1), &no_limits()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
     assert_eq!(world.waiting(&SystemClock).await.waiting, 2);
     let asked = dispatcher.last_request().await.unwrap();
@@ -297,6 +331,6 @@ async fn azuls_own_dispatcher_is_polled_and_its_events_are_kept() {
     }
     // An outage of it is said as one.
     dispatcher.answers(500, "{}").await.unwrap();
-    let error = query.poll(Duration::from_secs(1)).await.unwrap_err();
+    let error = query.poll(Duration::from_secs(1), &no_limits()).await.unwrap_err();
     assert!(matches!(&error, TasksError::Poll(e) if e.is_transient()), "{error:?}");
 }
