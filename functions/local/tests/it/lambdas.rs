@@ -192,6 +192,7 @@ async fn a_lambda_that_cannot_start_says_why_in_its_log() {
     ] {
         let mut lambda = Lambda::start(&stage, function, &[(name, value)]).await;
         assert!(!lambda.child.wait().unwrap().success());
+        ("download", "LOG", "loud"),
         let lines = lambda.lines();
         let last = lines.last().unwrap();
         assert_eq!(last["level"], "ERROR", "{last}");
