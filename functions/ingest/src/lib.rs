@@ -24,6 +24,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use jiff::SignedDuration;
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 mod auth;
 mod body;
@@ -198,7 +199,7 @@ impl Ingest {
     async fn deliver_or_leave(self: &Arc<Self>, key: String) -> Reply {
         let this = Arc::clone(self);
         // A task of its own: a caller that goes away must not break the delivery off in its middle.
-        let task = tokio::spawn(async move { this.deliver(&key).await });
+        let task = tokio::spawn(async move { this.deliver(&key).await }.in_current_span());
         match tokio::time::timeout(self.wait, task).await {
             Err(_) => Reply::staged("the dispatcher has not acknowledged it yet"),
             Ok(Err(_)) => Reply::staged("the delivery broke off; it will be tried again"),
