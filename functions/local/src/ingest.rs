@@ -32,8 +32,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         Pipeline::from_settings(&settings, store.clone()).await.map_err(Failure::usage)?;
     let ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline);
     let ingest = Arc::new(ingest.context("INGEST_SECRETS").map_err(Failure::Usage)?);
-    let server = bind(&settings).await?;
     stop_on_signal(&ingest.limits);
+    let server = bind(&settings).await?;
     let gateway = metrics::gateway(&settings, ingest::NAME)?;
     let pushing = metrics::keep_pushing(gateway.as_ref(), &ingest.limits, async || Ok(()));
     tokio::join!(listen(server, &ingest), pushing).0

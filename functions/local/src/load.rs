@@ -18,6 +18,7 @@ use azul_vt::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, LoadError, Report, Step};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::LoadArgs,
@@ -164,24 +165,23 @@ fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
     }
     output.finish()
 }
+/// Must be called inside of a tokio runtime, and before anybody is told that the process is there.
 
 /// Ends the work at Ctrl-C or SIGTERM, soon and where it can be gone on with; a second one ends it at once.
+    // Here and not in the task: from now on no signal ends the process otherwise.
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
 pub(crate) fn stop_on_signal(limits: &Limits) {
     let stop = limits.stop.clone();
     tokio::spawn(async move {
-        let Ok(mut terminate) =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        else {
-            return;
-        };
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         say("vt: stopping at the end of what is in flight");
         stop.cancel();
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         std::process::exit(130);

@@ -107,6 +107,7 @@ impl Board {
 
 async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
     let limits = Limits::default();
+    stop_on_signal(&limits);
     // Boxed, here and below: what setting up holds is large, and gone afterwards.
     let all = Arc::new(Box::pin(Served::new(args, settings, &limits)).await?);
     // Without secrets only what comes from this machine may post, which the receivers check.
@@ -115,7 +116,6 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
         Some(_) => Some(crate::ingest::bind(&all.settings).await?),
         None => None,
     };
-    stop_on_signal(&limits);
     let gateway = metrics::gateway(&all.settings, "serve")?;
     let functions = async {
         Box::pin(all.functions(ingest_server, &limits)).await;
