@@ -56,7 +56,8 @@ async fn repeat(
         if let (Some(gateway), Ok(report)) = (gateway, &outcome)
             && report.held_by.is_none()
         {
-            gateway.try_push().await;
+            // Not for long where it is time to end.
+            limits.bound(gateway.try_push()).await;
         }
         match outcome {
             Ok(report) => say(&sentence(&report)),

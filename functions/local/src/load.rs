@@ -87,15 +87,8 @@ async fn load(
     stop_on_signal(&limits);
     // On one host minutes go to workers where there are several; on AWS where there is a queue for them.
     load.fan_out |= load.settings.aws.is_none() && args.workers.is_some_and(|n| n > 1);
-    let stop = limits.child();
-    let working = async {
-        let outcome = repeat(args, &load, &limits, bar.as_ref()).await;
-        stop.stop.cancel();
-        outcome
-    };
-    let pushing = metrics::keep_pushing(gateway.as_ref(), &stop, async || load.measure().await);
-    let (outcome, ()) = tokio::join!(working, pushing);
-    outcome
+    let working = Box::pin(repeat(args, &load, &limits, bar.as_ref()));
+    metrics::pushing(gateway.as_ref(), &limits, async || load.measure().await, working).await
 }
 
 /// One run: a range, or what is due, with workers where there is a queue for them.

@@ -127,9 +127,9 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
         let all = Arc::clone(&answering);
         async move { all.answer(request).await }
     };
-    let pushing = metrics::keep_pushing(gateway.as_ref(), &limits, async || all.measure().await);
-    let ((), answered, ()) =
-        tokio::join!(functions, Box::pin(server.serve(&limits, respond)), pushing);
+    let working = async { tokio::join!(functions, Box::pin(server.serve(&limits, respond))).1 };
+    let measure = async || all.measure().await;
+    let answered = metrics::pushing(gateway.as_ref(), &limits, measure, working).await;
     answered.map_err(Failure::job)?;
     say("vt serve: ended");
     Ok(())
