@@ -162,7 +162,9 @@ impl Served {
             }
             let (settings, store, clock) = with();
             let load = Load::from_settings(settings, store, clock).await;
-            served.load = Some(load.map_err(Failure::usage)?);
+            let mut load = load.map_err(Failure::usage)?;
+            load.sweeps = !runs(Function::Ingest);
+            served.load = Some(load);
         }
         if runs(Function::Ingest) {
             let pipeline = Pipeline::from_settings(&settings, store.clone()).await;
