@@ -58,6 +58,9 @@ pub struct Ingest {
     pub limits: Limits,
     /// How long a caller waits.
     pub wait: Duration,
+    /// Whether the process's metrics are at `/metrics`: not where they are of other functions too, because this
+    /// address may be open to many.
+    pub shows_metrics: bool,
     auth: Auth,
     headers: HeaderMap,
     max_body_bytes: u64,
@@ -91,6 +94,7 @@ impl Ingest {
             pipeline,
             limits: Limits::default(),
             wait: WAIT,
+            shows_metrics: true,
             headers,
             max_body_bytes: settings.max_bundle_bytes,
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -129,6 +133,7 @@ impl Ingest {
                 Ok(Reply::text("azul-vt ingest: POST feed records here, as JSON lines\n"))
             }
             "/health" if get => Ok(Reply::text("ok\n")),
+            "/metrics" if !self.shows_metrics => Err(Problem::NoSuchPath),
             "/metrics" if get => {
                 prometheus::render().map(Reply::metrics).ok_or(Problem::NoSuchPath)
             }

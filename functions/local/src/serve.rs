@@ -178,6 +178,7 @@ impl Served {
             let (settings, store, clock) = with();
             let query = Query::from_settings(settings, store, clock).map_err(Failure::usage)?;
             served.query = Some(Attended::new(query)?);
+            ingest.shows_metrics = false;
         } else if args.functions.is_empty() {
             say("vt serve: query is not run, because LOOKUP_SOURCES is not set");
         }

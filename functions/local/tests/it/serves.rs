@@ -247,6 +247,14 @@ async fn a_function_that_fails_is_told_of_and_the_others_go_on() {
     }
     running.terminate();
     assert!(running.end().await.0.success());
+    let running = running.until("listening on ");
+    let (_, ingest) = running.said.rsplit_once("listening on ").unwrap();
+    let ingest = ingest.split_whitespace().next().unwrap().to_owned();
+    // Metrics of all functions are where only /health and /status are.
+    for (path, status) in [("/health", 200), ("/metrics", 404)] {
+        let answer = reqwest::get(format!("{ingest}{path}")).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
