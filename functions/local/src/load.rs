@@ -103,10 +103,15 @@ async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, L
     }
 }
 
-/// Loads what is due, each minute, until it is stopped.
-pub(crate) async fn watch(load: &Load, limits: &Limits) -> Result<(), Failure> {
-    let args = LoadArgs { watch: true, workers: None, from: None, to: None, dry_run: false };
-    repeat(&args, load, limits, None).await
+/// Loads what is due, and gives how long to wait before the next run.
+pub(crate) async fn run_once(load: &Load, limits: &Limits) -> Result<Duration, Failure> {
+    let args = LoadArgs { watch: false, workers: None, from: None, to: None, dry_run: false };
+    let report = once(&args, load, limits).await.map_err(Failure::job)?;
+    let wait = if load.fan_out { WATCH_QUEUE } else { WATCH };
+    if wait == WATCH || !report.is_idle() {
+        say(&sentence(&report));
+    }
+    Ok(wait)
 }
 
 /// Runs once, or with `--watch` until it is stopped.
@@ -158,14 +163,14 @@ fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
     }
     output.finish()
 }
-/// Must be called inside of a tokio runtime, and before anybody is told that the process is there.
 
 /// Ends the work at Ctrl-C or SIGTERM, soon and where it can be gone on with; a second one ends it at once.
+/// Must be called inside of a tokio runtime, and before anybody is told that the process is there.
+pub(crate) fn stop_on_signal(limits: &Limits) {
+    let stop = limits.stop.clone();
     // Here and not in the task: from now on no signal ends the process otherwise.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
-pub(crate) fn stop_on_signal(limits: &Limits) {
-    let stop = limits.stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
