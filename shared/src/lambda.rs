@@ -77,7 +77,11 @@ where
     let settings = Settings::from_env();
     let log = settings.as_ref().map_or("info", |settings| &settings.log).to_owned();
     let started = async {
-        telemetry::init(&log, Format::Json)?;
+        if let Err(error) = telemetry::init(&log, Format::Json) {
+            // Else nobody could read of it.
+            telemetry::init("info", Format::Json)?;
+            return Err(error.into());
+        }
         emf::init();
         let settings = settings?;
         let store = store::open(&settings).await?;

@@ -63,8 +63,11 @@ impl Counter {
 impl Gauge {
     /// Sets it; `values` are those of the labels.
     pub fn set<const N: usize>(&self, values: [&str; N], value: impl Number) {
-        if self.0.is_for_cloudwatch() || !emf::is_on() {
-            gauge!(self.0.name, self.0.labels(values)).set(value.into_f64());
+        let value = value.into_f64();
+        if !emf::is_on() {
+            gauge!(self.0.name, self.0.labels(values)).set(value);
+        } else if self.0.is_for_cloudwatch() {
+            emf::set(&self.0, self.0.labels.iter().copied().zip(values), value);
         }
     }
 }

@@ -129,7 +129,7 @@ pub struct Settings {
     pub log: String,
     /// `PLUGIN_HEADERS`: sent with every answer of `vt ingest`.
     pub plugin_headers: BTreeMap<String, String>,
-    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`: where `vt load` and `vt ingest` push their metrics.
+    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`: where the commands that run a function push their metrics.
     pub push_gateway: Option<Url>,
     /// `HTTPS_PROXY` (also `https_proxy`, `ALL_PROXY`).
     pub https_proxy: Option<Url>,

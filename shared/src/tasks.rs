@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     azul::{
@@ -45,8 +48,10 @@ use crate::{
 /// Events that one poll asks for.
 const POLL_EVENTS: usize = 50;
 /// How long the dispatcher gathers for one poll. A poll is waited for when the process is asked to end: what it hands out
-/// it hands out once.
-const POLL_TIME: Duration = Duration::from_secs(3);
+/// it hands out once …
+const POLL_TIME: Duration = Duration::from_secs(2);
+/// … but then for so much longer at most: a dispatcher that hangs hands out nothing.
+const POLL_GRACE: Duration = Duration::from_secs(1);
 /// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -358,11 +363,11 @@ pub trait Tasks: Work + Sized {
     }
 
     /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,
-    /// because enough waits already or Azul is paused.
+    /// because enough waits already or Azul is paused; or it did not answer, and the process is to end.
     ///
     /// # Errors
     /// [`TasksError::Poll`], [`TasksError::Store`].
-    async fn poll(&self, wait: Duration) -> Result<Option<Accepted>, TasksError> {
+    async fn poll(&self, wait: Duration, limits: &Limits) -> Result<Option<Accepted>, TasksError> {
         let Common { store, clock, about, dispatcher, .. } = self.common();
         let waiting = store.inbox.counts(about.queue, clock.now()).await?;
         let room = about.most_waiting.saturating_sub(waiting.waiting + waiting.in_work);
@@ -378,7 +383,20 @@ pub trait Tasks: Work + Sized {
             count,
             deadline: wait.min(POLL_TIME),
         };
-        let polled = dispatcher.poll(&poll).await?;
+        // A second is the least that the dispatcher gathers for.
+        let late = Instant::now() + poll.deadline.max(Duration::from_secs(1)) + POLL_GRACE;
+        let given_up = async {
+            limits.stop.cancelled().await;
+            sleep_until(late).await;
+        };
+        let polled = tokio::select! {
+            biased;
+            polled = dispatcher.poll(&poll) => polled?,
+            () = given_up => {
+                tracing::warn!("the dispatcher does not answer a poll, and it is time to end");
+                return Ok(None);
+            }
+        };
         if polled.paused {
             return Ok(None);
         }
@@ -475,7 +493,7 @@ pub trait Tasks: Work + Sized {
             if left.is_some_and(|left| left < least) {
                 return Ok(());
             }
-            match self.poll(left.unwrap_or(Duration::MAX)).await {
+            match self.poll(left.unwrap_or(Duration::MAX), limits).await {
                 Ok(Some(_)) => {}
                 Ok(None) => drop(limits.sleep(PAUSE).await),
                 Err(TasksError::Poll(error)) if error.is_transient() => {

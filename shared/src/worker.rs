@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long an item of an event waits where only an operator can help: the queue would start the next worker
 /// with it at once.
 const STOPPED: SignedDuration = SignedDuration::from_mins(1);
+/// How long an item waits that an invocation took when its time was up, for the same reason.
+const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is to become of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,13 @@ impl After {
     /// It comes back after a time, and this was no attempt: it waited for something.
     pub fn later(after: SignedDuration) -> Self {
         Self::Again(Again { after, is_attempt: false })
+    }
+
+    /// It was taken when `limits` were reached. Whoever comes after a process that was asked to end, which has no
+    /// deadline as an invocation has, finds it at once.
+    pub fn unbegun(limits: &Limits) -> Self {
+        let is_process = limits.stop.is_cancelled() && limits.deadline.is_none();
+        Self::later(if is_process { SignedDuration::ZERO } else { NO_TIME })
     }
 }
 

@@ -42,8 +42,6 @@ const LONGEST_FULL: SignedDuration = SignedDuration::from_mins(10);
 const UNSOURCED: &str = "unsourced";
 /// Longer than any work on one takes.
 const UNSOURCED_FOR: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// How long a request waits that was taken when time was up.
-const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is told of a request, kept until it is: the same event, however often it is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +63,7 @@ enum Full {
 impl Download {
     pub(crate) async fn event(&self, item: &Item, limits: &Limits) -> Result<(), After> {
         if limits.reached() {
-            return Err(After::later(NO_TIME));
+            return Err(After::unbegun(limits));
         }
         let event: DownloadEvent = serde_json::from_str(&item.body)
             .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;
@@ -135,14 +133,15 @@ impl Download {
         let reserved = self.reserved(item, request).await.map_err(|e| unkept(&e))?;
         let is_present = match reserved {
             Some((_, Stage::Sourced | Stage::Reported)) => true,
-            _ => match self.content.has_stream(place(request)).await {
-                Ok(is_present) => is_present,
-                Err(error) if error.is_transient() => {
+            _ => match limits.bound(self.content.has_stream(place(request))).await {
+                None => return Err(After::later(SignedDuration::ZERO)),
+                Some(Ok(is_present)) => is_present,
+                Some(Err(error)) if error.is_transient() => {
                     tracing::warn!(error = chain(&error), "the request waits for the dispatcher");
                     let age = self.common.clock.now().duration_since(item.since);
                     return Err(After::later(growing(age, HELD, LONGEST_HELD)));
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     let outcome = Outcome::Failed(chain(&error));
                     let day = reserved.map(|(day, _)| day);
                     return self.end(item, request, day, &outcome, limits).await;

@@ -4,13 +4,14 @@ use std::{
     path::{Path, PathBuf},
     pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use azul_vt::bundle::Compression;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
-use tokio::{fs::File, io::AsyncWriteExt};
+use tokio::{fs::File, io::AsyncWriteExt, time::timeout};
 
 use crate::{auth::Caller, reply::Problem};
 
@@ -21,6 +22,9 @@ pub(crate) struct Received {
     /// Of the bytes as received.
     pub(crate) sha256_hex: String,
 }
+
+/// A body of which nothing came for so long is given up.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Bytes that tell how a body is compressed.
 const MAGIC: usize = 4;
@@ -114,7 +118,8 @@ where
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
-        while let Some(frame) = self.body.frame().await {
+        let silent = |_| Problem::BodyBroken("nothing more of it came for half a minute".into());
+        while let Some(frame) = timeout(SILENCE, self.body.frame()).await.map_err(silent)? {
             let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
             let Ok(data) = frame.into_data() else { continue }; // trailers
             self.size = self.size.saturating_add(data.len() as u64);

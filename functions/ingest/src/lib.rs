@@ -24,6 +24,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use jiff::SignedDuration;
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 mod auth;
 mod body;
@@ -57,6 +58,9 @@ pub struct Ingest {
     pub limits: Limits,
     /// How long a caller waits.
     pub wait: Duration,
+    /// Whether the process's metrics are at `/metrics`: not where they are of other functions too, because this
+    /// address may be open to many.
+    pub shows_metrics: bool,
     auth: Auth,
     headers: HeaderMap,
     max_body_bytes: u64,
@@ -90,6 +94,7 @@ impl Ingest {
             pipeline,
             limits: Limits::default(),
             wait: WAIT,
+            shows_metrics: true,
             headers,
             max_body_bytes: settings.max_bundle_bytes,
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -128,6 +133,7 @@ impl Ingest {
                 Ok(Reply::text("azul-vt ingest: POST feed records here, as JSON lines\n"))
             }
             "/health" if get => Ok(Reply::text("ok\n")),
+            "/metrics" if !self.shows_metrics => Err(Problem::NoSuchPath),
             "/metrics" if get => {
                 prometheus::render().map(Reply::metrics).ok_or(Problem::NoSuchPath)
             }
@@ -198,7 +204,7 @@ impl Ingest {
     async fn deliver_or_leave(self: &Arc<Self>, key: String) -> Reply {
         let this = Arc::clone(self);
         // A task of its own: a caller that goes away must not break the delivery off in its middle.
-        let task = tokio::spawn(async move { this.deliver(&key).await });
+        let task = tokio::spawn(async move { this.deliver(&key).await }.in_current_span());
         match tokio::time::timeout(self.wait, task).await {
             Err(_) => Reply::staged("the dispatcher has not acknowledged it yet"),
             Ok(Err(_)) => Reply::staged("the delivery broke off; it will be tried again"),

@@ -174,6 +174,9 @@ pub struct Load {
     pub ageless: Arc<Mapper>,
     /// Whether minutes go to workers where the feed is far behind.
     pub fan_out: bool,
+    /// Whether a tick delivers posted bodies that were left: not where `ingest` runs in the same process and knows
+    /// which of them are being delivered.
+    pub sweeps: bool,
     /// Waits between attempts at a minute, unless VirusTotal asks for more.
     pub backoff: Backoff,
     /// Is told of each minute.
@@ -213,6 +216,7 @@ impl Load {
             ageless: Arc::new(assemble::mapper(&settings, true).map_err(AssembleError::from)?),
             virustotal,
             fan_out: settings.minutes_queue.is_some(),
+            sweeps: true,
             backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
             settings,
             store,

@@ -55,8 +55,9 @@ impl Load {
             return Ok(());
         }
         let delivered = |posted: &Posted| metrics::count(NAME, &posted.counts, self.clock.now());
+        let claim = |_: &str| self.sweeps.then_some(());
         let (swept, error) =
-            posted::sweep(&self.pipeline, &*self.clock, limits, |_| Some(()), delivered).await;
+            posted::sweep(&self.pipeline, &*self.clock, limits, claim, delivered).await;
         report.swept = swept;
         if self.virustotal.is_none() {
             // Sweeping needs no key: where there was something to sweep, the run did what it could.

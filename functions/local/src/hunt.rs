@@ -27,9 +27,10 @@ pub(crate) fn run(args: &HuntArgs) -> Result<(), Failure> {
     runtime()?.block_on(hunt(args, settings))
 }
 
-/// Looks for what is new, each minute, until it is stopped.
-pub(crate) async fn watch(hunt: &Hunt, limits: &Limits) -> Result<(), Failure> {
-    repeat(true, &Trigger::Tick, hunt, limits, None).await
+/// Looks for what is new, and gives how long to wait before the next run.
+pub(crate) async fn run_once(hunt: &Hunt, limits: &Limits) -> Result<Duration, Failure> {
+    repeat(false, &Trigger::Tick, hunt, limits, None).await?;
+    Ok(WATCH)
 }
 
 async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
@@ -56,7 +57,8 @@ async fn repeat(
         if let (Some(gateway), Ok(report)) = (gateway, &outcome)
             && report.held_by.is_none()
         {
-            gateway.try_push().await;
+            // Not for long where it is time to end.
+            limits.bound(gateway.try_push()).await;
         }
         match outcome {
             Ok(report) => say(&sentence(&report)),

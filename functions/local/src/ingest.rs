@@ -32,11 +32,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         Pipeline::from_settings(&settings, store.clone()).await.map_err(Failure::usage)?;
     let ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline);
     let ingest = Arc::new(ingest.context("INGEST_SECRETS").map_err(Failure::Usage)?);
-    let server = bind(&settings).await?;
-    stop_on_signal(&ingest.limits);
     let gateway = metrics::gateway(&settings, ingest::NAME)?;
-    let pushing = metrics::keep_pushing(gateway.as_ref(), &ingest.limits, async || Ok(()));
-    tokio::join!(listen(server, &ingest), pushing).0
+    stop_on_signal(&ingest.limits);
+    let server = bind(&settings).await?;
+    let working = listen(server, &ingest);
+    metrics::pushing(gateway.as_ref(), &ingest.limits, async || Ok(()), working).await
 }
 
 /// Takes the address that the settings name.

@@ -18,6 +18,7 @@ use azul_vt::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Load, LoadError, Report, Step};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::LoadArgs,
@@ -86,15 +87,8 @@ async fn load(
     stop_on_signal(&limits);
     // On one host minutes go to workers where there are several; on AWS where there is a queue for them.
     load.fan_out |= load.settings.aws.is_none() && args.workers.is_some_and(|n| n > 1);
-    let stop = limits.child();
-    let working = async {
-        let outcome = repeat(args, &load, &limits, bar.as_ref()).await;
-        stop.stop.cancel();
-        outcome
-    };
-    let pushing = metrics::keep_pushing(gateway.as_ref(), &stop, async || load.measure().await);
-    let (outcome, ()) = tokio::join!(working, pushing);
-    outcome
+    let working = Box::pin(repeat(args, &load, &limits, bar.as_ref()));
+    metrics::pushing(gateway.as_ref(), &limits, async || load.measure().await, working).await
 }
 
 /// One run: a range, or what is due, with workers where there is a queue for them.
@@ -109,10 +103,15 @@ async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, L
     }
 }
 
-/// Loads what is due, each minute, until it is stopped.
-pub(crate) async fn watch(load: &Load, limits: &Limits) -> Result<(), Failure> {
-    let args = LoadArgs { watch: true, workers: None, from: None, to: None, dry_run: false };
-    repeat(&args, load, limits, None).await
+/// Loads what is due, and gives how long to wait before the next run.
+pub(crate) async fn run_once(load: &Load, limits: &Limits) -> Result<Duration, Failure> {
+    let args = LoadArgs { watch: false, workers: None, from: None, to: None, dry_run: false };
+    let report = once(&args, load, limits).await.map_err(Failure::job)?;
+    let wait = if load.fan_out { WATCH_QUEUE } else { WATCH };
+    if wait == WATCH || !report.is_idle() {
+        say(&sentence(&report));
+    }
+    Ok(wait)
 }
 
 /// Runs once, or with `--watch` until it is stopped.
@@ -166,22 +165,21 @@ fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Ends the work at Ctrl-C or SIGTERM, soon and where it can be gone on with; a second one ends it at once.
+/// Must be called inside of a tokio runtime, and before anybody is told that the process is there.
 pub(crate) fn stop_on_signal(limits: &Limits) {
     let stop = limits.stop.clone();
+    // Here and not in the task: from now on no signal ends the process otherwise.
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
     tokio::spawn(async move {
-        let Ok(mut terminate) =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        else {
-            return;
-        };
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         say("vt: stopping at the end of what is in flight");
         stop.cancel();
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         std::process::exit(130);

@@ -1,6 +1,6 @@
 //! Metrics of a process of `vt`: shown, and pushed to where the settings say.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -35,19 +35,33 @@ pub(crate) async fn push(gateway: &Gateway, measured: Result<(), StoreError>) {
     gateway.try_push().await;
 }
 
-/// Pushes again and again, the last time when `limits` end. Without a gateway it does nothing.
-pub(crate) async fn keep_pushing(
+/// What `work` comes to. Pushes meanwhile again and again, and once more when it is done: for no longer than a
+/// second where `limits` ended it. Without a gateway nothing is pushed.
+pub(crate) async fn pushing<T>(
     gateway: Option<&Gateway>,
     limits: &Limits,
     measure: impl AsyncFn() -> Result<(), StoreError>,
-) {
-    let Some(gateway) = gateway else { return };
+    work: impl Future<Output = T>,
+) -> T {
+    let Some(gateway) = gateway else { return work.await };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        never = keep_pushing(gateway, &measure) => match never {},
+    };
+    let last = async { push(gateway, measure().await).await };
+    if limits.bound(last).await.is_none() {
+        tracing::warn!("PLUGIN_PROMETHEUS_PUSH_GATEWAY: it is too slow for the last metrics");
+    }
+    outcome
+}
+
+async fn keep_pushing(
+    gateway: &Gateway,
+    measure: &impl AsyncFn() -> Result<(), StoreError>,
+) -> Infallible {
     loop {
         push(gateway, measure().await).await;
-        if limits.reached() {
-            return;
-        }
-        limits.sleep(INTERVAL).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

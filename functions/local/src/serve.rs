@@ -38,7 +38,7 @@ use crate::{
     status, tasks,
 };
 
-/// Before a function is begun again that failed, or that another process runs.
+/// Before a function is begun again that failed, or that another process runs. One that goes on for so long is well.
 const AGAIN: Duration = Duration::from_mins(1);
 
 /// Runs `vt serve`.
@@ -51,11 +51,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
 struct Served {
     settings: Settings,
     store: Store,
-    load: Option<Load>,
+    load: Option<Arc<Load>>,
     ingest: Option<Arc<Ingest>>,
     query: Option<Attended<Query>>,
     download: Option<Attended<Download>>,
-    hunt: Option<Hunt>,
+    hunt: Option<Arc<Hunt>>,
     board: Board,
 }
 
@@ -82,10 +82,10 @@ impl<T: Tasks> Attended<T> {
 /// How a function is.
 #[derive(Clone, Debug, Serialize)]
 struct Standing {
-    /// `running`, or `waiting` for its next try.
+    /// `running`, `waiting` for its next run, or `ended`.
     state: &'static str,
     since: Timestamp,
-    /// Why it waits.
+    /// Why it failed last, until it is well again.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -95,6 +95,12 @@ struct Standing {
 struct Board(Mutex<BTreeMap<&'static str, Standing>>);
 
 impl Board {
+    /// A function begins; whether it is well will be seen.
+    fn begun(&self, name: &'static str) {
+        let error = self.all().remove(name).and_then(|standing| standing.error);
+        self.set(name, "running", error);
+    }
+
     fn set(&self, name: &'static str, state: &'static str, error: Option<String>) {
         let standing = Standing { state, since: Timestamp::now(), error };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, standing);
@@ -107,16 +113,16 @@ impl Board {
 
 async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
     let limits = Limits::default();
+    stop_on_signal(&limits);
     // Boxed, here and below: what setting up holds is large, and gone afterwards.
     let all = Arc::new(Box::pin(Served::new(args, settings, &limits)).await?);
+    let gateway = metrics::gateway(&all.settings, "serve")?;
     // Without secrets only what comes from this machine may post, which the receivers check.
     let server = Server::bind("SERVE_LISTEN", all.settings.serve_listen, None).await?;
     let ingest_server = match &all.ingest {
         Some(_) => Some(crate::ingest::bind(&all.settings).await?),
         None => None,
     };
-    stop_on_signal(&limits);
-    let gateway = metrics::gateway(&all.settings, "serve")?;
     let functions = async {
         Box::pin(all.functions(ingest_server, &limits)).await;
         // All of them ended, so there is nothing more to tell of.
@@ -127,9 +133,9 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
         let all = Arc::clone(&answering);
         async move { all.answer(request).await }
     };
-    let pushing = metrics::keep_pushing(gateway.as_ref(), &limits, async || all.measure().await);
-    let ((), answered, ()) =
-        tokio::join!(functions, Box::pin(server.serve(&limits, respond)), pushing);
+    let working = async { tokio::join!(functions, Box::pin(server.serve(&limits, respond))).1 };
+    let measure = async || all.measure().await;
+    let answered = metrics::pushing(gateway.as_ref(), &limits, measure, working).await;
     answered.map_err(Failure::job)?;
     say("vt serve: ended");
     Ok(())
@@ -162,7 +168,9 @@ impl Served {
             }
             let (settings, store, clock) = with();
             let load = Load::from_settings(settings, store, clock).await;
-            served.load = Some(load.map_err(Failure::usage)?);
+            let mut load = load.map_err(Failure::usage)?;
+            load.sweeps = !runs(Function::Ingest);
+            served.load = Some(Arc::new(load));
         }
         if runs(Function::Ingest) {
             let pipeline = Pipeline::from_settings(&settings, store.clone()).await;
@@ -170,6 +178,7 @@ impl Served {
             let ingest = Ingest::new(&settings, store.clone(), Arc::clone(&clock), pipeline);
             let mut ingest = ingest.context("INGEST_SECRETS").map_err(Failure::Usage)?;
             ingest.limits = limits.child();
+            ingest.shows_metrics = false;
             served.ingest = Some(Arc::new(ingest));
         }
         if runs(Function::Query) {
@@ -187,7 +196,7 @@ impl Served {
         if runs(Function::Hunt) {
             let (settings, store, clock) = with();
             let hunt = Hunt::from_settings(settings, store, clock).map_err(Failure::usage)?;
-            served.hunt = Some(hunt);
+            served.hunt = Some(Arc::new(hunt));
         }
         Ok(served)
     }
@@ -196,19 +205,29 @@ impl Served {
     async fn functions(&self, ingest_server: Option<Server>, limits: &Limits) {
         let load = async {
             let Some(load) = &self.load else { return };
-            self.keep(load::NAME, limits, async |limits| crate::load::watch(load, limits).await)
-                .await;
+            self.keep(load::NAME, limits, |limits| {
+                let load = Arc::clone(load);
+                async move { crate::load::run_once(&load, &limits).await }
+            })
+            .await;
         };
         let hunt = async {
             let Some(hunt) = &self.hunt else { return };
-            self.keep(hunt::NAME, limits, async |limits| crate::hunt::watch(hunt, limits).await)
-                .await;
+            self.keep(hunt::NAME, limits, |limits| {
+                let hunt = Arc::clone(hunt);
+                async move { crate::hunt::run_once(&hunt, &limits).await }
+            })
+            .await;
         };
         let ingest = async {
             let (Some(ingest), Some(server)) = (&self.ingest, ingest_server) else { return };
             self.board.set(ingest::NAME, "running", None);
-            if let Err(failure) = crate::ingest::listen(server, ingest).await {
-                self.failed(ingest::NAME, &failure);
+            let ingest = Arc::clone(ingest);
+            let run = tokio::spawn(async move { crate::ingest::listen(server, &ingest).await });
+            if let Err(failure) = run.await.unwrap_or_else(|panic| Err(Failure::job(panic))) {
+                let error = line(&failure);
+                tracing::error!(error, "ingest failed; until a restart it takes nothing");
+                self.board.set(ingest::NAME, "ended", Some(error));
             }
         };
         tokio::join!(
@@ -222,30 +241,48 @@ impl Served {
 
     async fn tasks<T: Tasks + 'static>(&self, attended: Option<&Attended<T>>, limits: &Limits) {
         let Some(Attended { tasks, .. }) = attended else { return };
-        self.keep(T::NAME, limits, async |limits| tasks::work(false, tasks, limits).await).await;
+        self.keep(T::NAME, limits, |limits| {
+            let tasks = Arc::clone(tasks);
+            async move { tasks::work(false, &tasks, &limits).await.map(|()| AGAIN) }
+        })
+        .await;
     }
 
-    /// Runs a function until `limits` end: again and again, where it ends before.
-    async fn keep(
+    /// Runs a function until `limits` end: again and again, as long after each run as that says. Each run is a task
+    /// of its own, whose panic is a failure like others.
+    async fn keep<Run>(
         &self,
         name: &'static str,
         limits: &Limits,
-        job: impl AsyncFn(&Limits) -> Result<(), Failure>,
-    ) {
+        job: impl Fn(Limits) -> Run + Send,
+    ) where
+        Run: Future<Output = Result<Duration, Failure>> + Send + 'static,
+    {
         while !limits.reached() {
-            self.board.set(name, "running", None);
-            match job(&limits.child()).await {
-                Ok(()) => self.board.set(name, "waiting", None),
-                Err(failure) => self.failed(name, &failure),
-            }
-            limits.sleep(AGAIN).await;
+            self.board.begun(name);
+            let mut run = tokio::spawn(job(limits.anew()));
+            let ended = tokio::select! {
+                ended = &mut run => ended,
+                // Some runs end only when they fail.
+                () = tokio::time::sleep(AGAIN) => {
+                    self.board.set(name, "running", None);
+                    run.await
+                }
+            };
+            let wait = match ended.unwrap_or_else(|panic| Err(Failure::job(panic))) {
+                Ok(wait) => {
+                    self.board.set(name, "waiting", None);
+                    wait
+                }
+                Err(failure) => {
+                    let error = line(&failure);
+                    tracing::error!(error, "{name} failed; it is begun again in a minute");
+                    self.board.set(name, "waiting", Some(error));
+                    AGAIN
+                }
+            };
+            limits.sleep(wait).await;
         }
-    }
-
-    fn failed(&self, name: &'static str, failure: &Failure) {
-        let error = failure.line().unwrap_or_else(|| "it ended".to_owned());
-        tracing::error!(error, "{name} failed; it is begun again in a minute");
-        self.board.set(name, "waiting", Some(error));
     }
 
     /// Tells the metrics what only the state knows.
@@ -277,7 +314,7 @@ impl Served {
         }
     }
 
-    /// 200 where each function runs; 503 where one waits because it failed.
+    /// 200 where each function is well; 503 where one failed last.
     fn health(&self) -> Response<Bytes> {
         let functions = self.board.all();
         let ok = functions.values().all(|state| state.error.is_none());
@@ -297,9 +334,33 @@ impl Served {
     }
 }
 
+fn line(failure: &Failure) -> String {
+    failure.line().unwrap_or_else(|| "it ended".to_owned())
+}
+
 fn json(status: StatusCode, body: &Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(format!("{body}\n")));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_function_failed_stands_there_until_it_is_well() {
+        let board = Board::default();
+        let error = || board.all()["load"].error.clone();
+        board.begun("load");
+        assert_eq!(error(), None);
+        board.set("load", "waiting", Some("the key is refused".to_owned()));
+        board.begun("load");
+        assert_eq!(board.all()["load"].state, "running");
+        assert_eq!(error().as_deref(), Some("the key is refused"));
+        board.set("load", "waiting", None);
+        board.begun("load");
+        assert_eq!(error(), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! Serving HTTP on this machine.
 
-use std::{io, net::SocketAddr};
+use std::{future::IntoFuture as _, io, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{
@@ -13,6 +13,9 @@ use azul_vt::{pipeline::Limits, webhook::LetIn};
 use tokio::net::TcpListener;
 
 use crate::failure::{Failure, say};
+
+/// How long requests may still take once it is time to end: whoever sends or reads slowly holds nobody up.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A server that has its address and serves nobody yet.
 pub(crate) struct Server {
@@ -40,7 +43,7 @@ impl Server {
         Ok(Self { listener, address })
     }
 
-    /// Answers requests until `limits` end. Where only this machine can reach it, they are marked with
+    /// Answers requests until `limits` end, and those that came before for three seconds more. Where only this machine can reach it, they are marked with
     /// [`LetIn`]; without secrets settings.rs allows no other addresses.
     pub(crate) async fn serve<Answer>(
         self,
@@ -59,8 +62,15 @@ impl Server {
             async move { answer.await.map(Body::from) }
         });
         let stop = limits.stop.clone();
-        axum::serve(self.listener, app)
-            .with_graceful_shutdown(async move { stop.cancelled().await })
-            .await
+        let serving = axum::serve(self.listener, app)
+            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let late = async {
+            limits.stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = serving.into_future() => served,
+            () = late => Ok(()),
+        }
     }
 }

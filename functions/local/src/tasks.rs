@@ -31,15 +31,8 @@ pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'stat
         let limits = Limits::default();
         stop_on_signal(&limits);
         let gateway = metrics::gateway(&tasks.common().settings, T::NAME)?;
-        let stop = limits.child();
-        let working = async {
-            let outcome = work(listen, &tasks, &limits).await;
-            stop.stop.cancel();
-            outcome
-        };
-        let pushing =
-            metrics::keep_pushing(gateway.as_ref(), &stop, async || tasks.measure().await);
-        tokio::join!(working, pushing).0
+        let working = work(listen, &tasks, &limits);
+        metrics::pushing(gateway.as_ref(), &limits, async || tasks.measure().await, working).await
     })
 }
 

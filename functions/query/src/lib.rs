@@ -195,14 +195,14 @@ impl Tasks for Query {
 impl Work for Query {
     async fn work(&self, item: &Item, limits: &Limits) -> After {
         if limits.reached() {
-            return After::later(SignedDuration::from_mins(1));
+            return After::unbegun(limits);
         }
         let begun = Instant::now();
         let input: BinaryEvent = match serde_json::from_str(&item.body) {
             Ok(input) => input,
             Err(error) => return After::Bury(format!("the item cannot be read: {error}")),
         };
-        let looked = match self.look_up(&input.entity.sha256, item).await {
+        let looked = match self.look_up(&input.entity.sha256, item, limits).await {
             Ok(looked) => looked,
             Err(after) => return after,
         };

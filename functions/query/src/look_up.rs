@@ -2,6 +2,7 @@
 
 use azul_vt::{
     errors::chain,
+    pipeline::Limits,
     store::{StoreError, inbox::Item},
     tasks::unkept,
     virustotal::VirusTotalError,
@@ -36,7 +37,12 @@ pub(crate) enum Looked {
 
 impl Query {
     /// Looks a file up. `Err`: what becomes of the item instead.
-    pub(crate) async fn look_up(&self, sha256: &str, item: &Item) -> Result<Looked, After> {
+    pub(crate) async fn look_up(
+        &self,
+        sha256: &str,
+        item: &Item,
+        limits: &Limits,
+    ) -> Result<Looked, After> {
         if let Some(known) = self.remembered(sha256).await.map_err(|e| unkept(&e))? {
             return Ok(known);
         }
@@ -55,7 +61,7 @@ impl Query {
         // Whoever asked before may have come to its end between the first look and the claim.
         let looked = match self.remembered(sha256).await {
             Ok(Some(known)) => Ok(known),
-            Ok(None) => self.ask(sha256, item).await,
+            Ok(None) => self.ask(sha256, item, limits).await,
             Err(error) => Err(unkept(&error)),
         };
         if let Err(error) = memory.forget(ON_ITS_WAY, sha256).await {
@@ -65,10 +71,14 @@ impl Query {
     }
 
     /// Asks VirusTotal, if the budget allows it, and remembers what it says.
-    async fn ask(&self, sha256: &str, item: &Item) -> Result<Looked, After> {
+    async fn ask(&self, sha256: &str, item: &Item, limits: &Limits) -> Result<Looked, After> {
         self.common.grant().await?;
         let settings = &self.common.settings.lookup;
-        match self.virustotal.file_report(sha256).await {
+        // No more than the request: what is around it must come to its end.
+        let Some(asked) = limits.bound(self.virustotal.file_report(sha256)).await else {
+            return Err(After::later(SignedDuration::ZERO));
+        };
+        match asked {
             Ok(report) => {
                 self.keep(sha256, &report).await.map_err(|e| unkept(&e))?;
                 Ok(Looked::Report(report))

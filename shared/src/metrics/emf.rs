@@ -2,14 +2,20 @@
 //! them by itself.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
+    mem,
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use jiff::Timestamp;
 use metrics_cloudwatch_embedded::{Builder, Collector};
+use serde_json::{Map, Value, json};
+
+use super::Metric;
 
 /// CloudWatch's name for all of them.
 pub const NAMESPACE: &str = "AzulVirusTotal";
@@ -19,6 +25,13 @@ const MOST_OBSERVED: usize = 64;
 
 static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
 static OBSERVED: AtomicUsize = AtomicUsize::new(0);
+/// Gauges that were set and not told yet, by their labels. Not the collector's: it tells a value again and again,
+/// as that of now, until there is another one.
+static GAUGES: Mutex<BTreeMap<Labels, Gauges>> = Mutex::new(BTreeMap::new());
+
+type Labels = Vec<(&'static str, String)>;
+/// Unit and value, by name.
+type Gauges = BTreeMap<&'static str, (String, f64)>;
 
 /// Begins to collect metrics in this process. A second call does nothing, nor does one where metrics go
 /// elsewhere already.
@@ -35,20 +48,79 @@ pub(super) fn is_on() -> bool {
     COLLECTOR.get().is_some()
 }
 
-/// Writes to standard output what came since the last time: counters what was added, gauges what they are.
+/// Sets a gauge.
+pub(super) fn set<'a>(
+    metric: &Metric,
+    labels: impl Iterator<Item = (&'static str, &'a str)>,
+    value: f64,
+) {
+    let labels = labels.map(|(name, value)| (name, value.to_owned())).collect();
+    // CloudWatch's names of units are those of the variants.
+    let unit = format!("{:?}", metric.unit);
+    let mut gauges = GAUGES.lock().unwrap_or_else(PoisonError::into_inner);
+    gauges.entry(labels).or_default().insert(metric.name, (unit, value));
+}
+
+/// Writes to standard output what came since the last time: counters what was added, gauges what they were set to.
 pub fn flush() {
     let Some(collector) = COLLECTOR.get() else { return };
     OBSERVED.store(0, Ordering::Relaxed);
     // At once, so that no line of the log comes between. There is nobody to tell of a failure.
     let mut lines = Vec::new();
-    if collector.flush(&mut lines).is_ok() {
+    let counted = collector.flush(&mut lines);
+    let gauges = mem::take(&mut *GAUGES.lock().unwrap_or_else(PoisonError::into_inner));
+    let now = Timestamp::now();
+    for (labels, gauges) in gauges {
+        lines.extend(format!("{}\n", line(labels, gauges, now)).into_bytes());
+    }
+    if counted.is_ok() {
         let _ = io::stdout().lock().write_all(&lines);
     }
+}
+
+/// Gauges of the same labels as a document of the format.
+fn line(labels: Labels, gauges: Gauges, now: Timestamp) -> Value {
+    let names: Vec<_> = labels.iter().map(|(name, _)| *name).collect();
+    let metrics: Vec<_> =
+        gauges.iter().map(|(name, (unit, _))| json!({"Name": name, "Unit": unit})).collect();
+    let mut line = Map::new();
+    let what = json!([{"Namespace": NAMESPACE, "Dimensions": [names], "Metrics": metrics}]);
+    line.insert(
+        "_aws".into(),
+        json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": what}),
+    );
+    line.extend(labels.into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
+    line.extend(gauges.into_iter().map(|(name, (_, value))| (name.to_owned(), json!(value))));
+    Value::Object(line)
 }
 
 /// Counts an observation of a histogram.
 pub(super) fn observed() {
     if is_on() && OBSERVED.fetch_add(1, Ordering::Relaxed) >= MOST_OBSERVED {
         flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics;
+
+    #[test]
+    fn a_gauge_is_told_with_its_unit_and_labels_once_each_time_it_is_set() {
+        set(&metrics::LAG.0, [("function", "load")].into_iter(), 90.0);
+        set(&metrics::LAG.0, [("function", "load")].into_iter(), 60.0);
+        let mut gauges = mem::take(&mut *GAUGES.lock().unwrap());
+        assert!(GAUGES.lock().unwrap().is_empty());
+        let (labels, gauges) = gauges.pop_first().unwrap();
+        let told = line(labels, gauges, Timestamp::UNIX_EPOCH);
+        let name = "virustotal_plugin_lag_seconds";
+        let what = json!({
+            "Namespace": NAMESPACE,
+            "Dimensions": [["function"]],
+            "Metrics": [{"Name": name, "Unit": "Seconds"}],
+        });
+        let aws = json!({"Timestamp": 0, "CloudWatchMetrics": [what]});
+        assert_eq!(told, json!({"_aws": aws, "function": "load", name: 60.0}));
     }
 }

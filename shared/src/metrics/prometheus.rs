@@ -17,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Borders of histograms, in seconds.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
+/// How often observations are summed up, which only pile up before.
+const UPKEEP: Duration = Duration::from_mins(1);
+
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Begins to collect metrics in this process. A second call does nothing.
@@ -28,7 +31,16 @@ pub fn init() -> Result<(), BuildError> {
         return Ok(());
     }
     let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
-    let _ = HANDLE.set(handle);
+    let kept = handle.clone();
+    if HANDLE.set(handle).is_ok() {
+        // A thread: it is needed also where nobody asks, and not every command has a runtime.
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(UPKEEP);
+                kept.run_upkeep();
+            }
+        });
+    }
     super::describe();
     Ok(())
 }

@@ -65,6 +65,11 @@ impl Limits {
         Self { stop: self.stop.child_token(), ..self.clone() }
     }
 
+    /// As [`Limits::child`], with a count of its own.
+    pub fn anew(&self) -> Self {
+        Self { bundles: Arc::default(), ..self.child() }
+    }
+
     /// Whether it is time to stop.
     pub fn reached(&self) -> bool {
         self.stop.is_cancelled() || self.deadline.is_some_and(|d| Instant::now() >= d)

@@ -3,7 +3,7 @@
 //! Order: size → caller → type → body and signature → events → inbox → its id is remembered → 202. A crash
 //! before the end costs nothing: the sender sees no 202, sends again, and the same items are put again.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -26,6 +26,8 @@ use crate::{
 
 /// What a function URL of Lambda takes, and so what is taken everywhere.
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
+/// A body of which nothing came for so long is given up.
+const SILENCE: Duration = Duration::from_secs(30);
 /// For how long a webhook's id is known: longer than senders repeat themselves.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// What [`crate::store::Memory`] calls ids of webhooks.
@@ -306,7 +308,9 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
 async fn whole<B: http_body::Body<Data = Bytes>>(body: B) -> Result<Vec<u8>, Problem> {
     let mut body = pin!(body);
     let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) =
+        tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Problem::BrokenBody)?
+    {
         let frame = frame.map_err(|_| Problem::BrokenBody)?;
         let Ok(data) = frame.into_data() else { continue }; // trailers
         if whole.len().saturating_add(data.len()) > MAX_BODY_BYTES {

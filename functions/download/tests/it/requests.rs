@@ -186,7 +186,7 @@ fn clock_now(download: &download::Download) -> jiff::Timestamp {
 async fn what_the_dispatcher_polls_out_is_worked() {
     let world = World::new().await;
     let download = world.download(&[]);
-    assert!(download.poll(Duration::from_secs(1)).await.unwrap().is_some());
+    assert!(download.poll(Duration::from_secs(1), &Limits::default()).await.unwrap().is_some());
     let common = download.common();
     let client = azul_vt::pipeline::assemble::dispatcher(&common.settings).unwrap();
     let mut failed = world.by_hash("two");
@@ -194,12 +194,12 @@ async fn what_the_dispatcher_polls_out_is_worked() {
     let events = json!([world.by_hash("one"), failed]).to_string().into();
     let format = azul_vt::azul::dispatcher::BodyFormat::Json;
     client.post(azul_vt::azul::dispatcher::Model::Download, events, format).await.unwrap();
-    let polled = download.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    let polled = download.poll(Duration::from_secs(1), &Limits::default()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (1, 1, 0));
     drain(&download).await;
     assert_eq!(world.sourced().len(), 1);
     // Our own outcome comes back, and is left alone.
-    let polled = download.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    let polled = download.poll(Duration::from_secs(1), &Limits::default()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored), (0, 1));
 }
 

@@ -101,6 +101,42 @@ async fn an_ingest_pushes_at_its_end() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_flight_at_the_signal_is_pushed_too() {
+    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+    let mut command = stage.vt(&["ingest"]);
+    command
+        .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url())
+        .env("INGEST_LISTEN", "127.0.0.1:0")
+        .env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    let (running, url) = Running::serve(command);
+    let post = |seed| {
+        let post = reqwest::Client::new().post(&url).header("content-type", "application/json");
+        post.body(sim::feed::lines(seed, MINUTE, 3, Style::Small)).send()
+    };
+    assert_eq!(post(1).await.unwrap().status(), 200);
+    stage.dispatcher.fail(&sim::Fault::Delay { ms: 700 }, 1);
+    let asked_to_end = async {
+        while stage.dispatcher.faults_left() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        running.terminate();
+    };
+    let (answer, ()) = tokio::join!(post(2), asked_to_end);
+    // Its delivery may have ended at the signal; it is answered in any case, and that is counted.
+    let status = answer.unwrap().status();
+    let (ended, said) = running.end().await;
+    assert!(ended.success(), "{said}");
+    let groups = gateway.pushed();
+    let pushed = &groups["job/virustotal_plugin/function/ingest"];
+    let answers = |status| {
+        let sample =
+            format!("virustotal_plugin_answers_total{{function=\"ingest\",status=\"{status}\"}}");
+        pushed.samples.get(&sample).copied().unwrap_or_default()
+    };
+    assert_eq!(answers(200) + answers(202), 2, "{status} {pushed:?}");
+}
+
 /// Every metric that a process tells is one of the table.
 fn stands_in_readme(pushed: &sim::Pushed) {
     let known: Vec<_> = azul_vt::metrics::all().into_iter().map(|metric| metric.name).collect();

@@ -82,7 +82,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Where a test failed before its end; else it is over.
+        // Where a test kills it, or failed before its end; else it is over. What it held is free when it is gone.
         let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::Write as _,
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -24,7 +26,7 @@ const FIRST_POST: u64 = 1000;
 /// What stands between two looks whether something arrived.
 const LOOK: Duration = Duration::from_millis(100);
 /// Long for anything here; hunting comes round each minute.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// The longest that an end may take that was asked for.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -245,6 +247,14 @@ async fn a_function_that_fails_is_told_of_and_the_others_go_on() {
         let answer = reqwest::get(format!("{url}{path}")).await.unwrap();
         assert_eq!(answer.status(), 404, "{path}");
     }
+    let running = running.until("listening on ");
+    let (_, ingest) = running.said.rsplit_once("listening on ").unwrap();
+    let ingest = ingest.split_whitespace().next().unwrap().to_owned();
+    // Metrics of all functions are where only /health and /status are.
+    for (path, status) in [("/health", 200), ("/metrics", 404)] {
+        let answer = reqwest::get(format!("{ingest}{path}")).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
     running.terminate();
     assert!(running.end().await.0.success());
 }
@@ -261,4 +271,37 @@ async fn what_cannot_be_set_up_is_said_before_anything_begins() {
         "{}",
         text(&refused.stderr)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_slow_does_not_keep_it_from_its_end() {
+    let stage = Stage::new().await;
+    stage.dispatcher.fail_polls(&sim::Fault::Hang, 1);
+    // Takes connections, and never says a word.
+    let gateway = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = stage.vt(&["serve", "--functions", "query,ingest"]);
+    command
+        .env("LOOKUP_SOURCES", "incidents")
+        .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", format!("http://{}", gateway.local_addr().unwrap()))
+        .env("SERVE_LISTEN", "127.0.0.1:0")
+        .env("INGEST_LISTEN", "127.0.0.1:0");
+    let running = Running::start(command).until("listening on ").until("listening on ");
+    let (_, ingest) = running.said.rsplit_once("listening on http://").unwrap();
+    let mut posting = TcpStream::connect(ingest.split_whitespace().next().unwrap()).unwrap();
+    posting
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        )
+        .unwrap();
+    let begun = Instant::now();
+    while stage.dispatcher.faults_left() > 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(LOOK).await;
+    }
+    let begun = Instant::now();
+    running.terminate();
+    let (status, said) = running.end().await;
+    assert!(status.success(), "{said}");
+    // Four seconds, and what a busy machine adds.
+    assert!(begun.elapsed() < 2 * ENDS_WITHIN, "{:?}: {said}", begun.elapsed());
 }

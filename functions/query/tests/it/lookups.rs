@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use azul_vt::{
     pipeline::Limits,
     store::{
-        SystemClock,
+        Clock as _, SystemClock,
         inbox::{InboxCounts, Queue},
     },
     tasks::{Tasks as _, TasksError},
+    worker::{After, Work as _},
 };
 use jiff::SignedDuration;
 use serde_json::json;
 use sim::{Behaviour, Fault};
+use tokio::time::Instant;
 
 use sim::lookup::{event, sha256};
 
@@ -164,7 +166,7 @@ async fn an_answer_waits_for_a_dispatcher_that_is_down() {
     world.knows(1);
     put(&query, [event(1)]).await;
     world.dispatcher.down().await;
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+    let deadline = Instant::now() + Duration::from_millis(300);
     query.drain(false, &Limits::until(deadline)).await.unwrap();
     assert_eq!(world.waiting(&*clock).await.waiting, 1);
     world.dispatcher.up().await;
@@ -180,12 +182,12 @@ async fn what_was_polled_is_answered_after_a_crash() {
     world.knows(1);
     let query = world.query();
     // The group begins where it is first polled.
-    assert!(query.poll(Duration::from_secs(1)).await.unwrap().is_some());
+    assert!(query.poll(Duration::from_secs(1), &no_limits()).await.unwrap().is_some());
     let client = azul_vt::pipeline::assemble::dispatcher(&query.common().settings).unwrap();
     let events = json!([event(1), event(2)]).to_string().into();
     let format = azul_vt::azul::dispatcher::BodyFormat::Json;
     client.post(azul_vt::azul::dispatcher::Model::Binary, events, format).await.unwrap();
-    let polled = query.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    let polled = query.poll(Duration::from_secs(1), &no_limits()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
     // Here the process dies, in the middle of one.
     let hold = SignedDuration::from_mins(5);
@@ -203,6 +205,56 @@ async fn what_was_polled_is_answered_after_a_crash() {
     query.drain(false, &no_limits()).await.unwrap();
     let statuses: Vec<_> = world.statuses().into_iter().map(|(_, status, _)| status).collect();
     assert_eq!(statuses, ["completed", "opt-out"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_when_it_was_time_to_end_is_there_at_once_for_the_next_process() {
+    let world = World::new().await;
+    let (query, clock) = (world.query(), SystemClock);
+    put(&query, [event(1)]).await;
+    let inbox = &query.common().store.inbox;
+    let hold = SignedDuration::from_mins(5);
+    let taken = inbox.take(Queue::Query, 1, hold, clock.now()).await.unwrap();
+    let asked_to_end = no_limits();
+    asked_to_end.stop.cancel();
+    assert_eq!(query.work(&taken[0], &asked_to_end).await, After::later(SignedDuration::ZERO));
+    // An invocation's queue would start the next one with it at once.
+    let over = Limits::until(Instant::now());
+    assert_eq!(query.work(&taken[0], &over).await, After::later(SignedDuration::from_mins(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_hangs_is_put_back_when_it_is_time_to_end() {
+    let world = World::new().await;
+    world.knows(1);
+    let (query, clock) = (world.query(), SystemClock);
+    put(&query, [event(1)]).await;
+    world.virustotal.behave_for_files(&Behaviour::Api(Fault::Hang), 1);
+    let hold = SignedDuration::from_mins(5);
+    let taken = query.common().store.inbox.take(Queue::Query, 1, hold, clock.now()).await.unwrap();
+    let limits = no_limits();
+    let asked_to_end = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        limits.stop.cancel();
+    };
+    let (after, ()) = tokio::join!(query.work(&taken[0], &limits), asked_to_end);
+    assert_eq!(after, After::later(SignedDuration::ZERO));
+    // The next one asks at once: nothing says that it is being looked up.
+    assert_eq!(query.work(&taken[0], &no_limits()).await, After::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_that_hangs_is_left_when_it_is_time_to_end() {
+    let world = World::new().await;
+    let query = world.query();
+    world.dispatcher.fail_polls(&Fault::Hang, 1);
+    let (limits, begun) = (no_limits(), Instant::now());
+    limits.stop.cancel();
+    assert!(query.poll(Duration::from_mins(1), &limits).await.unwrap().is_none());
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(2900) && took < Duration::from_secs(10), "{took:?}");
+    // One that is answered in time is kept.
+    assert!(query.poll(Duration::from_mins(1), &limits).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,8 +301,9 @@ async fn an_event_of_the_queue_comes_back_where_the_key_is_refused() {
     let another = event["Records"][1]["body"].as_str().unwrap().replace("lookup-5", "lookup-6");
     event["Records"][1]["body"] = json!(another);
     world.virustotal.behave_for_files(&Behaviour::Unauthorized, 4);
+    let limits = Limits::until(Instant::now() + Duration::from_mins(1));
     let error =
-        query.handle(&query.common().receiver().unwrap(), &event, &no_limits()).await.unwrap_err();
+        query.handle(&query.common().receiver().unwrap(), &event, &limits).await.unwrap_err();
     assert!(matches!(error, TasksError::Stopped(_)), "{error}");
     assert_eq!(world.virustotal.reports_asked().len(), 1);
     assert_eq!(world.waiting(&*clock).await.waiting, 2);
@@ -268,7 +321,7 @@ async fn azuls_own_dispatcher_is_polled_and_its_events_are_kept() {
     let world = World::new().await;
     let query = world.query_at(Arc::new(SystemClock), &[("PLUGIN_EVENTS_URL", dispatcher.url())]);
     dispatcher.answers(200, &json!({"events": [event(1), event(2)]}).to_string()).await.unwrap();
-    let polled = query.poll(Duration::from_secs(1)).await.unwrap().unwrap();
+    let polled = query.poll(Duration::from_secs(1), &no_limits()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (2, 0, 0));
     assert_eq!(world.waiting(&SystemClock).await.waiting, 2);
     let asked = dispatcher.last_request().await.unwrap();
@@ -278,6 +331,6 @@ async fn azuls_own_dispatcher_is_polled_and_its_events_are_kept() {
     }
     // An outage of it is said as one.
     dispatcher.answers(500, "{}").await.unwrap();
-    let error = query.poll(Duration::from_secs(1)).await.unwrap_err();
+    let error = query.poll(Duration::from_secs(1), &no_limits()).await.unwrap_err();
     assert!(matches!(&error, TasksError::Poll(e) if e.is_transient()), "{error:?}");
 }
