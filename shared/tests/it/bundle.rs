@@ -232,7 +232,6 @@ fn a_wrong_checksum_is_damage_that_says_where() {
 
 #[test]
 fn an_error_of_the_reader_is_passed_through_as_such() {
-    #[derive(Clone)]
     struct Fails;
     impl Read for Fails {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -242,13 +241,15 @@ fn an_error_of_the_reader_is_passed_through_as_such() {
     for compression in ALL {
         let bytes = compress("{\"a\":1}\n".repeat(1000).as_bytes(), compression);
         for kept in [0, 2, bytes.len() / 2, bytes.len()] {
-            let (_, error) = read(bytes[..kept].chain(Fails), CAPS);
-            let Some(error @ BundleError::Read { .. }) = error else {
-                panic!("{compression} {kept}: {error:?}");
-            };
-            assert!(error.is_transient());
-            let source = std::error::Error::source(&error).unwrap();
-            assert_eq!(source.to_string(), "the disk is gone");
+            for threads in [1, 2] {
+                let (_, error) = read_on(bytes[..kept].chain(Fails), CAPS, threads);
+                let Some(error @ BundleError::Read { .. }) = error else {
+                    panic!("{compression} {kept}: {error:?}");
+                };
+                assert!(error.is_transient());
+                let source = std::error::Error::source(&error).unwrap();
+                assert_eq!(source.to_string(), "the disk is gone");
+            }
         }
     }
 }

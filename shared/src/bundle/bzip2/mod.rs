@@ -20,3 +20,6 @@ mod stream;
 
 pub(super) use pipeline::{End, decode};
 pub(super) use rest::Rest;
+
+#[cfg(test)]
+mod tests;
