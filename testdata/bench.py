@@ -54,6 +54,40 @@ def make_bundle(path):
     return path
 
 
+# What rules look like, with gaps for words and numbers: as in testdata/select_rules/example.
+RULES = [
+    "attributes.last_analysis_results|@iany:{words}",
+    "attributes.crowdsourced_yara_results.#.rule_name|@iany:{words}",
+    'attributes.type_tags.#(=="office");attributes.tags|@any:{words}',
+    "attributes.type_tag|@any:peexe,pedll;attributes.last_analysis_stats.malicious|@gt:{n}0;attributes.names|@iany:{words}",
+    "attributes.pe_info.sections.#(entropy>7.5)#|#|@gt:{n}",
+    "attributes.last_analysis_stats.timeout|@gt:{n}",
+    "attributes.times_submitted|@eq:{n};attributes.size|@lt:{n}000000;attributes.meaningful_name|@icontains:{words}",
+    "attributes.popular_threat_classification.suggested_threat_label|@iany:{words}",
+]
+
+
+def make_rules(folder, count=200):
+    """So many rules, the same each time: few match, as few are meant to."""
+    seed = 7
+
+    def number(below):
+        nonlocal seed
+        seed = (seed * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        return (seed >> 33) % below
+
+    def word():
+        return "".join("bdfgklmnprstvz"[number(14)] + "aeiou"[number(5)] for _ in range(2 + number(3)))
+
+    rules = []
+    for at in range(count):
+        rule = RULES[at % len(RULES)].format(n=1 + number(6), words=",".join(word() for _ in range(5)))
+        rules.append(f"- rule_{at}:\n    syntax: gjson\n    rule: '{rule}'\n    daily_quota: 10\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "many.yaml").write_text("".join(rules))
+    return folder
+
+
 def fetch(url):
     """What a URL answers with, got by a process of its own: see the imports."""
     code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
@@ -95,6 +129,8 @@ def cases(compressed, plain, records):
     for name, file in (("`vt map`", compressed), ("`vt map` of plain lines", plain)):
         for n, threads in ((1, "1 thread"), (2, "2 threads")):
             wanted.append((f"{name}, {threads}", [*to_map, "--threads", n, file]))
+    rules = make_rules(TARGET / "bench/rules")
+    wanted.append(("`vt select` of plain lines by 200 rules, 1 thread", [VT, "select", "--rules", rules, "--threads", 1, plain]))
     found, absent = [], []
     for name, command in wanted:
         if shutil.which(command[0]):

@@ -140,7 +140,32 @@ impl<'a> Value<'a> {
 
     /// The member of an object; `None` where there is none and where this is no object.
     pub(crate) fn get(self, key: &str) -> Option<Value<'a>> {
-        self.pairs().find(|(name, _)| name.says(key)).map(|(_, value)| value)
+        self.named(key).next()
+    }
+
+    /// All members of an object that are called so; none where this is no object. What is called otherwise is passed
+    /// over without a look at more than the length of its key.
+    pub(crate) fn named(self, key: &str) -> impl Iterator<Item = Value<'a>> {
+        let Document { text, nodes, .. } = self.document;
+        let mut at = self.children(Kind::Object);
+        std::iter::from_fn(move || {
+            while at < self.node.next {
+                // A key holds nothing: its value comes next.
+                let (name, index) = (nodes.get(at as usize)?, at + 1);
+                let node = *nodes.get(index as usize)?;
+                at = node.next;
+                let raw = || text.get(name.start as usize..name.end as usize).unwrap_or_default();
+                let found = match name.kind {
+                    Kind::EscapedText => unescape(raw()) == key,
+                    // Most keys differ in length.
+                    _ => (name.end - name.start) as usize == key.len() && raw() == key,
+                };
+                if found {
+                    return Some(Value { document: self.document, node, index });
+                }
+            }
+            None
+        })
     }
 
     /// The member of a member of …
@@ -180,15 +205,6 @@ impl<'a> Value<'a> {
 
     fn children(self, of: Kind) -> u32 {
         if self.node.kind == of { self.index.saturating_add(1) } else { u32::MAX }
-    }
-
-    /// This is a string or key that says `key`.
-    pub(crate) fn says(self, key: &str) -> bool {
-        match self.node.kind {
-            Kind::EscapedText => self.text().is_some_and(|text| text == key),
-            // Most keys differ in length: the text itself is rarely looked at.
-            _ => (self.node.end - self.node.start) as usize == key.len() && self.raw() == key,
-        }
     }
 }
 

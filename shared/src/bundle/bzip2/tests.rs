@@ -1,6 +1,6 @@
 //! Whatever the input: the same bytes and the same end as by the ordinary decoder.
 
-#![expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::cast_possible_truncation, reason = "tests")]
 
 use std::io::{self, Cursor, Read, Write as _};
 

@@ -29,8 +29,8 @@ pub(super) trait Json<'t>: Copy {
     /// Keys and values, each key as often as it stands there.
     fn members(self) -> impl Iterator<Item = (Self, Self)>;
     fn elements(self) -> impl Iterator<Item = Self>;
-    /// Whether this key is `key`.
-    fn is_key(self, key: &str) -> bool;
+    /// The values of all members that are called so.
+    fn named(self, key: &str) -> impl Iterator<Item = Self>;
     /// What this key says.
     fn key(self) -> Cow<'t, str>;
 }
@@ -68,15 +68,8 @@ impl<'t> Json<'t> for &'t str {
         json::elements(self)
     }
 
-    fn is_key(self, key: &str) -> bool {
-        // Most keys hold no escape and most keys differ in length.
-        if self.len() < key.len() + 2 {
-            return false;
-        }
-        if self.len() == key.len() + 2 && !self.contains('\\') {
-            return self.get(1..self.len() - 1) == Some(key);
-        }
-        self.contains('\\') && *json::decode(self) == *key
+    fn named(self, key: &str) -> impl Iterator<Item = Self> {
+        json::members(self).filter(move |(name, _)| is_key(name, key)).map(|(_, value)| value)
     }
 
     fn key(self) -> Cow<'t, str> {
@@ -111,8 +104,8 @@ impl<'t> Json<'t> for Value<'t> {
         self.items()
     }
 
-    fn is_key(self, key: &str) -> bool {
-        self.says(key)
+    fn named(self, key: &str) -> impl Iterator<Item = Self> {
+        Value::named(self, key)
     }
 
     fn key(self) -> Cow<'t, str> {
@@ -227,12 +220,20 @@ impl<'n> Eval<'n> {
         if container.is_list() {
             return self.element(&step.element, container.elements());
         }
-        let mut list = None;
-        for (key, value) in container.members() {
-            if !step.key.fits(key) {
-                continue;
+        match &step.key {
+            Key::Exact(key) => self.first(step.next, container.named(key)),
+            Key::Like(glob) => {
+                let members = container.members().filter(|(key, _)| glob.fits(&key.key()));
+                self.first(step.next, members.map(|(_, value)| value))
             }
-            match self.next(step.next, value) {
+        }
+    }
+
+    /// What the first of the values leads to that leads to one.
+    fn first<'t, J: Json<'t>>(&self, next: Next, values: impl Iterator<Item = J>) -> Found<'t> {
+        let mut list = None;
+        for value in values {
+            match self.next(next, value) {
                 Found::Miss => {}
                 Found::List(found) => {
                     list.get_or_insert(found);
@@ -333,13 +334,16 @@ impl<'n> Eval<'n> {
     }
 }
 
-impl Key {
-    fn fits<'t>(&self, key: impl Json<'t>) -> bool {
-        match self {
-            Self::Exact(wanted) => key.is_key(wanted),
-            Self::Like(glob) => glob.fits(&key.key()),
-        }
+/// Whether `raw`, a key as it stands in the text with its quotes, is `key`.
+fn is_key(raw: &str, key: &str) -> bool {
+    // Most keys hold no escape and most keys differ in length.
+    if raw.len() < key.len() + 2 {
+        return false;
     }
+    if raw.len() == key.len() + 2 && !raw.contains('\\') {
+        return raw.get(1..raw.len() - 1) == Some(key);
+    }
+    raw.contains('\\') && *json::decode(raw) == *key
 }
 
 /// Works on a text that may have been made on the way.
