@@ -156,7 +156,10 @@ impl<'a> Value<'a> {
                 at = node.next;
                 let raw = || text.get(name.start as usize..name.end as usize).unwrap_or_default();
                 let found = match name.kind {
-                    Kind::EscapedText => unescape(raw()) == key,
+                    // An escape is longer than what it says.
+                    Kind::EscapedText => {
+                        (name.end - name.start) as usize > key.len() && unescape(raw()) == key
+                    }
                     // Most keys differ in length.
                     _ => (name.end - name.start) as usize == key.len() && raw() == key,
                 };

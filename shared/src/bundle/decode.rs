@@ -10,6 +10,9 @@ use super::{BundleError, Compression, bzip2::Rest};
 /// Compressed bytes read at once.
 const INPUT: usize = 64 * 1024;
 
+/// Decompressed bytes asked for at once.
+const CALL: usize = 64 * 1024;
+
 /// 8 MiB, as RFC 8878 recommends decoders to support and as `zstd` writes up to level 19. The largest
 /// window of the format is 2 TiB: a frame's header alone must not decide how much memory is taken.
 const WINDOW_LOG: u32 = 23;
@@ -48,7 +51,7 @@ impl<R: Read> Decoder<R> {
         self.produced
     }
 
-    /// Appends about `room` bytes to `out`, less at the end only, and none where all was read before.
+    /// Appends up to `room` bytes to `out`; none only where all was read before.
     ///
     /// # Errors
     /// Any [`BundleError`], one of too many bytes with more than `most_bytes` in all. What `out` got before counts.
@@ -64,11 +67,22 @@ impl<R: Read> Decoder<R> {
         let ended = loop {
             let left = most_bytes.saturating_sub(self.produced);
             // At the cap one byte is asked for, to tell a bundle that ends here from one that goes on.
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).clamp(1, end - filled);
+            // And not too much: a call that fails loses what it decoded before.
+            let room = (end - filled).min(CALL);
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).clamp(1, room);
             match self.read(out.get_mut(filled..filled + wanted).unwrap_or_default()) {
                 Ok(0) => break Ok(()),
                 Ok(_) if left == 0 => break Err(BundleError::TooLarge { limit: most_bytes }),
-                Ok(read) => filled += read,
+                Ok(read) => {
+                    filled += read;
+                    // Somebody types, or a peer is slow: whole lines do not wait for more.
+                    let slow = read < wanted && matches!(self.state, State::Plain(_));
+                    if slow
+                        && memchr::memrchr(b'\n', out.get(..filled).unwrap_or_default()).is_some()
+                    {
+                        break Ok(());
+                    }
+                }
                 Err(error) => break Err(error),
             }
             if filled == end {
@@ -98,8 +112,10 @@ impl<R: Read> Decoder<R> {
                 Ok(0) => self.close(),
                 Ok(n) => {
                     let skipped = self.skip.min(n);
-                    self.skip -= skipped;
-                    out.copy_within(skipped..n, 0);
+                    if skipped > 0 {
+                        self.skip -= skipped;
+                        out.copy_within(skipped..n, 0);
+                    }
                     let n = n - skipped;
                     if n == 0 {
                         continue;

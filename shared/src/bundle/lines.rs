@@ -7,6 +7,9 @@ use std::{convert::Infallible, ops::Range};
 
 use super::{KEPT_OF_LONG_LINE, Line};
 
+/// Bytes in memory for what becomes of a short line.
+const RESULT_BYTES: usize = 256;
+
 /// What some programs write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -26,13 +29,18 @@ impl Joined {
         // One more than the cap: a line of exactly the cap may still be followed by `\r`.
         let room = most_of_line.saturating_add(1);
         if self.length <= room as u64 {
-            // No more than needed: what a plain `Vec` takes ahead may be as much again.
-            self.kept.reserve_exact(part.len());
+            // A capacity that doubles, but never passes the room, which a plain `Vec` would by up to half.
+            let needed = self.kept.len() + part.len();
+            if needed > self.kept.capacity() {
+                let capacity = self.kept.capacity().saturating_mul(2).min(room).max(needed);
+                self.kept.reserve_exact(capacity - self.kept.len());
+            }
             self.kept.extend_from_slice(part);
         } else {
             let missing = KEPT_OF_LONG_LINE.saturating_sub(self.kept.len());
             self.kept.extend_from_slice(part.get(..missing).unwrap_or(part));
             self.kept.truncate(KEPT_OF_LONG_LINE);
+            self.kept.shrink_to(KEPT_OF_LONG_LINE);
         }
     }
 }
@@ -56,6 +64,8 @@ pub(super) struct Piece {
     joined: Option<Joined>,
     /// The lines that begin and end in this piece.
     whole: Range<usize>,
+    /// How many lines end in it.
+    ends: u64,
 }
 
 impl Joiner {
@@ -70,7 +80,7 @@ impl Joiner {
         let (Some(first), Some(last)) = (memchr::memchr(b'\n', text), memchr::memrchr(b'\n', text))
         else {
             self.open.add(text, most_of_line);
-            return Piece { most_of_line, number, joined: None, whole: 0..0 };
+            return Piece { most_of_line, number, joined: None, whole: 0..0, ends: 0 };
         };
         let start = if self.open.length > 0 {
             self.open.add(text.get(..first).unwrap_or_default(), most_of_line);
@@ -79,9 +89,10 @@ impl Joiner {
             0
         };
         let joined = (start > 0).then(|| std::mem::take(&mut self.open));
-        self.number += memchr::memchr_iter(b'\n', text).count() as u64;
+        let ends = breaks(text);
+        self.number += ends;
         self.open.add(text.get(last + 1..).unwrap_or_default(), most_of_line);
-        Piece { most_of_line, number, joined, whole: start..last + 1 }
+        Piece { most_of_line, number, joined, whole: start..last + 1, ends }
     }
 
     /// How many lines there were, blank ones included.
@@ -92,14 +103,17 @@ impl Joiner {
     /// The last line, where no line break follows it.
     pub(super) fn finish(&mut self) -> Piece {
         let joined = (self.open.length > 0).then(|| std::mem::take(&mut self.open));
-        Piece { most_of_line: self.most_of_line, number: self.number, joined, whole: 0..0 }
+        let (most_of_line, number) = (self.most_of_line, self.number);
+        Piece { most_of_line, number, joined, whole: 0..0, ends: 0 }
     }
 }
 
 impl Piece {
-    /// Bytes of the line that began in an earlier piece.
-    pub(super) fn joined_bytes(&self) -> usize {
-        self.joined.as_ref().map_or(0, |joined| joined.kept.len())
+    /// Bytes in memory for it beside its text: the line that began earlier, and about what becomes of its lines.
+    pub(super) fn bytes(&self) -> usize {
+        let joined = self.joined.as_ref().map_or(0, |joined| joined.kept.capacity());
+        let lines = usize::try_from(self.ends).unwrap_or(usize::MAX);
+        joined.saturating_add(lines.saturating_mul(RESULT_BYTES))
     }
 
     /// No line ends here.
@@ -144,6 +158,11 @@ impl Piece {
             Ok(()) => made,
         }
     }
+}
+
+/// How many lines end in a text.
+pub(super) fn breaks(text: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', text).count() as u64
 }
 
 /// The line as it is shown, unless it is blank.

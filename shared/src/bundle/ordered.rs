@@ -18,14 +18,17 @@ use super::{
     BundleError, Caps, Compression, Line,
     bzip2::{self, End, Rest},
     decode::Decoder,
-    lines::{Joiner, Piece},
+    lines::{Joiner, Piece, breaks},
 };
 
 /// Text that is worked on at once. Small, as memory is: eight records of the feed are work enough for one turn.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Lines that are worked on at once: what becomes of short ones takes more memory than they do. Records of the feed
+/// are thousands of bytes long; a bundle of bzip2 with more lines in a block is decoded in the ordinary way.
+const MOST_LINES: usize = 8192;
 /// Chunks in memory for each worker …
 const CHUNKS_A_WORKER: usize = 4;
-/// … and their bytes in all, unless one alone has more.
+/// … and their bytes in all with what becomes of their lines, unless one alone has more.
 const WINDOW_BYTES: usize = 8 << 20;
 
 /// Why not all lines were handed on.
@@ -54,7 +57,8 @@ pub struct Extent {
 /// the results, in order. `reader` needs no buffer of its own.
 ///
 /// # Errors
-/// [`OrderedError::Bundle`] where the input is broken: all lines before the fault were handed on. An input of no
+/// [`OrderedError::Bundle`] where the input is broken: the lines before the fault were handed on, but for those in the
+/// last 64 KiB that a decompressor had made when it failed. An input of no
 /// bytes at all is [`BundleError::Empty`]: whoever takes an empty plain file for zero lines matches that.
 /// [`OrderedError::Taker`] with what `take` answered.
 pub fn map_lines<R: Read + Send, T: Send, E>(
@@ -69,7 +73,7 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
         reader,
         threads,
         caps.max_bundle_bytes,
-        |text| joiner.pass(text),
+        |text| (breaks(text) <= MOST_LINES as u64).then(|| joiner.pass(text)),
         |piece, text| piece.map(text, &work),
         |made| made.into_iter().try_for_each(&mut take),
     );
@@ -98,6 +102,7 @@ fn map_rest<R: Read + Send, T: Send, E>(
         most_bytes: caps.max_bundle_bytes,
         number: 0,
         broken: None,
+        left: Vec::new(),
     };
     if threads <= 1 {
         let mut text = Vec::new();
@@ -139,17 +144,27 @@ struct Chunks<'a, R> {
     /// Of the next chunk.
     number: u64,
     broken: Option<BundleError>,
+    /// Text that was decoded and belongs to the next chunk.
+    left: Vec<u8>,
 }
 
 impl<R: Read> Chunks<'_, R> {
     /// The next chunk in which a line ends, in `text`; `None` where there is none.
     fn next(&mut self, text: &mut Vec<u8>) -> Option<Piece> {
-        while self.broken.is_none() {
+        loop {
             text.clear();
-            // What came before an error comes first.
-            self.broken = self.decoder.fill(text, CHUNK_BYTES, self.most_bytes).err();
+            if !self.left.is_empty() {
+                std::mem::swap(text, &mut self.left);
+            } else if self.broken.is_none() {
+                // What came before an error comes first.
+                self.broken = self.decoder.fill(text, CHUNK_BYTES, self.most_bytes).err();
+            }
             if text.is_empty() {
                 return None;
+            }
+            if let Some(last) = memchr::memchr_iter(b'\n', text).nth(MOST_LINES - 1) {
+                self.left.extend_from_slice(text.get(last + 1..).unwrap_or_default());
+                text.truncate(last + 1);
             }
             let piece = self.joiner.pass(text);
             if !piece.is_empty() {
@@ -157,7 +172,6 @@ impl<R: Read> Chunks<'_, R> {
                 return Some(piece);
             }
         }
-        None
     }
 }
 
@@ -174,7 +188,7 @@ fn take_turns<R: Read, T>(
         let mut chunks = turns.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(piece) = chunks.next(&mut text) else { return };
         let number = chunks.number - 1;
-        let bytes = text.len() + piece.joined_bytes();
+        let bytes = text.len() + piece.bytes();
         // Nobody else reads on meanwhile.
         if !window.enter(bytes) {
             return;
@@ -374,6 +388,38 @@ mod tests {
         )
         .unwrap();
         assert!(most.into_inner() <= WINDOW_BYTES);
+    }
+
+    #[test]
+    fn what_becomes_of_tiny_lines_is_bounded_too() {
+        const LINES: usize = 600_000;
+        let bytes = b"1\n".repeat(LINES);
+        let mut packed = compressed(&bytes);
+        packed.extend(compressed(&bytes));
+        for (input, lines) in [(&bytes, LINES), (&packed, 2 * LINES)] {
+            let (made, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let mut taken = 0;
+            map_lines(
+                &input[..],
+                CAPS,
+                3,
+                |_, _| made.fetch_add(1, Ordering::Relaxed),
+                |_| {
+                    most.fetch_max(made.load(Ordering::Relaxed) - taken, Ordering::Relaxed);
+                    taken += 1;
+                    Ok::<_, ()>(())
+                },
+            )
+            .unwrap();
+            assert_eq!(taken, lines);
+            assert!(most.into_inner() <= 12 * MOST_LINES);
+        }
+    }
+
+    fn compressed(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = ::bzip2::write::BzEncoder::new(Vec::new(), ::bzip2::Compression::best());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
     }
 
     #[test]

@@ -21,6 +21,10 @@ use super::{
     stream::Stream,
 };
 
+/// Blocks of fewer bytes cost more in handing them over than in decoding them …
+const SMALL: usize = 4 << 10;
+/// … so that after so many of them, and of streams without any, the ordinary decoder goes on.
+const MOST_SMALL: u32 = 256;
 /// Results for each worker that may wait to be taken.
 const WAITING_A_WORKER: u64 = 2;
 
@@ -42,6 +46,8 @@ struct Order<P> {
     stream: Stream,
     produced: u64,
     most_bytes: u64,
+    /// Items since the last block that was not small.
+    small: u32,
     stopped: bool,
     complete: bool,
     taken: u64,
@@ -57,6 +63,7 @@ impl<P> Order<P> {
             stream: Stream::default(),
             produced: 0,
             most_bytes,
+            small: 0,
             stopped: false,
             complete: false,
             taken: 0,
@@ -65,13 +72,21 @@ impl<P> Order<P> {
         }
     }
 
-    /// Whether the item, which is the next, is as it should be.
-    fn confirm(
+    /// Sees that the item, which is the next, is as it should be, and passes on what is in it.
+    fn confirm<Q>(
         &mut self,
         item: &Item,
         outcome: Result<u32, Doubt>,
         out: &[u8],
-    ) -> Result<(), Doubt> {
+    ) -> Result<Option<Q>, Doubt>
+    where
+        P: FnMut(&[u8]) -> Option<Q>,
+    {
+        self.small += 1;
+        if self.small > MOST_SMALL {
+            return Err(Doubt);
+        }
+        let mut passed = None;
         match item.kind {
             Kind::Open { level } => self.stream.open(level),
             Kind::Block { .. } => {
@@ -80,8 +95,12 @@ impl<P> Order<P> {
                 if produced > self.most_bytes {
                     return Err(Doubt);
                 }
+                passed = Some((self.pass)(out).ok_or(Doubt)?);
                 self.produced = produced;
                 self.stream.block(checksum);
+                if out.len() >= SMALL {
+                    self.small = 0;
+                }
             }
             Kind::Close { checksum } => self.stream.close(checksum)?,
             Kind::End if self.stream.has_ended() => {
@@ -91,7 +110,7 @@ impl<P> Order<P> {
             Kind::End | Kind::Unclear => return Err(Doubt),
         }
         self.next += 1;
-        Ok(())
+        Ok(passed)
     }
 
     fn end<R: Read>(self, source: Source<R>) -> End<R> {
@@ -126,7 +145,7 @@ struct Shared<R, P> {
 ///
 /// In the order of the blocks `pass` is called with the bytes of each, which are certain by then; what it answers
 /// goes to `work`, which runs beside other ones; what that answers goes to `take`, in order and on the calling
-/// thread. Ends as unclear before there are more than `most_bytes`.
+/// thread. Ends as unclear before there are more than `most_bytes`, and before a block for which `pass` has no answer.
 ///
 /// # Errors
 /// What `take` answered.
@@ -134,7 +153,7 @@ pub(in crate::bundle) fn decode<R: Read + Send, P: Send, T: Send, E>(
     reader: R,
     threads: usize,
     most_bytes: u64,
-    pass: impl FnMut(&[u8]) -> P + Send,
+    pass: impl FnMut(&[u8]) -> Option<P> + Send,
     work: impl Fn(P, &[u8]) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<End<R>, E> {
@@ -176,7 +195,7 @@ pub(in crate::bundle) fn decode<R: Read + Send, P: Send, T: Send, E>(
 
 fn decode_here<R: Read, P, T, E>(
     mut source: Source<R>,
-    mut order: Order<impl FnMut(&[u8]) -> P>,
+    mut order: Order<impl FnMut(&[u8]) -> Option<P>>,
     work: impl Fn(P, &[u8]) -> T,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<End<R>, E> {
@@ -184,12 +203,11 @@ fn decode_here<R: Read, P, T, E>(
     while !order.stopped {
         let item = source.next();
         let outcome = decode_item(&mut decoder, &item);
-        if order.confirm(&item, outcome, decoder.out()).is_err() {
+        let Ok(passed) = order.confirm(&item, outcome, decoder.out()) else {
             order.left.insert(order.next, item);
             break;
-        }
-        if matches!(item.kind, Kind::Block { .. }) {
-            let passed = (order.pass)(decoder.out());
+        };
+        if let Some(passed) = passed {
             take(work(passed, decoder.out()))?;
         }
     }
@@ -204,7 +222,7 @@ fn decode_item(decoder: &mut Decoder, item: &Item) -> Result<u32, Doubt> {
     }
 }
 
-impl<R: Read, P, F: FnMut(&[u8]) -> P> Shared<R, F> {
+impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
     /// What a worker does.
     fn run<T>(&self, work: &impl Fn(P, &[u8]) -> T, out: &Sender<(u64, Option<T>)>) {
         let mut decoder = Decoder::new();
@@ -214,14 +232,17 @@ impl<R: Read, P, F: FnMut(&[u8]) -> P> Shared<R, F> {
             while order.next != number && !order.stopped {
                 order = self.wait(order);
             }
-            if order.stopped || order.confirm(&item, outcome, decoder.out()).is_err() {
+            let confirmed = if order.stopped {
+                Err(Doubt)
+            } else {
+                order.confirm(&item, outcome, decoder.out())
+            };
+            let Ok(passed) = confirmed else {
                 order.left.insert(number, item);
                 order.stopped = true;
                 self.changed.notify_all();
                 return;
-            }
-            let passed =
-                matches!(item.kind, Kind::Block { .. }).then(|| (order.pass)(decoder.out()));
+            };
             drop(order);
             self.changed.notify_all();
             drop(item);

@@ -61,7 +61,7 @@ fn by_blocks(reader: impl Read + Send, threads: usize, most: u64) -> (Vec<u8>, F
         reader,
         threads,
         most,
-        <[u8]>::len,
+        |text| Some(text.len()),
         |length, text| {
             assert_eq!(length, text.len());
             text.to_vec()
@@ -320,7 +320,7 @@ fn a_taker_that_gives_up_and_a_panic_end_all_threads() {
             seen += 1;
             if seen == 3 { Err("enough") } else { Ok(()) }
         };
-        let ended = decode(&input[..], threads, u64::MAX, |_| (), |(), _| (), take);
+        let ended = decode(&input[..], threads, u64::MAX, |_| Some(()), |(), _| (), take);
         assert!(matches!(ended, Err("enough")));
         assert_eq!(seen, 3);
         for place in ["pass", "work", "take"] {
@@ -334,7 +334,7 @@ fn a_taker_that_gives_up_and_a_panic_end_all_threads() {
                     |_| {
                         passed += 1;
                         assert!(place != "pass" || passed < 4, "on purpose");
-                        passed
+                        Some(passed)
                     },
                     |passed, _| assert!(place != "work" || passed < 4, "on purpose"),
                     |()| {
