@@ -187,4 +187,5 @@ def main():
     print(f"bench: `vt load` took at most {worst / MB:.0f} of the {LOAD_LIMIT / MB:.0f} MB it may", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()
