@@ -1,5 +1,5 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws azul lint soak demo cargo-lambda lambda local invoke bench paths package lambda-release coldstart sbom
+.PHONY: help test aws azul lint soak demo cargo-lambda lambda local invoke bench budget fuzz paths package lambda-release coldstart sbom
 .PHONY: infra infra-check demo-aws deploy destroy
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -85,6 +85,21 @@ coldstart: package ## Start and memory of these functions; COLDSTART_RUNS=5 is q
 bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build $(RELEASE)
 	./testdata/bench.py
+
+budget: paths ## Instructions that a small bundle costs, against testdata/budget.json; needs valgrind. BUDGET_WRITE=1 renews it
+	cargo build $(RELEASE)
+	./testdata/budget.py
+
+# cargo-fuzz needs the nightly compiler; what it builds is beside everything else. Leaks are not looked for: a thread that has just
+# ended counts as one.
+FUZZ_SECONDS ?= 600
+fuzz: ## Bundles, records, rules and webhooks that nobody thought of, FUZZ_SECONDS (600) each; needs a nightly Rust
+	@cargo +nightly --version || { echo "fuzz: skipped, because no nightly Rust is installed"; exit 0; }; \
+	cargo +nightly install --quiet --debug --locked --root target/cargo-fuzz cargo-fuzz@0.13.2 && \
+	for target in bundle record rules webhook; do \
+		CARGO_TARGET_DIR=$(abspath $(TARGET))/fuzz PATH="$(CURDIR)/target/cargo-fuzz/bin:$$PATH" \
+			cargo +nightly fuzz run --fuzz-dir testdata/fuzz $$target -- -detect_leaks=0 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 # Nothing else needs this tool, so no check installs it. It writes beside each Cargo.toml; without a time and without
 # the directory, so the same each time.

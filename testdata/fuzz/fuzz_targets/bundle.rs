@@ -1,0 +1,110 @@
+//! A bundle of bzip2 gives the lines of the ordinary decoder, whatever the damage and the number of threads.
+//!
+//! The first byte says what is made of the others: they are taken as they are, or as a text that is compressed and
+//! then damaged.
+
+#![no_main]
+
+use std::io::{BufRead, Read, Write};
+
+use azul_vt::bundle::{Caps, Compression, Line, OrderedError, map_lines};
+use bzip2::{bufread::BzDecoder, write::BzEncoder};
+use libfuzzer_sys::fuzz_target;
+
+const CAPS: Caps = Caps { max_bundle_bytes: 1 << 28, max_line_bytes: 1 << 16 };
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, data)) = data.split_first() else { return };
+    let input = match kind % 4 {
+        0 => data.to_vec(),
+        1 => [b"BZh91AY&SY", data].concat(),
+        _ => {
+            let Some(input) = damaged(*kind, data) else { return };
+            input
+        }
+    };
+    let (one, sound) = lines(&input, 1);
+    assert!(lines(&input, 3) == (one.clone(), sound));
+    if Compression::of(&input) != Compression::Bzip2 {
+        return;
+    }
+    let (plain, is_sound) = ordinary(&input);
+    assert_eq!(sound, is_sound);
+    let expected = expected(&plain, sound);
+    if sound {
+        assert_eq!(one, expected);
+    } else {
+        // The ordinary decoder loses what it made in the very call that fails.
+        assert!(one.iter().zip(&expected).all(|(one, other)| one == other));
+    }
+});
+
+/// A compressed text with up to four damaged bytes: pairs of place and bits come first.
+fn damaged(kind: u8, data: &[u8]) -> Option<Vec<u8>> {
+    let (damage, text) = data.split_first_chunk::<8>()?;
+    // Repeated to have more blocks.
+    let times = if kind % 4 == 2 { 1 } else { usize::from(kind / 4).max(1) * 16 };
+    let level = bzip2::Compression::new(1 + u32::from(kind % 9));
+    let mut encoder = BzEncoder::new(Vec::new(), level);
+    encoder.write_all(&text.repeat(times)).unwrap();
+    let mut input = encoder.finish().unwrap();
+    for [place, bits] in damage.as_chunks().0 {
+        let at = usize::from(*place) * input.len() / 256;
+        if let Some(byte) = input.get_mut(at) {
+            *byte ^= bits;
+        }
+    }
+    Some(input)
+}
+
+fn lines(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
+    let mut all = Vec::new();
+    let ended = map_lines(
+        input,
+        CAPS,
+        threads,
+        |line: &Line, bytes| (line.number(), bytes.to_vec()),
+        |line| {
+            all.push(line);
+            Ok::<_, std::convert::Infallible>(())
+        },
+    );
+    let sound = match ended {
+        Ok(_) => true,
+        Err(OrderedError::Bundle(_)) => false,
+    };
+    (all, sound)
+}
+
+/// What the ordinary decoder makes of streams after one another, and whether nothing is wrong with them.
+fn ordinary(mut input: &[u8]) -> (Vec<u8>, bool) {
+    let mut plain = Vec::new();
+    while !input.fill_buf().unwrap().is_empty() {
+        if !matches!(input, [b'B', b'Z', b'h', b'1'..=b'9', ..]) {
+            return (plain, false);
+        }
+        let mut stream = BzDecoder::new(input);
+        if stream.read_to_end(&mut plain).is_err() {
+            return (plain, false);
+        }
+        input = stream.into_inner();
+    }
+    (plain, true)
+}
+
+fn expected(plain: &[u8], sound: bool) -> Vec<(u64, Vec<u8>)> {
+    let mut all: Vec<_> = (1..).zip(plain.split(|byte| *byte == b'\n')).collect();
+    if !sound {
+        // Of a line that breaks off nothing is handed on.
+        all.pop();
+    }
+    all.into_iter()
+        .filter_map(|(number, line)| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let is_long = line.len() > CAPS.max_line_bytes;
+            let kept = if is_long { &line[..4096] } else { line };
+            let kept = kept.strip_prefix(b"\xef\xbb\xbf").filter(|_| number == 1).unwrap_or(kept);
+            (is_long || !kept.trim_ascii().is_empty()).then(|| (number, kept.to_vec()))
+        })
+        .collect()
+}
