@@ -66,15 +66,20 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
     assert!(!said.contains("canary"), "{said}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_ingest_pushes_at_its_end() {
-    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+/// `vt ingest` that pushes, and its address.
+fn ingest(stage: &Stage, gateway: &sim::Gateway) -> (Running, String) {
     let mut command = stage.vt(&["ingest"]);
     command
         .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url())
         .env("INGEST_LISTEN", "127.0.0.1:0")
         .env("DISPATCHER_MAX_AGE_HOURS", "-1");
-    let (running, url) = Running::serve(command);
+    Running::serve(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingest_pushes_at_its_end() {
+    let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
+    let (running, url) = ingest(&stage, &gateway);
     let answer = reqwest::Client::new()
         .post(&url)
         .header("content-type", "application/json")
@@ -104,12 +109,7 @@ async fn an_ingest_pushes_at_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_in_flight_at_the_signal_is_pushed_too() {
     let (stage, gateway) = (Stage::new().await, sim::Gateway::start().await.unwrap());
-    let mut command = stage.vt(&["ingest"]);
-    command
-        .env("PLUGIN_PROMETHEUS_PUSH_GATEWAY", gateway.url())
-        .env("INGEST_LISTEN", "127.0.0.1:0")
-        .env("DISPATCHER_MAX_AGE_HOURS", "-1");
-    let (running, url) = Running::serve(command);
+    let (running, url) = ingest(&stage, &gateway);
     let post = |seed| {
         let post = reqwest::Client::new().post(&url).header("content-type", "application/json");
         post.body(sim::feed::lines(seed, MINUTE, 3, Style::Small)).send()
