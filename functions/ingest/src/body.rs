@@ -4,10 +4,9 @@ use std::{
     path::{Path, PathBuf},
     pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
-use azul_vt::bundle::Compression;
+use azul_vt::{bundle::Compression, webhook::receive::SILENCE};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
@@ -22,9 +21,6 @@ pub(crate) struct Received {
     /// Of the bytes as received.
     pub(crate) sha256_hex: String,
 }
-
-/// A body of which nothing came for so long is given up.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// Bytes that tell how a body is compressed.
 const MAGIC: usize = 4;

@@ -27,7 +27,7 @@ use crate::{
 /// What a function URL of Lambda takes, and so what is taken everywhere.
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
 /// A body of which nothing came for so long is given up.
-const SILENCE: Duration = Duration::from_secs(30);
+pub const SILENCE: Duration = Duration::from_secs(30);
 /// For how long a webhook's id is known: longer than senders repeat themselves.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// What [`crate::store::Memory`] calls ids of webhooks.
