@@ -75,7 +75,9 @@ impl Joiner {
     }
 
     /// The next piece. Quick, as it is done for one piece after another.
-    pub(super) fn pass(&mut self, text: &[u8]) -> Piece {
+    ///
+    /// `ends` is how many lines end in it, as [`breaks`] says.
+    pub(super) fn pass(&mut self, text: &[u8], ends: u64) -> Piece {
         let (most_of_line, number) = (self.most_of_line, self.number);
         let (Some(first), Some(last)) = (memchr::memchr(b'\n', text), memchr::memrchr(b'\n', text))
         else {
@@ -89,7 +91,6 @@ impl Joiner {
             0
         };
         let joined = (start > 0).then(|| std::mem::take(&mut self.open));
-        let ends = breaks(text);
         self.number += ends;
         self.open.add(text.get(last + 1..).unwrap_or_default(), most_of_line);
         Piece { most_of_line, number, joined, whole: start..last + 1, ends }

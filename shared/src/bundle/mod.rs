@@ -13,7 +13,7 @@ mod error;
 mod lines;
 mod ordered;
 
-use std::{convert::Infallible, io::Read};
+use std::{collections::BTreeMap, convert::Infallible, io::Read};
 
 pub use error::BundleError;
 pub use ordered::{Extent, OrderedError, map_lines};
@@ -87,6 +87,22 @@ impl Line {
             Self::Record { number } | Self::TooLong { number, .. } => *number,
         }
     }
+}
+
+/// Calls `take` with what workers made, in the order of its numbers, which begin at 0.
+fn in_order<T, E>(
+    made: impl IntoIterator<Item = (u64, T)>,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut waiting, mut next) = (BTreeMap::new(), 0);
+    for (number, item) in made {
+        waiting.insert(number, item);
+        while let Some(item) = waiting.remove(&next) {
+            take(item)?;
+            next += 1;
+        }
+    }
+    Ok(())
 }
 
 /// What [`verify`] found in a whole bundle.

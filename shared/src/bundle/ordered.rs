@@ -5,11 +5,10 @@
 //! until it is handed on, whatever the workers' speed and the lines' size.
 
 use std::{
-    collections::BTreeMap,
     io::Read,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Sender, channel},
     },
     thread,
 };
@@ -18,6 +17,7 @@ use super::{
     BundleError, Caps, Compression, Line,
     bzip2::{self, End, Rest},
     decode::Decoder,
+    in_order,
     lines::{Joiner, Piece, breaks},
 };
 
@@ -57,9 +57,9 @@ pub struct Extent {
 /// the results, in order. `reader` needs no buffer of its own.
 ///
 /// # Errors
-/// [`OrderedError::Bundle`] where the input is broken: the lines before the fault were handed on, but for those in the
-/// last 64 KiB that a decompressor had made when it failed. An input of no
-/// bytes at all is [`BundleError::Empty`]: whoever takes an empty plain file for zero lines matches that.
+/// [`OrderedError::Bundle`] where the input is broken: the lines before the fault were handed on, but for those in
+/// the last 64 KiB that a decompressor had made when it failed. An input of no bytes at all is
+/// [`BundleError::Empty`]: whoever takes an empty plain file for zero lines matches that.
 /// [`OrderedError::Taker`] with what `take` answered.
 pub fn map_lines<R: Read + Send, T: Send, E>(
     reader: R,
@@ -73,7 +73,10 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
         reader,
         threads,
         caps.max_bundle_bytes,
-        |text| (breaks(text) <= MOST_LINES as u64).then(|| joiner.pass(text)),
+        |text| {
+            let ends = breaks(text);
+            (ends <= MOST_LINES as u64).then(|| joiner.pass(text, ends))
+        },
         |piece, text| piece.map(text, &work),
         |made| made.into_iter().try_for_each(&mut take),
     );
@@ -123,7 +126,11 @@ fn map_rest<R: Read + Send, T: Send, E>(
                 scope.spawn(move || take_turns(turns, window, work, &out));
             }
             drop(to_taker);
-            let taken = take_in_order(&results, &window, take);
+            let taken = in_order(&results, |worked: Worked<T>| {
+                worked.items.into_iter().try_for_each(&mut *take)?;
+                window.leave(worked.bytes);
+                Ok(())
+            });
             drop((closing, results));
             taken
         })
@@ -166,7 +173,7 @@ impl<R: Read> Chunks<'_, R> {
                 self.left.extend_from_slice(text.get(last + 1..).unwrap_or_default());
                 text.truncate(last + 1);
             }
-            let piece = self.joiner.pass(text);
+            let piece = self.joiner.pass(text, breaks(text));
             if !piece.is_empty() {
                 self.number += 1;
                 return Some(piece);
@@ -180,7 +187,7 @@ fn take_turns<R: Read, T>(
     turns: &Mutex<&mut Chunks<'_, R>>,
     window: &Window,
     work: &impl Fn(&Line, &[u8]) -> T,
-    out: &Sender<Worked<T>>,
+    out: &Sender<(u64, Worked<T>)>,
 ) {
     let _closing = ClosingOnPanic(window);
     loop {
@@ -194,7 +201,7 @@ fn take_turns<R: Read, T>(
             return;
         }
         drop(chunks);
-        if out.send(Worked { number, bytes, items: piece.map(&text, work) }).is_err() {
+        if out.send((number, Worked { bytes, items: piece.map(&text, work) })).is_err() {
             return;
         }
     }
@@ -202,27 +209,8 @@ fn take_turns<R: Read, T>(
 
 /// What a worker made of a chunk.
 struct Worked<T> {
-    number: u64,
     bytes: usize,
     items: Vec<T>,
-}
-
-fn take_in_order<T, E>(
-    results: &Receiver<Worked<T>>,
-    window: &Window,
-    take: &mut impl FnMut(T) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut waiting = BTreeMap::new();
-    let mut next = 0;
-    for worked in results {
-        waiting.insert(worked.number, worked);
-        while let Some(worked) = waiting.remove(&next) {
-            worked.items.into_iter().try_for_each(&mut *take)?;
-            next += 1;
-            window.leave(worked.bytes);
-        }
-    }
-    Ok(())
 }
 
 /// Chunks that were read and not yet handed on.

@@ -9,12 +9,13 @@ use std::{
     io::Read,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Sender, channel},
     },
     thread,
 };
 
 use super::{
+    super::in_order,
     block::{Decoder, Doubt},
     rest::Rest,
     source::{Item, Kind, Source},
@@ -180,7 +181,12 @@ pub(in crate::bundle) fn decode<R: Read + Send, P: Send, T: Send, E>(
             });
         }
         drop(to_taker);
-        let taken = shared.take_in_order(&results, &mut take);
+        let taken = in_order(results, |made: Option<T>| {
+            made.map(&mut take).transpose()?;
+            shared.order().taken += 1;
+            shared.changed.notify_all();
+            Ok(())
+        });
         if taken.is_err() {
             shared.stop();
         }
@@ -269,25 +275,6 @@ impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
         let number = input.number;
         input.number += 1;
         Some((number, item))
-    }
-
-    fn take_in_order<T, E>(
-        &self,
-        results: &Receiver<(u64, Option<T>)>,
-        take: &mut impl FnMut(T) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut waiting = BTreeMap::new();
-        let mut next = 0;
-        for (number, made) in results {
-            waiting.insert(number, made);
-            while let Some(made) = waiting.remove(&next) {
-                made.map(&mut *take).transpose()?;
-                next += 1;
-                self.order().taken = next;
-                self.changed.notify_all();
-            }
-        }
-        Ok(())
     }
 }
 
