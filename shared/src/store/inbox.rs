@@ -231,8 +231,9 @@ pub trait Inbox: Send + Sync {
     ) -> Result<bool, StoreError>;
 
     /// Says that nobody is at any item of the queue: the caller holds the lease of the function, so
-    /// whoever took them is dead, and they need not wait for their time. Gives how many came back. Does
-    /// nothing where several workers may take from one queue.
+    /// whoever took them is dead, and they need not wait for their time; but for those that were lost before,
+    /// which wait some seconds, more each time. Gives how many came back. Does nothing where several workers
+    /// may take from one queue.
     async fn reclaim(&self, queue: Queue, now: Timestamp) -> Result<u64, StoreError>;
 
     /// How much waits at `now`; for display, and roughly right is enough.

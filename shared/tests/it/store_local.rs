@@ -14,7 +14,7 @@ use std::{
 use azul_vt::minute::Minute;
 use azul_vt::store::{
     Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
-    inbox::{NewItem, Queue},
+    inbox::{Again, NewItem, Queue},
     local::{go_plugin_position, open},
 };
 use jiff::{SignedDuration, civil::date};
@@ -34,7 +34,7 @@ store_suite!(fresh);
 inbox_suite!(fresh, Time::given());
 
 #[tokio::test]
-async fn who_was_too_slow_ends_nothing_and_what_a_dead_owner_had_comes_back_at_once() {
+async fn who_was_too_slow_ends_nothing() {
     let (store, _dir) = fresh().await.unwrap();
     let item = NewItem { id: "a".into(), body: "{}".into() };
     store.inbox.put(Queue::Query, &[item], at(0)).await.unwrap();
@@ -45,11 +45,37 @@ async fn who_was_too_slow_ends_nothing_and_what_a_dead_owner_had_comes_back_at_o
     let second = take(61).await.unwrap();
     assert!(!store.inbox.done(Queue::Query, &first).await.unwrap());
     assert!(!store.inbox.hold(Queue::Query, &first, minute, at(62)).await.unwrap());
-    assert_eq!(store.inbox.reclaim(Queue::Query, at(62)).await.unwrap(), 1);
-    let third = take(62).await.unwrap();
-    assert!(!store.inbox.done(Queue::Query, &second).await.unwrap());
-    assert!(store.inbox.done(Queue::Query, &third).await.unwrap());
+    assert!(store.inbox.done(Queue::Query, &second).await.unwrap());
     assert!(take(999).await.is_none());
+}
+
+#[tokio::test]
+async fn what_a_dead_owner_had_comes_back_at_once_and_what_one_after_the_other_had_waits() {
+    let (store, _dir) = fresh().await.unwrap();
+    let item = NewItem { id: "a".into(), body: "{}".into() };
+    store.inbox.put(Queue::Query, &[item], at(0)).await.unwrap();
+    let minute = SignedDuration::from_mins(1);
+    let take =
+        async |seconds| store.inbox.take(Queue::Query, 1, minute, at(seconds)).await.unwrap().pop();
+    let reclaim = async |seconds| store.inbox.reclaim(Queue::Query, at(seconds)).await.unwrap();
+    let first = take(0).await.unwrap();
+    assert_eq!(reclaim(1).await, 1);
+    let second = take(1).await.unwrap();
+    assert!(!store.inbox.done(Queue::Query, &first).await.unwrap());
+    assert_eq!(reclaim(2).await, 1);
+    assert!(take(6).await.is_none());
+    let third = take(12).await.unwrap();
+    assert_eq!(third.lost, 2);
+    assert_eq!(reclaim(13).await, 1);
+    assert!(take(22).await.is_none());
+    let fourth = take(33).await.unwrap();
+    assert!(!store.inbox.done(Queue::Query, &second).await.unwrap());
+    // Where a worker had a word the count starts anew.
+    let again = Again { after: SignedDuration::ZERO, is_attempt: false };
+    assert!(store.inbox.again(Queue::Query, &fourth, again, at(34)).await.unwrap());
+    assert_eq!(take(34).await.unwrap().lost, 0);
+    assert_eq!(reclaim(35).await, 1);
+    assert!(take(35).await.is_some());
 }
 
 #[tokio::test]

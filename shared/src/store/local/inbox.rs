@@ -10,6 +10,9 @@ use crate::store::{
     inbox::{Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Queue},
 };
 
+/// How long an item that was lost before waits at least, in nanoseconds, for each time.
+const LOST: i64 = 5_000_000_000;
+
 pub(super) struct LocalInbox {
     pub(super) db: Db,
 }
@@ -197,11 +200,14 @@ impl Inbox for LocalInbox {
         let now = nanoseconds(now);
         self.db
             .write(format!("reclaiming work of {}", queue.name()), move |db| {
-                // The receipt counts on, so that a taker that lives after all ends nothing.
+                // The receipt counts on, so that a taker that lives after all ends nothing. From its second loss
+                // in a row an item waits, the longer the more often and not as long as those that were lost with
+                // it: one that ends each process that takes it must not drag its neighbours along.
                 let rows = db.execute(
-                    "UPDATE inbox SET due = min(due, ?2), lost = lost + 1, taken = 0, receipt = receipt + 1
+                    "UPDATE inbox SET due = min(due, ?2) + lost * (?3 + abs(random() % ?3)),
+                                      lost = lost + 1, taken = 0, receipt = receipt + 1
                      WHERE queue = ?1 AND taken AND buried IS NULL",
-                    params![queue.name(), now],
+                    params![queue.name(), now, LOST],
                 )?;
                 Ok(rows as u64)
             })
