@@ -1,5 +1,5 @@
 # What a developer needs: `make help` lists it.
-.PHONY: help test aws azul lint soak demo cargo-lambda lambda local invoke bench budget fuzz paths package lambda-release coldstart sbom
+.PHONY: help test aws azul lint soak demo cargo-lambda lambda local invoke bench backlog budget fuzz paths package lambda-release coldstart sbom
 .PHONY: infra infra-check demo-aws deploy destroy
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -85,6 +85,10 @@ coldstart: package ## Start and memory of these functions; COLDSTART_RUNS=5 is q
 bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
 	cargo build $(RELEASE)
 	./testdata/bench.py
+
+backlog: paths ## An hour's backlog, with and without 100 ms of latency at the dispatcher; BENCH_RUNS=1 is quick, BACKLOG_MINUTES=60
+	cargo build $(RELEASE)
+	./testdata/backlog.py
 
 budget: paths ## Instructions that a small bundle costs, against testdata/budget.json; needs valgrind. BUDGET_WRITE=1 renews it
 	cargo build $(RELEASE)

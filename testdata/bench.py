@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from scripts import machine, median, write
@@ -94,14 +95,15 @@ def fetch(url):
     return json.loads(subprocess.run([sys.executable, "-c", code, url], check=True, capture_output=True).stdout)
 
 
-def load(bundle, records):
-    """`vt load` of one minute, against stand-ins that are processes of their own and start anew."""
+@contextmanager
+def stand_ins(*arguments):
+    """Stand-ins that are processes of their own, and a state that is empty: URLs and the environment for `vt`."""
     state = TARGET / "bench/state"
     shutil.rmtree(state, ignore_errors=True)
-    with subprocess.Popen([SIM, "serve", "--bundle", bundle], stdout=subprocess.PIPE, text=True) as sim:
+    with subprocess.Popen([SIM, "serve", *map(str, arguments)], stdout=subprocess.PIPE, text=True) as sim:
         try:
             urls = json.loads(sim.stdout.readline())
-            env = {
+            yield urls, {
                 "VIRUSTOTAL": urls["virustotal"],
                 "VIRUSTOTAL_APIKEY": "0123456789abcdef" * 4,
                 "PLUGIN_EVENTS_URL": urls["dispatcher"],
@@ -110,11 +112,16 @@ def load(bundle, records):
                 "RULES_ROOT": str(ROOT / "testdata/select_rules/example"),
                 "LOG": "warn",
             }
-            used = run([VT, "load", "--from", MINUTE, "--to", MINUTE], env)
-            arrived = fetch(urls["dispatcher"] + "/sim/summary")["binaries"]
         finally:
             sim.terminate()
     shutil.rmtree(state)
+
+
+def load(bundle, records):
+    """`vt load` of one minute."""
+    with stand_ins("--bundle", bundle) as (urls, env):
+        used = run([VT, "load", "--from", MINUTE, "--to", MINUTE], env)
+        arrived = fetch(urls["dispatcher"] + "/sim/summary")["binaries"]
     if arrived != records:
         sys.exit(f"bench: {arrived} of {records} records arrived")
     return used

@@ -134,8 +134,7 @@ impl Workers<'_> {
     ) -> Result<Drained, StoreError> {
         let mut drained = Drained::default();
         let mut working = FuturesUnordered::new();
-        // Taking and working go on side by side: whoever waits for the state's lock must be polled, or
-        // nobody gets it.
+        // Taking and working go on side by side: a queue may take its time.
         let mut taking: Option<BoxFuture<'_, _>> = None;
         let (mut asked, mut look_at) = (0, Some(Instant::now()));
         loop {

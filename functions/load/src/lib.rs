@@ -351,8 +351,3 @@ fn gap_delay(attempts: u32) -> SignedDuration {
         _ => SignedDuration::from_hours(24),
     }
 }
-
-/// Whether a bundle is to be fetched anew rather than tried again as it is.
-fn is_bad(error: &DeliverError) -> bool {
-    matches!(error, DeliverError::Bundle(e) if !e.is_transient())
-}

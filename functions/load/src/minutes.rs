@@ -1,27 +1,27 @@
-//! One minute: fetched, staged, verified, delivered, noted in the ledger.
+//! One minute: fetched, staged, delivered, noted in the ledger.
 
 use std::{
-    io::{Read as _, Seek as _},
+    io::{self, Read as _},
     path::PathBuf,
     sync::Arc,
 };
 
 use async_trait::async_trait;
 use azul_vt::{
-    bundle::{self, Compression},
+    bundle::Compression,
     errors::chain,
     mapping::Mapper,
     metrics,
     minute::Minute,
-    pipeline::{Account, Ended, Input, Limits, Progress},
+    pipeline::{Account, DeliverError, Ended, Input, Limits, Progress},
     store::{
-        BundleReader, Claim, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store,
-        StoreError, rejects::Rejects,
+        Claim, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store, StoreError,
+        rejects::Rejects,
     },
     virustotal::VirusTotalError,
 };
 
-use super::{Load, LoadError, MinuteEnd, NAME, Report, gap_delay, is_bad};
+use super::{Load, LoadError, MinuteEnd, NAME, Report, gap_delay};
 
 /// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
 const FETCHES: u32 = 3;
@@ -29,8 +29,9 @@ const FETCHES: u32 = 3;
 /// What staging a minute came to.
 enum Staging {
     Staged(String),
+    /// It is no bundle.
+    Bad(String),
     Missing(String),
-    Failed(String),
     NotYet,
     Paused,
 }
@@ -61,7 +62,11 @@ impl Load {
                 _ => {}
             }
         }
-        for attempt in 1..=FETCHES {
+        let mut bad = String::new();
+        for fetch in 1..=FETCHES {
+            if limits.reached() && fetch > 1 {
+                return Ok(MinuteEnd::Paused);
+            }
             // A staged bundle that is gone (somebody tidied up) is fetched anew, from its first line.
             let open = match &key {
                 Some(key) => self.store.bundles.open(key).await?,
@@ -77,13 +82,13 @@ impl Load {
                         let Some(reader) = reader else { continue };
                         (key, reader)
                     }
+                    Staging::Bad(why) => {
+                        bad = why;
+                        continue;
+                    }
                     Staging::Missing(said) => {
                         self.gap(minute, GapKind::Missing, said, lease, report).await?;
                         return Ok(MinuteEnd::Missing);
-                    }
-                    Staging::Failed(said) => {
-                        self.gap(minute, GapKind::Failed, said, lease, report).await?;
-                        return Ok(MinuteEnd::Failed);
                     }
                     // The gap was due, so the clock or the gap is wrong: look again later.
                     Staging::NotYet if is_gap => {
@@ -99,8 +104,12 @@ impl Load {
             note.put(MinuteState::Loading { bundle: staged.clone(), lines_done }, counts).await?;
             let mut minute_progress = MinuteProgress { note, bundle: staged.clone(), counts };
             let before = counts;
-            let outcome =
-                self.send(minute, reader, lines_done, ageless, limits, &mut minute_progress).await;
+            let origin = format!("feed/{minute}");
+            let input = Input { reader, origin: origin.clone(), lines_done, now: self.clock.now() };
+            let mapper = ageless.unwrap_or(&self.pipeline.mapper);
+            let delivering =
+                self.pipeline.deliver_staged(mapper, &staged, input, limits, &mut minute_progress);
+            let outcome = delivering.await;
             let after = minute_progress.counts;
             let counts = after.since(before);
             metrics::count(NAME, &counts, self.clock.now());
@@ -117,32 +126,24 @@ impl Load {
                     return Ok(MinuteEnd::Loaded);
                 }
                 Ok(Ended::Paused) => return Ok(MinuteEnd::Paused),
-                // It was verified when it was staged, so the disk or somebody else changed it.
-                Err(error) if is_bad(&error) => {
-                    tracing::error!(%minute, key = staged, attempt, "the staged bundle is damaged");
-                    self.store.bundles.remove(&staged).await?;
+                // What came before the fault was delivered, and comes again.
+                Err(DeliverError::Bundle(error)) if !error.is_transient() => {
+                    bad = chain(&error);
+                    self.bury_damaged(minute, &staged, &bad).await?;
                 }
                 Err(source) => return Err(LoadError::Minute { minute, source }),
             }
         }
-        let said = "the staged bundle was damaged again and again: look at the disk".to_owned();
+        let said = format!("{bad} (fetched {FETCHES} times)");
         self.gap(minute, GapKind::Failed, said, lease, report).await?;
         Ok(MinuteEnd::Failed)
     }
 
-    async fn send(
-        &self,
-        minute: Minute,
-        reader: BundleReader,
-        lines_done: u64,
-        ageless: Option<&Arc<Mapper>>,
-        limits: &Limits,
-        progress: &mut MinuteProgress<'_>,
-    ) -> Result<Ended, azul_vt::pipeline::DeliverError> {
-        let input =
-            Input { reader, origin: format!("feed/{minute}"), lines_done, now: self.clock.now() };
-        let mapper = ageless.unwrap_or(&self.pipeline.mapper);
-        self.pipeline.deliver_with(mapper, input, limits, progress).await
+    /// Moves a staged bundle under `rejects/` that cannot be decoded.
+    async fn bury_damaged(&self, minute: Minute, key: &str, why: &str) -> Result<(), StoreError> {
+        tracing::warn!(%minute, key, error = why, "the bundle cannot be decoded");
+        let name = name(key.rsplit(['-', '.']).nth(1).unwrap_or_default());
+        self.pipeline.bury(key, &origin(minute), &name, why, self.clock.now()).await
     }
 
     /// Notes a gap, with the time of its next try.
@@ -176,105 +177,85 @@ impl Load {
         Ok(())
     }
 
-    /// Fetches a minute's bundle, decodes all of it once, and only then keeps it.
+    /// Fetches a minute's bundle, and keeps it if it looks like one.
     async fn stage(&self, minute: Minute, limits: &Limits) -> Result<Staging, LoadError> {
         let Some(virustotal) = &self.virustotal else { return Err(LoadError::NoKey) };
-        let mut bad = String::new();
-        for fetch in 1..=FETCHES {
-            let path =
-                self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
-            let mut backoff = self.backoff.clone();
-            let fetched = loop {
-                let fetching = virustotal.fetch_minute(minute, &path);
-                let Some(fetched) = limits.bound(fetching).await else {
-                    return Ok(Staging::Paused);
-                };
-                match fetched {
-                    Ok(fetched) => break fetched,
-                    Err(VirusTotalError::Missing(answer)) => {
-                        return Ok(Staging::Missing(answer.to_string()));
-                    }
-                    Err(VirusTotalError::NotAvailableYet(_)) => return Ok(Staging::NotYet),
-                    // VirusTotal does not document how it refuses what it keeps no longer.
-                    Err(error) if minute < self.horizon() && is_gone(&error) => {
-                        return Ok(Staging::Missing(error.to_string()));
-                    }
-                    Err(error) if error.is_transient() => {
-                        let wait = backoff.next_wait(error.retry_after());
-                        let attempt = backoff.attempts();
-                        tracing::warn!(%minute, attempt, wait_ms = wait.as_millis(),
-                            error = %chain(&error), "fetching again");
-                        if limits.sleep(wait).await {
-                            return Ok(Staging::Paused);
-                        }
-                    }
-                    Err(source) => return Err(LoadError::Refused { minute, source }),
-                }
+        let path = self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
+        let mut backoff = self.backoff.clone();
+        let fetched = loop {
+            let fetching = virustotal.fetch_minute(minute, &path);
+            let Some(fetched) = limits.bound(fetching).await else {
+                return Ok(Staging::Paused);
             };
-            let short = fetched.sha256_hex.get(..12).unwrap_or(&fetched.sha256_hex);
-            let verified = match self.verify(path.clone()).await? {
-                Ok(Some(compression)) => Ok(compression),
-                Ok(None) => Err("it is neither compressed nor a list of objects".to_owned()),
-                Err(error) => Err(chain(&error)),
-            };
-            match verified {
-                Ok(compression) => {
-                    let ending = if compression == Compression::Bzip2 { "bz2" } else { "bundle" };
-                    let key =
-                        format!("staged/feed/files/{}-{short}.{ending}", minute.storage_path());
-                    self.store.bundles.put_file(&key, &path).await?;
-                    return Ok(Staging::Staged(key));
+            match fetched {
+                Ok(fetched) => break fetched,
+                Err(VirusTotalError::Missing(answer)) => {
+                    return Ok(Staging::Missing(answer.to_string()));
                 }
-                Err(error) => {
-                    bad = error;
-                    tracing::warn!(%minute, fetch, error = bad, "the bundle cannot be decoded");
-                    let rejects = Rejects::new(Arc::clone(&self.store.bundles));
-                    let (origin, name) = (format!("feed/{minute}"), format!("bundle-{short}"));
-                    rejects.keep_bundle(&origin, &name, &path, &bad, self.clock.now()).await?;
-                    if limits.reached() {
+                Err(VirusTotalError::NotAvailableYet(_)) => return Ok(Staging::NotYet),
+                // VirusTotal does not document how it refuses what it keeps no longer.
+                Err(error) if minute < self.horizon() && is_gone(&error) => {
+                    return Ok(Staging::Missing(error.to_string()));
+                }
+                Err(error) if error.is_transient() => {
+                    let wait = backoff.next_wait(error.retry_after());
+                    let attempt = backoff.attempts();
+                    tracing::warn!(%minute, attempt, wait_ms = wait.as_millis(),
+                        error = %chain(&error), "fetching again");
+                    if limits.sleep(wait).await {
                         return Ok(Staging::Paused);
                     }
                 }
+                Err(source) => return Err(LoadError::Refused { minute, source }),
             }
+        };
+        let short = fetched.sha256_hex.get(..12).unwrap_or(&fetched.sha256_hex);
+        let start = start(path.clone()).await?;
+        let compression = Compression::of(&start);
+        // An error page that came with 200 is not compressed, and no list of objects.
+        if compression == Compression::Plain && !matches!(start[..], [] | [b'{', ..]) {
+            let why = "it is neither compressed nor a list of objects".to_owned();
+            let rejects = Rejects::new(Arc::clone(&self.store.bundles));
+            let now = self.clock.now();
+            rejects.keep_bundle(&origin(minute), &name(short), &path, &why, now).await?;
+            tracing::warn!(%minute, error = why, "what was fetched is no bundle");
+            return Ok(Staging::Bad(why));
         }
-        Ok(Staging::Failed(format!("{bad} (fetched {FETCHES} times)")))
+        let ending = if compression == Compression::Bzip2 { "bz2" } else { "bundle" };
+        let key = format!("staged/feed/files/{}-{short}.{ending}", minute.storage_path());
+        self.store.bundles.put_file(&key, &path).await?;
+        Ok(Staging::Staged(key))
     }
+}
 
-    /// Decodes a whole file off the async threads. The inner result says whether it is a bundle.
-    async fn verify(
-        &self,
-        path: PathBuf,
-    ) -> Result<Result<Option<Compression>, bundle::BundleError>, LoadError> {
-        let (caps, threads) = (self.pipeline.caps, self.pipeline.threads);
-        let checked = tokio::task::spawn_blocking(move || {
-            let read = |source| bundle::BundleError::Read { at: 0, source };
-            let mut file = std::fs::File::open(&path).map_err(read)?;
-            let mut start = [0; 1];
-            // An error page that came with 200 is not compressed, and no list of objects.
-            file.read(&mut start).map_err(read)?;
-            file.rewind().map_err(read)?;
-            let verified = bundle::verify(file, caps, threads)?;
-            let compression = verified.extent.compression;
-            let is_bundle = compression != Compression::Plain || start == *b"{";
-            Ok::<_, bundle::BundleError>(is_bundle.then_some(compression))
-        });
-        match checked.await {
-            Ok(Err(error)) if error.is_transient() => {
-                Err(unavailable("reading a fetched bundle", error))
-            }
-            Ok(checked) => Ok(checked),
-            Err(error) => Err(unavailable("verifying a fetched bundle", error)),
-        }
-    }
+/// What the rejects of a minute are filed under …
+fn origin(minute: Minute) -> String {
+    format!("feed/{minute}")
+}
+
+/// … and a bundle among them, by the first digits of its SHA-256.
+fn name(sha256: &str) -> String {
+    format!("bundle-{sha256}")
+}
+
+/// The first bytes of a fetched file: four, or all where it has fewer.
+async fn start(path: PathBuf) -> Result<Vec<u8>, LoadError> {
+    let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Unavailable {
+        action: "reading a fetched bundle".into(),
+        source,
+    };
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut start = Vec::new();
+        std::fs::File::open(&path)?.take(4).read_to_end(&mut start)?;
+        Ok::<_, io::Error>(start)
+    });
+    let read = reading.await.map_err(|error| unavailable(error.into()))?;
+    Ok(read.map_err(|error| unavailable(error.into()))?)
 }
 
 /// Whether an answer may say that there is no such minute any more.
 fn is_gone(error: &VirusTotalError) -> bool {
     error.answer().is_some_and(|answer| matches!(answer.status, Some(400 | 410)))
-}
-
-fn unavailable(action: &str, source: impl std::error::Error + Send + Sync + 'static) -> LoadError {
-    StoreError::Unavailable { action: action.into(), source: Box::new(source) }.into()
 }
 
 /// Writes the ledger's row of a minute.

@@ -11,13 +11,37 @@ use azul_vt::{
     },
     store::{Counts, Lease, LedgerRow, MinuteState, StoreError},
 };
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
 
 use super::{
     Load, LoadError, MinuteEnd, NAME, Report, Step, first_position, housekeeping::is_settled,
 };
 
+/// Minutes loaded at once: one is fetched and decoded while the posts of the one before wait for their answers.
+const AT_ONCE: usize = 2;
 /// Rows that are read at once to see how far the cursor may go.
 pub(crate) const WINDOW: i64 = 240;
+
+/// How far a tick came.
+struct Due {
+    cursor: Minute,
+    /// Behind the cursor and up to here everything was begun.
+    at: Minute,
+    /// What is being loaded, here or by somebody else.
+    busy: BTreeSet<Minute>,
+    /// By somebody else.
+    held: u64,
+    ended: Result<(), LoadError>,
+}
+
+/// What is to be loaded next.
+enum Next {
+    Open(LedgerRow),
+    Fresh(Minute),
+    /// Minutes are to go to workers.
+    Workers,
+    Nothing,
+}
 
 impl Load {
     /// Catches up: what was left posted, gaps that are due, then the minutes after the cursor. Where the
@@ -89,80 +113,143 @@ impl Load {
             && cursor.next() >= self.horizon()
     }
 
-    /// Loads what is due, one minute after the other, but for those that somebody else is at.
+    /// Loads what is due in order, a few minutes at once, but for those that somebody else is at.
     async fn load_due(
         &self,
-        mut cursor: Minute,
+        cursor: Minute,
         lease: &Lease,
         limits: &Limits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
         (self.observer)(Step::Due(u64::try_from(self.newest().since(cursor)).unwrap_or(0)));
-        // Behind the cursor and up to here everything was looked at.
-        let mut at = cursor;
-        let mut held = BTreeSet::new();
+        let limits = limits.child();
+        let mut due = Due { cursor, at: cursor, busy: BTreeSet::new(), held: 0, ended: Ok(()) };
+        let mut loading = FuturesOrdered::new();
+        let mut is_over = false;
         loop {
-            if limits.reached() || self.is_sated(limits) {
+            while !is_over && loading.len() < self.at_once(due.cursor) {
+                report.paused = limits.reached() || self.is_sated(&limits);
+                let next = if report.paused { Ok(Next::Nothing) } else { self.next(&due).await };
+                let (minute, row) = match next {
+                    Ok(Next::Open(row)) => (row.minute, Some(row)),
+                    Ok(Next::Fresh(minute)) => {
+                        due.at = minute;
+                        (minute, None)
+                    }
+                    Ok(Next::Workers) if loading.is_empty() => {
+                        // By now, or because VirusTotal's word moved the cursor.
+                        let cursor = self.settle(due.cursor, report).await?;
+                        return self.send_to_workers(cursor, lease, &limits, report).await;
+                    }
+                    Ok(Next::Nothing | Next::Workers) => break,
+                    Err(error) => {
+                        due.ended = Err(error);
+                        break;
+                    }
+                };
+                due.busy.insert(minute);
+                loading.push_back(self.one(minute, row, &limits));
+            }
+            let Some((minute, is_fresh, part, end)) = loading.next().await else { break };
+            report.add_work(&part);
+            let goes_on = match end {
+                Ok(end) => self.one_ended(&mut due, (minute, is_fresh, end), lease, report).await,
+                Err(error) => Err(error),
+            };
+            is_over |= !matches!(goes_on, Ok(true));
+            if let Err(error) = goes_on
+                && due.ended.is_ok()
+            {
+                due.ended = Err(error);
+                // What was begun beside gives its leases back.
+                limits.stop.cancel();
+            }
+        }
+        due.ended?;
+        self.settle(due.cursor, report).await?;
+        report.left = due.held;
+        Ok(())
+    }
+
+    /// How many minutes are loaded at once: more than one only where each is as good as there.
+    fn at_once(&self, cursor: Minute) -> usize {
+        let is_sure = self.settings.package_limit.is_none() && cursor.next() >= self.horizon();
+        if is_sure { AT_ONCE } else { 1 }
+    }
+
+    /// What is to be loaded next.
+    async fn next(&self, due: &Due) -> Result<Next, LoadError> {
+        let most = due.busy.len() + 1;
+        let open = self.store.ledger.unfinished(self.clock.now(), most).await?;
+        if let Some(row) = open.into_iter().find(|row| !due.busy.contains(&row.minute)) {
+            return Ok(Next::Open(row));
+        }
+        if self.is_far_behind(due.cursor) {
+            return Ok(Next::Workers);
+        }
+        let mut next = due.at.max(due.cursor).next();
+        while next <= self.newest()
+            && (due.busy.contains(&next) || (due.held > 0 && self.is_settled(next).await?))
+        {
+            next = next.next();
+        }
+        Ok(if next <= self.newest() { Next::Fresh(next) } else { Next::Nothing })
+    }
+
+    /// Loads one minute: one that is open, or a fresh one.
+    async fn one(
+        &self,
+        minute: Minute,
+        open: Option<LedgerRow>,
+        limits: &Limits,
+    ) -> (Minute, bool, Report, Result<MinuteEnd, LoadError>) {
+        let mut report = Report::default();
+        let end = match &open {
+            Some(row) => self.unfinished(row, limits, &mut report).await,
+            None => self.load_alone(minute, None, limits, &mut report).await,
+        };
+        (minute, open.is_none(), report, end)
+    }
+
+    /// What follows from a minute's end, before that of the next one is looked at. False where no more are begun.
+    async fn one_ended(
+        &self,
+        due: &mut Due,
+        (minute, is_fresh, end): (Minute, bool, MinuteEnd),
+        lease: &Lease,
+        report: &mut Report,
+    ) -> Result<bool, LoadError> {
+        match end {
+            // An open one was planned when the clock was ahead.
+            MinuteEnd::NotYet => return Ok(false),
+            MinuteEnd::Paused | MinuteEnd::Sated => {
                 report.paused = true;
-                break;
+                return Ok(false);
             }
-            let open = self.store.ledger.unfinished(self.clock.now(), held.len() + 1).await?;
-            if let Some(row) = open.into_iter().find(|row| !held.contains(&row.minute)) {
-                match self.unfinished(&row, limits, report).await? {
-                    // One that was planned when the clock was ahead.
-                    MinuteEnd::NotYet => break,
-                    MinuteEnd::Paused | MinuteEnd::Sated => report.paused = true,
-                    MinuteEnd::Held(owner) => {
-                        tracing::debug!(minute = %row.minute, owner, "somebody is at the minute");
-                        held.insert(row.minute);
-                    }
-                    _ => (self.observer)(Step::Done(row.minute)),
+            // It stays busy.
+            MinuteEnd::Held(owner) => {
+                tracing::debug!(%minute, owner, "somebody is at the minute");
+                due.held += 1;
+                return Ok(true);
+            }
+            MinuteEnd::Missing if is_fresh && minute < self.horizon() => {
+                // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
+                let to = self.horizon().plus(-1);
+                let settled = self.bury(minute, to, lease, report).await?;
+                if due.cursor.next() == minute && settled >= minute {
+                    due.cursor = self.advance(due.cursor, settled, report).await?;
                 }
-                if report.paused {
-                    break;
-                }
-                continue;
+                due.at = due.at.max(to);
             }
-            if self.is_far_behind(cursor) {
-                // By now, or because VirusTotal's word moved the cursor.
-                let cursor = self.settle(cursor, report).await?;
-                return self.send_to_workers(cursor, lease, limits, report).await;
-            }
-            at = at.max(cursor).next();
-            if at > self.newest() {
-                break;
-            }
-            if !held.is_empty() && self.is_settled(at).await? {
-                continue;
-            }
-            match self.load_alone(at, None, limits, report).await? {
-                MinuteEnd::NotYet => break,
-                MinuteEnd::Paused | MinuteEnd::Sated => {
-                    report.paused = true;
-                    break;
-                }
-                MinuteEnd::Held(_) => drop(held.insert(at)),
-                MinuteEnd::Missing if at < self.horizon() => {
-                    // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
-                    let to = self.horizon().plus(-1);
-                    let settled = self.bury(at, to, lease, report).await?;
-                    if cursor.next() == at && settled >= at {
-                        cursor = self.advance(cursor, settled, report).await?;
-                    }
-                    (self.observer)(Step::Done(at));
-                    at = to;
-                }
-                MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed => {
-                    if cursor.next() == at {
-                        cursor = self.advance(cursor, at, report).await?;
-                    }
-                    (self.observer)(Step::Done(at));
+            MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed => {
+                if is_fresh && due.cursor.next() == minute {
+                    due.cursor = self.advance(due.cursor, minute, report).await?;
                 }
             }
         }
-        self.settle(cursor, report).await?;
-        report.left = held.len() as u64;
-        Ok(())
+        due.busy.remove(&minute);
+        (self.observer)(Step::Done(minute));
+        Ok(true)
     }
 
     async fn is_settled(&self, minute: Minute) -> Result<bool, LoadError> {

@@ -110,25 +110,13 @@ impl Work {
         match self.map(line, bytes) {
             Mapped::Filtered(reason) => Shape::filtered(number, &reason).to_line(),
             Mapped::Rejected(reason) => Shape::rejected(number, &reason).to_line(),
-            Mapped::Event { event, .. } => match self.fitted(*event) {
-                Ok(event) => Shape::events(number, &[event]).to_line(),
-                Err(reason) => Shape::rejected(number, &reason).to_line(),
-            },
+            Mapped::Event { event, .. } => {
+                match avro::cut_to_fit(*event, self.model_version, self.max_event_bytes) {
+                    Ok(event) => Shape::events(number, &[event]).to_line(),
+                    Err(error) => Shape::rejected(number, &error.to_string()).to_line(),
+                }
+            }
         }
-    }
-
-    fn fitted(&self, event: BinaryEvent) -> Result<BinaryEvent, String> {
-        let mut bytes = Vec::new();
-        avro::encode_binary(&event, self.model_version, &mut bytes);
-        if bytes.len() <= self.max_event_bytes {
-            return Ok(event);
-        }
-        let cut = avro::fit(event, self.model_version, self.max_event_bytes)
-            .map_err(|error| error.to_string())?;
-        bytes.clear();
-        avro::bulk(self.model_version, &[&cut.bytes], &mut bytes);
-        let decoded = avro::decode_binary_bulk(&bytes).map_err(|error| error.to_string())?;
-        decoded.into_iter().next().ok_or_else(|| "the event was lost when it was cut".into())
     }
 
     fn prepare(&self, line: &Line, bytes: &[u8]) -> Prepared {

@@ -4,8 +4,8 @@
 //! frames after one another are one bundle). The first bytes say which. Memory is bounded whatever the
 //! input: what the decompressors need, a few pieces of text, and one line up to the cap.
 //!
-//! A line may leave before the checksum that covers it was seen: who must not use lines of a damaged bundle runs
-//! [`verify`] first.
+//! A line may leave [`map_lines`] before the checksum that covers it was seen. Who must not use lines of a damaged
+//! bundle takes those of [`map_checked_lines`], and runs [`verify`] before it takes the others.
 
 mod bzip2;
 mod decode;
@@ -16,7 +16,7 @@ mod ordered;
 use std::{collections::BTreeMap, convert::Infallible, io::Read};
 
 pub use error::BundleError;
-pub use ordered::{Extent, OrderedError, map_lines};
+pub use ordered::{Extent, OrderedError, map_checked_lines, map_lines};
 
 /// How many bytes of a line over the cap are kept, so that it can be shown.
 pub const KEPT_OF_LONG_LINE: usize = 4096;

@@ -69,7 +69,45 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<Extent, OrderedError<E>> {
     let mut joiner = Joiner::new(caps.max_line_bytes);
-    let end = bzip2::decode(
+    let end = map_blocks(reader, caps, threads, &mut joiner, &work, &mut take);
+    let (bytes, compression) = match end.map_err(OrderedError::Taker)? {
+        End::Complete { bytes } => (bytes, Compression::Bzip2),
+        End::Unclear(rest) => map_rest(rest, caps, threads, &mut joiner, &work, &mut take)?,
+    };
+    let lines = joiner.lines();
+    map_last(joiner, work, take).map_err(OrderedError::Taker)?;
+    Ok(Extent { bytes, lines, compression })
+}
+
+/// As [`map_lines`], but only of lines whose checksum was seen to hold: false where there may be more. Such are the
+/// lines of a sound bundle of bzip2; of what is compressed otherwise, or not at all, there are none.
+///
+/// # Errors
+/// What `take` answered.
+pub fn map_checked_lines<R: Read + Send, T: Send, E>(
+    reader: R,
+    caps: Caps,
+    threads: usize,
+    work: impl Fn(&Line, &[u8]) -> T + Sync,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<bool, E> {
+    let mut joiner = Joiner::new(caps.max_line_bytes);
+    match map_blocks(reader, caps, threads, &mut joiner, &work, &mut take)? {
+        End::Complete { .. } => map_last(joiner, work, take).map(|()| true),
+        End::Unclear(_) => Ok(false),
+    }
+}
+
+/// The lines of blocks of bzip2 that are certain. The last one stays with the joiner where no line break ends it.
+fn map_blocks<R: Read + Send, T: Send, E>(
+    reader: R,
+    caps: Caps,
+    threads: usize,
+    joiner: &mut Joiner,
+    work: &(impl Fn(&Line, &[u8]) -> T + Sync),
+    take: &mut impl FnMut(T) -> Result<(), E>,
+) -> Result<End<R>, E> {
+    bzip2::decode(
         reader,
         threads,
         caps.max_bundle_bytes,
@@ -77,17 +115,18 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
             let ends = breaks(text);
             (ends <= MOST_LINES as u64).then(|| joiner.pass(text, ends))
         },
-        |piece, text| piece.map(text, &work),
-        |made| made.into_iter().try_for_each(&mut take),
-    );
-    let (bytes, compression) = match end.map_err(OrderedError::Taker)? {
-        End::Complete { bytes } => (bytes, Compression::Bzip2),
-        End::Unclear(rest) => map_rest(rest, caps, threads, &mut joiner, &work, &mut take)?,
-    };
-    let lines = joiner.lines();
-    let last = joiner.finish().map(&[], &work);
-    last.into_iter().try_for_each(take).map_err(OrderedError::Taker)?;
-    Ok(Extent { bytes, lines, compression })
+        |piece, text| piece.map(text, work),
+        |made| made.into_iter().try_for_each(&mut *take),
+    )
+}
+
+/// The last line, where no line break ends it.
+fn map_last<T, E>(
+    mut joiner: Joiner,
+    work: impl Fn(&Line, &[u8]) -> T,
+    take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    joiner.finish().map(&[], work).into_iter().try_for_each(take)
 }
 
 /// The rest of the lines, by the ordinary decoder. The last one stays with the joiner where no line break ends it.

@@ -5,10 +5,7 @@
 //! other: download requests, rejects, progress. Progress is told only of lines before which everything
 //! was acknowledged, so a crash at any point repeats at most what was in flight.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -20,16 +17,12 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
-    azul::{
-        avro,
-        dispatcher::Model,
-        event::{DownloadEvent, ModelVersion},
-    },
-    bundle::{BundleError, Caps, OrderedError, map_lines},
+    azul::{dispatcher::Model, event::ModelVersion},
+    bundle::{self, BundleError, Caps, Line, OrderedError, map_checked_lines, map_lines},
     mapping::Mapper,
     selection::Selector,
     store::{
-        BundleReader, Counts, Memory, Store, StoreError,
+        BundleReader, Counts, Store, StoreError,
         rejects::{Reject, RejectStage, Rejects},
     },
 };
@@ -39,19 +32,20 @@ mod limits;
 pub mod posted;
 pub mod prepare;
 pub mod publish;
+mod requests;
 
 pub use limits::Limits;
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
+pub use requests::REQUESTS;
+use requests::{OnTheirWay, Requested};
 
 /// Posts in flight for one bundle.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 8;
 /// Prepared batches that wait for a post.
 const WAITING: usize = 2;
 /// Kibibytes of all batches from their preparation to the end of their settling, unless one alone has more.
 const BATCHES_KIB: u32 = 16 << 10;
-/// What [`Memory`] calls download requests.
-pub const REQUESTS: &str = "request";
 
 /// Why a bundle was not delivered to its end.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +124,7 @@ pub struct Pipeline {
     contact: String,
     registered: OnceCell<()>,
     selector: RwLock<Arc<Selector>>,
+    requesting: OnTheirWay,
     follower: Option<tokio::sync::Mutex<assemble::RuleFollower>>,
 }
 
@@ -139,10 +134,11 @@ struct Waiting {
     room: OwnedSemaphorePermit,
 }
 
-/// A batch whose events have their outcome.
+/// A batch whose events and requests have their outcome.
 struct Published {
     batch: Batch,
     deliveries: Vec<Delivery>,
+    requested: Vec<Requested>,
     /// Held until the batch is settled.
     _room: OwnedSemaphorePermit,
 }
@@ -194,6 +190,7 @@ impl Pipeline {
             contact: settings.contact.clone(),
             registered: OnceCell::new(),
             selector: RwLock::new(Arc::new(selector)),
+            requesting: OnTheirWay::default(),
             follower: None,
         }
     }
@@ -237,50 +234,120 @@ impl Pipeline {
         limits: &Limits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
-        match self.deliver_lines(mapper, input, limits, progress).await {
-            Err(DeliverError::Publish(PublishError::Interrupted { .. })) => Ok(Ended::Paused),
-            ended => ended,
-        }
+        let ended = self.deliver_lines(mapper, input, false, limits, progress).await;
+        // Nothing is in doubt where all lines are taken.
+        unless_interrupted(ended.map(|ended| ended.unwrap_or(Ended::Complete)))
     }
 
-    async fn deliver_lines(
+    /// Delivers the staged bundle `key`, which `input` reads, so that no line of it leaves before its checksum was
+    /// seen to hold: those of bzip2 as they are decoded, others after all of the bundle was.
+    ///
+    /// # Errors
+    /// See [`DeliverError`]. `progress` was told of all batches before.
+    pub async fn deliver_staged(
         &self,
         mapper: &Arc<Mapper>,
+        key: &str,
         input: Input,
         limits: &Limits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
+        let (origin, now) = (input.origin.clone(), input.now);
+        let mut followed = Followed { lines_done: input.lines_done, progress };
+        let ended = self.deliver_lines(mapper, input, true, limits, &mut followed).await;
+        if let Some(ended) = ended.transpose() {
+            return unless_interrupted(ended);
+        }
+        let Followed { lines_done, progress } = followed;
+        self.verify(key).await?;
+        // Whoever comes next misses it, too.
+        let Some(reader) = self.store.bundles.open(key).await? else { return Ok(Ended::Paused) };
+        self.deliver_with(mapper, Input { reader, origin, lines_done, now }, limits, progress).await
+    }
+
+    /// `None` where, with `checked`, there may be lines whose checksum was not seen.
+    async fn deliver_lines(
+        &self,
+        mapper: &Arc<Mapper>,
+        input: Input,
+        checked: bool,
+        limits: &Limits,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<Ended>, DeliverError> {
         self.follow_rules().await;
         let (origin, now) = (input.origin.clone(), input.now);
         let (send, receive) = mpsc::channel(WAITING);
-        let preparing = self.prepare(mapper, input, Outlet::new(send));
+        let preparing = self.prepare(mapper, input, checked, Outlet::new(send));
         let batches =
             stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
         let mut published =
-            Box::pin(batches.map(|batch| self.publish(batch, limits)).buffered(IN_FLIGHT));
+            Box::pin(batches.map(|batch| self.publish(batch, now, limits)).buffered(IN_FLIGHT));
         while let Some(batch) = published.next().await {
-            let account = self.settle(batch?, &origin, now, limits).await?;
+            let account = self.settle(batch?, &origin, now).await?;
             progress.done(account).await?;
             if limits.reached() {
-                return Ok(Ended::Paused);
+                return Ok(Some(Ended::Paused));
             }
         }
         drop(published);
         match preparing.await {
-            Ok(Ok(())) => Ok(Ended::Complete),
+            Ok(Ok(is_all)) => Ok(is_all.then_some(Ended::Complete)),
             Ok(Err(OrderedError::Bundle(error))) => Err(error.into()),
-            Ok(Err(OrderedError::Taker(()))) => Ok(Ended::Paused),
+            Ok(Err(OrderedError::Taker(()))) => Ok(Some(Ended::Paused)),
             Err(_) => Err(DeliverError::Panicked),
         }
     }
 
-    /// Prepares all lines on other threads; ends early where nobody takes the batches any more.
+    /// Decodes a whole staged bundle: after this every checksum in it is known to hold, and a fault shows before a line
+    /// leaves. Nothing is wrong with one that is not there any more.
+    async fn verify(&self, key: &str) -> Result<(), DeliverError> {
+        let Some(reader) = self.store.bundles.open(key).await? else { return Ok(()) };
+        let (caps, threads) = (self.caps, self.threads);
+        let verified = tokio::task::spawn_blocking(move || bundle::verify(reader, caps, threads));
+        verified.await.map_err(|_| DeliverError::Panicked)??;
+        Ok(())
+    }
+
+    /// Moves a staged bundle that can never be decoded under `rejects/`, as `name` among what `origin` left there.
+    ///
+    /// # Errors
+    /// The state could not be kept; then the bundle stays.
+    pub async fn bury(
+        &self,
+        key: &str,
+        origin: &str,
+        name: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let bundles = &self.store.bundles;
+        let Some(mut reader) = bundles.open(key).await? else { return Ok(()) };
+        // Named by the bundle, which only one task of a process works at a time.
+        let copy = key.replace('/', "-");
+        let copy = bundles.scratch().join(format!("bury-{}-{copy}", std::process::id()));
+        let to = copy.clone();
+        let copied = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            let mut file = std::fs::File::create(&to)?;
+            std::io::copy(&mut reader, &mut file)?;
+            file.sync_all()
+        });
+        let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| {
+            StoreError::Unavailable { action: format!("moving {key} to rejects/"), source }
+        };
+        copied.await.map_err(|e| unavailable(e.into()))?.map_err(|e| unavailable(e.into()))?;
+        Rejects::new(Arc::clone(bundles)).keep_bundle(origin, name, &copy, reason, now).await?;
+        bundles.remove(key).await
+    }
+
+    /// Prepares all lines on other threads; ends early where nobody takes the batches any more. False where lines
+    /// are in doubt.
     fn prepare(
         &self,
         mapper: &Arc<Mapper>,
         input: Input,
+        checked: bool,
         outlet: Outlet,
-    ) -> tokio::task::JoinHandle<Result<(), OrderedError<()>>> {
+    ) -> tokio::task::JoinHandle<Result<bool, OrderedError<()>>> {
         let (mapper, selector) = (Arc::clone(mapper), self.selector());
         let (model_version, max_event_bytes) = (self.model_version, self.max_event_bytes);
         let (caps, threads) = (self.caps, self.threads);
@@ -293,32 +360,36 @@ impl Pipeline {
                 now: input.now,
             };
             let mut batcher = Batcher::default();
-            map_lines(
-                input.reader,
-                caps,
-                threads,
-                |line, bytes| {
-                    (line.number() > input.lines_done).then(|| preparer.prepare(line, bytes))
-                },
-                |prepared: Option<Prepared>| match prepared.and_then(|p| batcher.add(p)) {
-                    Some(batch) => outlet.put(batch),
-                    None => Ok(()),
-                },
-            )
-            .map(|_| ())
-            // Lines before a fault are delivered too.
-            .and_then_even_if_broken(|| match batcher.finish() {
-                Some(batch) => outlet.put(batch).map_err(OrderedError::Taker),
+            let work = |line: &Line, bytes: &[u8]| {
+                (line.number() > input.lines_done).then(|| preparer.prepare(line, bytes))
+            };
+            let take = |prepared: Option<Prepared>| match prepared.and_then(|p| batcher.add(p)) {
+                Some(batch) => outlet.put(batch),
                 None => Ok(()),
-            })
+            };
+            let ended = if checked {
+                map_checked_lines(input.reader, caps, threads, work, take)
+                    .map_err(OrderedError::Taker)
+            } else {
+                map_lines(input.reader, caps, threads, work, take).map(|_| true)
+            };
+            // Lines before a fault are delivered too.
+            if !matches!(ended, Err(OrderedError::Taker(())))
+                && let Some(batch) = batcher.finish()
+            {
+                outlet.put(batch).map_err(OrderedError::Taker)?;
+            }
+            ended
         })
     }
 
+    /// Posts a batch's events, and then the download requests for those that were taken.
     async fn publish(
         &self,
         Waiting { mut batch, room }: Waiting,
+        now: Timestamp,
         limits: &Limits,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<Published, DeliverError> {
         let events: Vec<Vec<u8>> = batch
             .lines
             .iter_mut()
@@ -327,14 +398,28 @@ impl Pipeline {
                 _ => None,
             })
             .collect();
-        let deliveries = if events.is_empty() {
-            Vec::new()
-        } else {
-            let (first, last) = batch.span();
-            let span = tracing::error_span!("batch", lines = format!("{first}-{last}"));
-            self.publisher.publish(Model::Binary, &events, limits).instrument(span).await?
-        };
-        Ok(Published { batch, deliveries, _room: room })
+        let (first, last) = batch.span();
+        let span = tracing::error_span!("batch", lines = format!("{first}-{last}"));
+        async {
+            let deliveries = match &events[..] {
+                [] => Vec::new(),
+                events => self.publisher.publish(Model::Binary, events, limits).await?,
+            };
+            let mut outcomes = deliveries.iter();
+            let mut wanted = Vec::new();
+            for Prepared { line, outcome, .. } in &mut batch.lines {
+                if let Outcome::Event { requests, .. } = outcome
+                    // Where Azul does not want the binary no quota is spent on its content.
+                    && matches!(outcomes.next(), Some(Delivery::Delivered))
+                {
+                    wanted.extend(std::mem::take(requests).into_iter().map(|of| (*line, of)));
+                }
+            }
+            let requested = self.request(wanted, now, limits).await?;
+            Ok(Published { batch, deliveries, requested, _room: room })
+        }
+        .instrument(span)
+        .await
     }
 
     /// Everything that follows from a batch's outcome, before progress is told of it.
@@ -343,123 +428,74 @@ impl Pipeline {
         published: Published,
         origin: &str,
         now: Timestamp,
-        limits: &Limits,
     ) -> Result<Account, DeliverError> {
         let (first, last) = published.batch.span();
         let mut account = Account { lines_done: last, ..Account::default() };
         let mut rejects = Vec::new();
-        let mut requests = Vec::new();
+        let mut reject = |line, stage, reason: String, sha256: Option<String>, record: &[u8]| {
+            account.counts.rejected += 1;
+            account.rejected.push((line, reason.clone()));
+            let mut reject = Reject::new(origin, line, stage, reason, record, now);
+            reject.sha256 = sha256;
+            rejects.push(reject);
+        };
+        let mut counts = Counts::default();
         let mut deliveries = published.deliveries.into_iter();
-        for line in published.batch.lines {
-            let counts = &mut account.counts;
+        for Prepared { line, outcome, record, bad_values, replaced_utf8 } in published.batch.lines {
             counts.records += 1;
-            counts.bad_values += line.bad_values;
-            counts.replaced_utf8 += line.replaced_utf8;
-            let mut reject = |stage, reason: String, sha256: Option<String>| {
-                account.rejected.push((line.line, reason.clone()));
-                let mut reject = Reject::new(origin, line.line, stage, reason, &line.record, now);
-                reject.sha256 = sha256;
-                rejects.push(reject);
-            };
-            match line.outcome {
+            counts.bad_values += bad_values;
+            counts.replaced_utf8 += replaced_utf8;
+            match outcome {
                 Outcome::Filtered(_) => counts.filtered += 1,
                 Outcome::Rejected(reason) => {
-                    counts.rejected += 1;
-                    reject(RejectStage::Record, reason, None);
+                    reject(line, RejectStage::Record, reason, None, &record);
                 }
-                Outcome::Event { sha256, requests: wanted, .. } => {
-                    match deliveries.next() {
-                        Some(Delivery::Delivered) => counts.delivered += 1,
-                        // Azul does not want the binary, so no quota is spent on its content.
-                        Some(Delivery::Filtered(_)) => {
-                            counts.filtered += 1;
-                            continue;
-                        }
-                        Some(Delivery::Rejected(reason)) => {
-                            counts.rejected += 1;
-                            reject(RejectStage::Event, reason, Some(sha256));
-                        }
-                        None => return Err(DeliverError::Panicked),
+                Outcome::Event { sha256, .. } => match deliveries.next() {
+                    Some(Delivery::Delivered) => counts.delivered += 1,
+                    Some(Delivery::Filtered(_)) => counts.filtered += 1,
+                    Some(Delivery::Rejected(reason)) => {
+                        reject(line, RejectStage::Event, reason, Some(sha256), &record);
                     }
-                    requests.extend(wanted.into_iter().map(|request| (line.line, request)));
+                    None => return Err(DeliverError::Panicked),
+                },
+            }
+        }
+        for Requested { line, request, delivery } in published.requested {
+            match delivery {
+                Delivery::Delivered => counts.requests += 1,
+                Delivery::Filtered(_) => counts.filtered += 1,
+                Delivery::Rejected(reason) => {
+                    let text = serde_json::to_vec(&request).unwrap_or_default();
+                    let sha256 = Some(request.entity.hash);
+                    reject(line, RejectStage::Request, reason, sha256, &text);
                 }
             }
         }
-        self.request(requests, origin, now, limits, &mut account, &mut rejects).await?;
+        account.counts.add(counts);
         Rejects::new(Arc::clone(&self.store.bundles)).write(origin, first, &rejects).await?;
         Ok(account)
     }
+}
 
-    /// Posts the download requests that were not posted lately: look, post, remember.
-    async fn request(
-        &self,
-        wanted: Vec<(u64, DownloadEvent)>,
-        origin: &str,
-        now: Timestamp,
-        limits: &Limits,
-        account: &mut Account,
-        rejects: &mut Vec<Reject>,
-    ) -> Result<(), DeliverError> {
-        let (mut seen, mut new) = (BTreeSet::new(), Vec::new());
-        for (line, request) in wanted {
-            let id = format!("{} {}", request.entity.category, request.entity.hash);
-            if seen.insert(id.clone()) && !self.store.memory.knows(REQUESTS, &id, now).await? {
-                new.push((line, id, request));
-            }
-        }
-        for post in new.chunks(prepare::BATCH_EVENTS) {
-            let events: Vec<Vec<u8>> = post
-                .iter()
-                .map(|(_, _, request)| {
-                    let mut bytes = Vec::new();
-                    avro::encode_download(request, self.model_version, &mut bytes);
-                    bytes
-                })
-                .collect();
-            let deliveries = self.publisher.publish(Model::Download, &events, limits).await?;
-            let mut remember = Vec::new();
-            for ((line, id, request), delivery) in post.iter().zip(deliveries) {
-                match delivery {
-                    Delivery::Delivered => account.counts.requests += 1,
-                    Delivery::Filtered(_) => account.counts.filtered += 1,
-                    Delivery::Rejected(reason) => {
-                        account.counts.rejected += 1;
-                        account.rejected.push((*line, reason.clone()));
-                        let text = serde_json::to_vec(request).unwrap_or_default();
-                        let mut reject =
-                            Reject::new(origin, *line, RejectStage::Request, reason, &text, now);
-                        reject.sha256 = Some(request.entity.hash.clone());
-                        rejects.push(reject);
-                        continue;
-                    }
-                }
-                remember.push(id.clone());
-            }
-            self.remember(&*self.store.memory, &remember, now).await?;
-        }
+/// Told of a delivery beside its own listener.
+struct Followed<'a> {
+    lines_done: u64,
+    progress: &'a mut dyn Progress,
+}
+
+#[async_trait]
+impl Progress for Followed<'_> {
+    async fn done(&mut self, account: Account) -> Result<(), StoreError> {
+        let lines_done = account.lines_done;
+        self.progress.done(account).await?;
+        self.lines_done = lines_done;
         Ok(())
     }
-
-    async fn remember(
-        &self,
-        memory: &dyn Memory,
-        ids: &[String],
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        memory.remember_all(REQUESTS, ids, self.request_memory, now).await.map(|_| ())
-    }
 }
 
-/// Runs a last step after a broken input too: what was read before the fault counts.
-trait EvenIfBroken: Sized {
-    fn and_then_even_if_broken(self, last: impl FnOnce() -> Self) -> Self;
-}
-
-impl EvenIfBroken for Result<(), OrderedError<()>> {
-    fn and_then_even_if_broken(self, last: impl FnOnce() -> Self) -> Self {
-        match self {
-            Err(OrderedError::Taker(())) => self,
-            Ok(()) | Err(OrderedError::Bundle(_)) => last().and(self),
-        }
+fn unless_interrupted(ended: Result<Ended, DeliverError>) -> Result<Ended, DeliverError> {
+    match ended {
+        Err(DeliverError::Publish(PublishError::Interrupted { .. })) => Ok(Ended::Paused),
+        ended => ended,
     }
 }

@@ -1,15 +1,13 @@
 //! Bodies that somebody posted: staged under `posted/`, delivered, removed.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress};
 use crate::{
-    bundle::{self, BundleError, Verified},
+    bundle::BundleError,
     errors::chain,
-    store::{BundleReader, Clock, Counts, StoreError, rejects::Rejects},
+    store::{Clock, Counts, StoreError},
 };
 
 /// Folder of staged bodies; their names are their SHA-256.
@@ -51,12 +49,11 @@ pub async fn deliver(
     limits: &Limits,
 ) -> Result<Option<Posted>, DeliverError> {
     let bundles = &pipeline.store.bundles;
-    let Some(reader) = bundles.open(key).await? else { return Ok(None) };
-    match verify(pipeline, reader).await {
+    match pipeline.verify(key).await {
         // No bytes are no records.
-        Ok(_) | Err(DeliverError::Bundle(BundleError::Empty)) => {}
+        Ok(()) | Err(DeliverError::Bundle(BundleError::Empty)) => {}
         Err(DeliverError::Bundle(error)) if !error.is_transient() => {
-            bury(pipeline, key, &chain(&error), now).await?;
+            pipeline.bury(key, key, "body", &chain(&error), now).await?;
             return Err(error.into());
         }
         Err(error) => return Err(error),
@@ -72,40 +69,6 @@ pub async fn deliver(
         Ok(Ended::Paused) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Decodes a whole body: a fault in it shows before a line of it leaves.
-async fn verify(pipeline: &Pipeline, reader: BundleReader) -> Result<Verified, DeliverError> {
-    let (caps, threads) = (pipeline.caps, pipeline.threads);
-    let verified = tokio::task::spawn_blocking(move || bundle::verify(reader, caps, threads));
-    Ok(verified.await.map_err(|_| DeliverError::Panicked)??)
-}
-
-/// Moves a body that can never be decoded under `rejects/`.
-async fn bury(
-    pipeline: &Pipeline,
-    key: &str,
-    reason: &str,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let bundles = &pipeline.store.bundles;
-    let Some(mut reader) = bundles.open(key).await? else { return Ok(()) };
-    // Named by the body, which only one task of a process works at a time.
-    let name = key.replace('/', "-");
-    let copy = bundles.scratch().join(format!("bury-{}-{name}", std::process::id()));
-    let to = copy.clone();
-    let copied = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&to)?;
-        std::io::copy(&mut reader, &mut file)?;
-        file.sync_all()
-    });
-    let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Unavailable {
-        action: format!("moving {key} to rejects/"),
-        source,
-    };
-    copied.await.map_err(|e| unavailable(e.into()))?.map_err(|e| unavailable(e.into()))?;
-    Rejects::new(Arc::clone(bundles)).keep_bundle(key, "body", &copy, reason, now).await?;
-    bundles.remove(key).await
 }
 
 /// Delivers everything that waits under `posted/` and that `claim` gives a guard for; tells `delivered` of

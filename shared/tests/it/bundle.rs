@@ -4,7 +4,7 @@ use std::io::{self, Read, Write as _};
 
 use azul_vt::bundle::{
     BundleError, Caps, Compression, Extent, KEPT_OF_LONG_LINE, Line, OrderedError, Verified,
-    map_lines, verify,
+    map_checked_lines, map_lines, verify,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -177,6 +177,52 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn lines_whose_checksum_was_not_seen_do_not_leave(
+        text in text(), split in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), flip in 0_u8..16,
+    ) {
+        let expected = expected(&text, CAPS.max_line_bytes);
+        let split = split.index(text.len());
+        let compress_both = |compression| {
+            let mut bytes = compress(&text[..split], compression);
+            let first = bytes.len();
+            bytes.extend(compress(&text[split..], compression));
+            (bytes, first)
+        };
+        for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
+            prop_assert_eq!(checked(&compress_both(compression).0), (Vec::new(), false), "{}", compression);
+        }
+        let (mut bytes, first) = compress_both(Compression::Bzip2);
+        prop_assert_eq!(checked(&bytes), (expected.clone(), true));
+        let at = at.index(bytes.len());
+        if flip < 8 {
+            bytes[at] ^= 1 << flip;
+        } else if at != first {
+            bytes.truncate(at);
+        }
+        let (lines, is_all) = checked(&bytes);
+        prop_assert_eq!(&lines[..], &expected[..lines.len()]);
+        // What fills up the last byte of a stream is covered by nothing.
+        prop_assert!(!is_all || lines == expected);
+    }
+}
+
+/// Lines whose checksum was seen, and whether there are no others: the same on one thread and on two.
+fn checked(bytes: &[u8]) -> (Vec<(Line, Vec<u8>)>, bool) {
+    let on = |threads| {
+        let mut all = Vec::new();
+        let take = |line| {
+            all.push(line);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        let work = |line: &Line, bytes: &[u8]| (*line, bytes.to_vec());
+        let Ok(is_all) = map_checked_lines(bytes, CAPS, threads, work, take);
+        (all, is_all)
+    };
+    let (one, two) = (on(1), on(2));
+    assert_eq!(one, two);
+    one
 }
 
 #[test]

@@ -91,6 +91,9 @@ struct Serve {
     /// The stream of hits has N of them, one a minute up to now, on the samples 1 to N by the rules `rule_0` to `rule_2` in turn
     #[arg(long, default_value_t = 0, value_name = "N")]
     hits: usize,
+    /// The dispatcher counts binary events, unread, and keeps none: for measurements
+    #[arg(long)]
+    sink: bool,
     /// Keeps what arrives at the dispatcher in that file, and starts with what it holds
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -163,6 +166,9 @@ async fn serve(args: Serve) -> Result<()> {
     let dispatcher = Dispatcher::start_on(args.dispatcher_port).await?;
     if let Some(path) = &args.record {
         dispatcher.record_to(path)?;
+    }
+    if args.sink {
+        dispatcher.sink();
     }
     let virustotal = VirusTotal::start_on(args.virustotal_port).await?;
     virustotal.set_key(&args.key);

@@ -1,5 +1,7 @@
 //! What becomes of feed minutes.
 
+use std::collections::BTreeSet;
+
 use azul_vt::{
     minute::Minute,
     pipeline::Limits,
@@ -55,8 +57,51 @@ async fn a_minute_that_is_not_available_yet_ends_the_run_without_a_gap() {
     world.virustotal.behave("202611240904", &Behaviour::NotAvailableYet, usize::MAX);
     let load = world.load().await;
     let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
-    assert_eq!((report.loaded, report.missing, report.failed), (4, 0, 0));
+    // The next one was begun beside it; the cursor waits.
+    assert_eq!((report.loaded, report.missing, report.failed), (5, 0, 0));
     assert!(load.store.ledger.gaps(10).await.unwrap().is_empty());
+    assert_eq!(cursor(&load).await, "202611240903");
+    world.virustotal.clear("202611240904");
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.loaded, cursor(&load).await.as_str()), (1, "202611240905"));
+    assert_eq!(world.arrived(), World::expected(&World::minutes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_that_ends_the_run_lets_the_one_beside_it_end_first() {
+    let world = World::new().await;
+    let refused = Behaviour::Api(Fault::answer(401, "no"));
+    world.virustotal.behave("202611240902", &refused, 1);
+    let load = world.load().await;
+    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert!(azul_vt::errors::chain(&error).contains("202611240902"), "{error}");
+    assert_eq!(cursor(&load).await, "202611240901");
+    // No lease is left, and nothing of what was begun is missed.
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.left, report.held_by), (0, None));
+    assert_eq!(cursor(&load).await, "202611240905");
+    assert_eq!(world.arrived(), World::expected(&World::minutes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_minutes_that_are_loaded_at_once_are_asked_for_once() {
+    let world = World::new().await;
+    let rules = tempfile::tempdir().unwrap();
+    let rule = "- all:\n    syntax: gjson\n    rule: attributes.sha256\n    reference: All.\n    daily_quota: 5\n";
+    std::fs::write(rules.path().join("rules.yaml"), rule).unwrap();
+    let minutes = World::minutes();
+    let bundle = sim::feed::bundle(SEED, &minutes[0], RECORDS, Style::Small);
+    for minute in &minutes {
+        world.virustotal.serve(minute, bundle.clone());
+    }
+    world.dispatcher.fail(&Fault::Delay { ms: 30 }, 1000);
+    let load = world.load_at(NOW, &[("RULES_ROOT", rules.path().to_str().unwrap())]).await;
+    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    assert_eq!((report.loaded, report.counts.requests), (6, RECORDS));
+    let downloads = world.dispatcher.arrived().downloads();
+    let hashes: BTreeSet<_> = downloads.iter().map(|download| download.hash.clone()).collect();
+    assert_eq!(downloads.len(), hashes.len());
+    assert_eq!(hashes, World::expected(&minutes[..1]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,11 @@
 //! Every fault of VirusTotal and of a bundle, and what the minute comes to.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use azul_vt::{
     pipeline::Limits,
     store::{
-        GapKind, MinuteState,
+        GapKind, LedgerRow, MinuteState,
         rejects::{RejectStage, Rejects},
     },
 };
@@ -157,32 +157,52 @@ async fn a_bundle_over_the_limit_as_received_ends_the_run_before_the_minute() {
     assert_eq!(cursor(&load).await, "202611240859");
 }
 
-/// A fault, the bundle with it, and words of what is said about it.
-fn bad_bundles() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+/// A fault, the bundle with it, words of what is said about it, and whether records come before it.
+fn bad_bundles() -> Vec<(&'static str, Vec<u8>, &'static str, bool)> {
     let good = sim::feed::bundle(SEED, MINUTE, RECORDS, Style::Small);
     let mut flipped = good.clone();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 0x40;
+    let lines = sim::feed::lines(SEED, MINUTE, RECORDS, Style::Small);
+    let gzipped = gzip(&lines);
+    let mut gzip_flipped = gzipped.clone();
+    let checksum = gzipped.len() - 6;
+    gzip_flipped[checksum] ^= 0x40;
+    let second_flipped = [&good[..], &flipped[..]].concat();
     let trailing = [&good[..], b"<html>"].concat();
     vec![
-        ("cut off", good[..good.len() - 9].to_vec(), "cut off"),
-        ("a flipped byte", flipped, "damaged"),
-        ("empty", Vec::new(), "no bytes"),
-        ("an error page", b"<html>sorry</html>\n".to_vec(), "neither compressed nor"),
-        ("more behind its end", trailing, "after"),
+        ("cut off", good[..good.len() - 9].to_vec(), "cut off", false),
+        ("a flipped byte", flipped, "damaged", false),
+        ("a flipped byte in the second stream", second_flipped, "damaged", true),
+        ("a flipped byte of gzip's checksum", gzip_flipped, "damaged", false),
+        ("gzip cut off", gzipped[..checksum].to_vec(), "cut off", false),
+        ("empty", Vec::new(), "no bytes", false),
+        ("an error page", b"<html>sorry</html>\n".to_vec(), "neither compressed nor", false),
+        ("more behind its end", trailing, "after", true),
     ]
 }
 
+fn gzip(lines: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(lines).unwrap();
+    encoder.finish().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_that_is_bad_once_is_fetched_again_and_no_line_of_the_bad_one_leaves() {
-    for (fault, bundle, _) in bad_bundles() {
+async fn a_bundle_that_is_bad_once_is_fetched_again_and_no_wrong_line_of_it_leaves() {
+    for (fault, bundle, _, has_records) in bad_bundles() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.into()), 2);
         let load = world.impatient(&[]).await;
         let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (1, 0), "{fault}");
         assert_eq!(world.arrived(), World::expected(&[MINUTE.into()]), "{fault}");
-        assert_eq!(world.dispatcher.arrived().repeats, 0, "{fault}");
+        // What came before the fault comes again, as the same events.
+        let repeats = world.dispatcher.arrived().repeats;
+        assert_eq!(repeats, if has_records { 2 * RECORDS } else { 0 }, "{fault}");
+        let LedgerRow { state, counts, .. } = row(&load, MINUTE).await.unwrap();
+        assert!(matches!(state, MinuteState::Loaded), "{fault}");
+        assert_eq!((counts.records, counts.rejected), (RECORDS, 0), "{fault}");
         let asked = |asked| world.virustotal.requests().iter().filter(|r| r.asked == asked).count();
         assert_eq!(asked(Asked::Bundle), 3, "{fault}");
     }
@@ -190,13 +210,15 @@ async fn a_bundle_that_is_bad_once_is_fetched_again_and_no_line_of_the_bad_one_l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_stays_bad_is_a_failed_gap_and_kept() {
-    for (fault, bundle, words) in bad_bundles() {
+    for (fault, bundle, words, has_records) in bad_bundles() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.clone().into()), usize::MAX);
         let load = world.impatient(&[]).await;
         let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (0, 1), "{fault}");
-        assert!(world.arrived().is_empty(), "{fault}");
+        let sound =
+            if has_records { World::expected(&[MINUTE.into()]) } else { BTreeSet::default() };
+        assert_eq!(world.arrived(), sound, "{fault}");
         let (kind, reason) = gap(&load, MINUTE).await;
         assert_eq!(kind, GapKind::Failed, "{fault}");
         assert!(reason.contains(words) && reason.contains("fetched 3 times"), "{fault}: {reason}");
@@ -206,6 +228,7 @@ async fn a_bundle_that_stays_bad_is_a_failed_gap_and_kept() {
         let (why, kept): (Vec<_>, Vec<_>) = kept.iter().partition(|o| is_reject(&o.key));
         assert_eq!((why.len(), kept.len()), (1, 1), "{fault}: the same bytes are kept once");
         assert_eq!(kept[0].size, bundle.len() as u64, "{fault}");
+        assert!(load.store.bundles.list("staged/").await.unwrap().is_empty(), "{fault}");
         let rejects = Rejects::new(Arc::clone(&load.store.bundles));
         let reject = rejects.read(&why[0].key).await.unwrap().unwrap().remove(0);
         assert!(reject.stage == RejectStage::Bundle && reject.reason.contains(words), "{fault}");

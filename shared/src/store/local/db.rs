@@ -12,6 +12,7 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{StoreError, unusable};
 
@@ -198,9 +199,15 @@ impl Db {
         action: String,
         work: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        // The guard goes along: a caller that is dropped meanwhile does not let the next one in early.
-        let mut connection = Arc::clone(&self.connection).lock_owned().await;
-        match tokio::task::spawn_blocking(move || work(&mut connection)).await {
+        // A task of its own takes its turn at the lock even where its caller, one of several futures of a task, is
+        // not polled; else all others would wait for that one.
+        let connection = Arc::clone(&self.connection);
+        let running = AbortOnDropHandle::new(tokio::spawn(async move {
+            // The guard goes along: a caller that is dropped meanwhile does not let the next one in early.
+            let mut connection = connection.lock_owned().await;
+            tokio::task::spawn_blocking(move || work(&mut connection)).await
+        }));
+        match running.await.flatten() {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Fault::Store(error))) => Err(error),
             Ok(Err(Fault::Sql(error))) if is_damage(&error) => Err(damaged(&self.path, &error)),

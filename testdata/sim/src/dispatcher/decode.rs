@@ -24,7 +24,7 @@ pub(super) struct Bulk {
 
 /// Decodes a bulk message, its leading long choosing the schema.
 pub(super) fn avro(model: Model, body: &[u8]) -> Result<Bulk> {
-    let version = leading_long(body).context("no leading model version")?;
+    let version = leading_long(&mut { body }).context("no leading model version")?;
     let schema = model.bulk_schema(version)?;
     let reader = GenericDatumReader::builder(schema).build().context("schema")?;
     let mut rest = body;
@@ -42,10 +42,19 @@ pub(super) fn avro(model: Model, body: &[u8]) -> Result<Bulk> {
     Ok(Bulk { version, events, trailing: rest.len() })
 }
 
-/// Avro's zigzag varint.
-fn leading_long(body: &[u8]) -> Option<i64> {
+/// How many events the first block of a bulk message has: all that this project sends.
+pub(super) fn leading_count(mut body: &[u8]) -> usize {
+    let [_version, count] = [(); 2].map(|()| leading_long(&mut body).unwrap_or_default());
+    // It is negative where the block's size follows.
+    usize::try_from(count.unsigned_abs()).unwrap_or_default()
+}
+
+/// Takes one of Avro's zigzag varints.
+fn leading_long(body: &mut &[u8]) -> Option<i64> {
     let mut raw: u64 = 0;
-    for (i, byte) in body.iter().take(10).enumerate() {
+    for i in 0..10 {
+        let (byte, rest) = body.split_first()?;
+        *body = rest;
         raw |= u64::from(byte & 0x7f) << (7 * i);
         if byte & 0x80 == 0 {
             return Some((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed());

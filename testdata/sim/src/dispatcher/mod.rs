@@ -80,6 +80,8 @@ struct State {
     groups: Groups,
     paused: bool,
     streams: Streams,
+    /// Events that it took and threw away; `None` where it keeps them.
+    sunk: Option<u64>,
 }
 
 impl fmt::Debug for State {
@@ -136,6 +138,7 @@ impl Dispatcher {
                 groups: Groups::default(),
                 paused: false,
                 streams: Streams::default(),
+                sunk: None,
             }),
             faults: Faults::default(),
             poll_faults: Faults::default(),
@@ -223,6 +226,12 @@ impl Dispatcher {
     /// From here on nothing goes wrong any more.
     pub fn clear_faults(&self) {
         self.inner.clear_faults();
+    }
+
+    /// Binary events that come as Avro are counted and thrown away from now on, unread: for measurements, where
+    /// the processor is not this one's.
+    pub fn sink(&self) {
+        lock(&self.inner.state).sunk.get_or_insert(0);
     }
 
     /// While paused, as Azul is while it reprocesses, active polls answer at once with nothing.
@@ -353,6 +362,7 @@ async fn summary(Shared(inner): Shared<Arc<Inner>>) -> Response {
     let state = lock(&inner.state);
     let mut summary = state.book.arrived.summary();
     post::set(&mut summary, "posts", json!(state.posts.len()));
+    post::set(&mut summary, "sunk", json!(state.sunk));
     post::json_response(StatusCode::OK, &summary)
 }
 

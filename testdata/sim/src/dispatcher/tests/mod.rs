@@ -348,6 +348,20 @@ async fn arrivals_survive_a_restart_in_their_file() {
 }
 
 #[tokio::test]
+async fn a_sink_counts_and_keeps_nothing() {
+    let dispatcher = Dispatcher::start().await.unwrap();
+    dispatcher.sink();
+    for events in [&[mapped(1), mapped(2)][..], &[mapped(3)]] {
+        let (status, answer) = send_avro(&dispatcher, Model::Binary, events).await;
+        assert_eq!((status, &answer["total_ok"]), (200, &json!(events.len())));
+    }
+    send_avro(&dispatcher, Model::Download, &[requested(1)]).await;
+    let summary = reqwest::get(format!("{}/sim/summary", dispatcher.url())).await.unwrap();
+    let summary: Value = serde_json::from_slice(&summary.bytes().await.unwrap()).unwrap();
+    assert_eq!((&summary["sunk"], &summary["events"]), (&json!(3), &json!(1)));
+}
+
+#[tokio::test]
 async fn scripts_can_set_faults_over_http() {
     let dispatcher = Dispatcher::start().await.unwrap();
     let url = format!("{}/sim/fault", dispatcher.url());
