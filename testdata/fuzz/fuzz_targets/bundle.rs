@@ -7,7 +7,7 @@
 
 use std::io::{BufRead, Read, Write};
 
-use azul_vt::bundle::{Caps, Compression, Line, OrderedError, map_lines};
+use azul_vt::bundle::{Caps, Compression, Line, OrderedError, map_checked_lines, map_lines};
 use bzip2::{bufread::BzDecoder, write::BzEncoder};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,7 +25,11 @@ fuzz_target!(|data: &[u8]| {
     };
     let (one, sound) = lines(&input, 1);
     assert!(lines(&input, 3) == (one.clone(), sound));
+    let (checked, is_all) = checked(&input, 1 + usize::from(*kind) % 3);
+    assert_eq!(checked, one[..checked.len()]);
+    assert!(!is_all || sound && checked == one);
     if Compression::of(&input) != Compression::Bzip2 {
+        assert_eq!((checked.len(), is_all), (0, false));
         return;
     }
     let (plain, is_sound) = ordinary(&input);
@@ -74,6 +78,18 @@ fn lines(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
         Err(OrderedError::Bundle(_)) => false,
     };
     (all, sound)
+}
+
+/// The lines whose checksum was seen, and whether they are all.
+fn checked(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
+    let mut all = Vec::new();
+    let take = |line| {
+        all.push(line);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let work = |line: &Line, bytes: &[u8]| (line.number(), bytes.to_vec());
+    let Ok(is_all) = map_checked_lines(input, CAPS, threads, work, take);
+    (all, is_all)
 }
 
 /// What the ordinary decoder makes of streams after one another, and whether nothing is wrong with them.
