@@ -62,7 +62,7 @@ impl Load {
                 _ => {}
             }
         }
-        let mut bad = String::new();
+        let mut bad = "what was staged is gone".to_owned();
         for fetch in 1..=FETCHES {
             if limits.reached() && fetch > 1 {
                 return Ok(MinuteEnd::Paused);

@@ -144,6 +144,7 @@ impl Load {
                     Ok(Next::Nothing | Next::Workers) => break,
                     Err(error) => {
                         due.ended = Err(error);
+                        is_over = true;
                         break;
                     }
                 };
@@ -234,7 +235,10 @@ impl Load {
             }
             MinuteEnd::Missing if is_fresh && minute < self.horizon() => {
                 // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
-                let to = self.horizon().plus(-1);
+                let mut to = self.horizon().plus(-1);
+                if let Some(other) = due.busy.range(minute.next()..).next() {
+                    to = to.min(other.plus(-1));
+                }
                 let settled = self.bury(minute, to, lease, report).await?;
                 if due.cursor.next() == minute && settled >= minute {
                     due.cursor = self.advance(due.cursor, settled, report).await?;
@@ -242,8 +246,13 @@ impl Load {
                 due.at = due.at.max(to);
             }
             MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed => {
-                if is_fresh && due.cursor.next() == minute {
-                    due.cursor = self.advance(due.cursor, minute, report).await?;
+                if due.cursor.next() == minute {
+                    due.cursor = if is_fresh {
+                        self.advance(due.cursor, minute, report).await?
+                    } else {
+                        // An open one may be so still.
+                        self.settle(due.cursor, report).await?
+                    };
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! A bundle's lines become events at the dispatcher, each line accounted for.
 //!
 //! Lines are decoded, mapped and selected on several threads in order ([`map_lines`], [`prepare`]), grouped
-//! into batches, published with a few posts in flight ([`publish`]), and settled one batch after the
-//! other: download requests, rejects, progress. Progress is told only of lines before which everything
+//! into batches, published with a few posts in flight ([`publish`], `requests`), and settled one batch after
+//! the other: rejects, progress. Progress is told only of lines before which everything
 //! was acknowledged, so a crash at any point repeats at most what was in flight.
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -258,6 +258,9 @@ impl Pipeline {
         if let Some(ended) = ended.transpose() {
             return unless_interrupted(ended);
         }
+        if limits.reached() {
+            return Ok(Ended::Paused);
+        }
         let Followed { lines_done, progress } = followed;
         self.verify(key).await?;
         // Whoever comes next misses it, too.
@@ -282,12 +285,16 @@ impl Pipeline {
             stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
         let mut published =
             Box::pin(batches.map(|batch| self.publish(batch, now, limits)).buffered(IN_FLIGHT));
+        let mut is_over = false;
         while let Some(batch) = published.next().await {
-            let account = self.settle(batch?, &origin, now).await?;
+            let account = match batch {
+                Ok(batch) => self.settle(batch, &origin, now).await?,
+                // None of those in flight is left when the first was not begun any more.
+                Err(_) if is_over => return Ok(Some(Ended::Paused)),
+                Err(error) => return Err(error),
+            };
             progress.done(account).await?;
-            if limits.reached() {
-                return Ok(Some(Ended::Paused));
-            }
+            is_over = limits.reached();
         }
         drop(published);
         match preparing.await {
@@ -390,6 +397,9 @@ impl Pipeline {
         now: Timestamp,
         limits: &Limits,
     ) -> Result<Published, DeliverError> {
+        if limits.reached() {
+            return Err(PublishError::Interrupted { outcomes: Vec::new() }.into());
+        }
         let events: Vec<Vec<u8>> = batch
             .lines
             .iter_mut()

@@ -50,7 +50,11 @@ impl Own<'_> {
 
 impl Drop for Own<'_> {
     fn drop(&mut self) {
-        self.all.change(|all| all.retain(|id| !self.ids.contains(id)));
+        self.all.change(|all| {
+            for id in &self.ids {
+                all.remove(id);
+            }
+        });
     }
 }
 

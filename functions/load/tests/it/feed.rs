@@ -1,5 +1,7 @@
 //! What becomes of feed minutes.
 
+use std::collections::BTreeSet;
+
 use azul_vt::{
     minute::Minute,
     pipeline::Limits,
@@ -81,11 +83,45 @@ async fn a_minute_that_ends_the_run_lets_the_one_beside_it_end_first() {
     assert_eq!(world.arrived(), World::expected(&World::minutes()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn files_of_minutes_that_are_loaded_at_once_are_asked_for_once() {
+/// A rule that selects every file.
+fn all() -> tempfile::TempDir {
     let rules = tempfile::tempdir().unwrap();
     let rule = "- all:\n    syntax: gjson\n    rule: id\n    reference: All.\n    daily_quota: 5\n";
     std::fs::write(rules.path().join("rules.yaml"), rule).unwrap();
+    rules
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_when_it_is_asked_to_end_is_accounted_for() {
+    let (world, rules, minute) = (World::new().await, all(), "202611240900");
+    world.virustotal.serve(minute, sim::feed::bundle(SEED, minute, 900, Style::Small));
+    world.dispatcher.fail(&Fault::Delay { ms: 150 }, 1000);
+    let settings = [("RULES_ROOT", rules.path().to_str().unwrap()), ("FEED_LAG_MINUTES", "65")];
+    let load = world.load_at(NOW, &settings).await;
+    let limits = Limits::default();
+    let stop = async {
+        world.dispatcher.wait_until(|arrived, _| !arrived.downloads().is_empty()).await;
+        limits.stop.cancel();
+    };
+    let (report, ()) = tokio::join!(load.run(&Trigger::Tick, &limits), stop);
+    assert!(report.unwrap().paused);
+    let MinuteState::Loading { lines_done, .. } = row(&load, minute).await.unwrap().state else {
+        panic!("it was not stopped in its middle")
+    };
+    let asked = world.dispatcher.arrived().downloads().len();
+    assert!(lines_done > 0 && asked > 0);
+    assert_eq!(row(&load, minute).await.unwrap().counts.requests, asked as u64);
+    assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
+    let downloads = world.dispatcher.arrived().downloads();
+    let files: BTreeSet<_> = downloads.iter().map(|download| &download.hash).collect();
+    assert_eq!(files.len(), downloads.len(), "asked for once");
+    let counts = row(&load, minute).await.unwrap().counts;
+    assert_eq!((counts.records, counts.requests), (900, downloads.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_minutes_that_are_loaded_at_once_are_asked_for_once() {
+    let rules = all();
     let minutes = World::minutes();
     let bundle = sim::feed::bundle(SEED, &minutes[0], RECORDS, Style::Small);
     let mut asked = Vec::new();

@@ -204,7 +204,7 @@ impl Inbox for LocalInbox {
                 // in a row an item waits, the longer the more often and not as long as those that were lost with
                 // it: one that ends each process that takes it must not drag its neighbours along.
                 let rows = db.execute(
-                    "UPDATE inbox SET due = min(due, ?2) + lost * (?3 + abs(random() % ?3)),
+                    "UPDATE inbox SET due = iif(lost > 0, ?2 + lost * (?3 + abs(random() % ?3)), min(due, ?2)),
                                       lost = lost + 1, taken = 0, receipt = receipt + 1
                      WHERE queue = ?1 AND taken AND buried IS NULL",
                     params![queue.name(), now, LOST],
