@@ -14,10 +14,10 @@ use std::{
 use azul_vt::minute::Minute;
 use azul_vt::store::{
     Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
-    inbox::{Again, NewItem, Queue},
+    inbox::{Again, Item, NewItem, Queue},
     local::{go_plugin_position, open},
 };
-use jiff::{SignedDuration, civil::date};
+use jiff::{SignedDuration, Timestamp, civil::date};
 use tempfile::TempDir;
 
 use crate::{
@@ -33,30 +33,36 @@ fn fresh() -> Ready<Option<(Store, TempDir)>> {
 store_suite!(fresh);
 inbox_suite!(fresh, Time::given());
 
-#[tokio::test]
-async fn who_was_too_slow_ends_nothing() {
-    let (store, _dir) = fresh().await.unwrap();
+/// The one item waits in the queue of `query`.
+async fn with_an_item() -> (Store, TempDir) {
+    let (store, dir) = fresh().await.unwrap();
     let item = NewItem { id: "a".into(), body: "{}".into() };
     store.inbox.put(Queue::Query, &[item], at(0)).await.unwrap();
-    let minute = SignedDuration::from_mins(1);
-    let take =
-        async |seconds| store.inbox.take(Queue::Query, 1, minute, at(seconds)).await.unwrap().pop();
+    (store, dir)
+}
+
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+
+async fn take(store: &Store, now: Timestamp) -> Option<Item> {
+    store.inbox.take(Queue::Query, 1, MINUTE, now).await.unwrap().pop()
+}
+
+#[tokio::test]
+async fn who_was_too_slow_ends_nothing() {
+    let (store, _dir) = with_an_item().await;
+    let take = async |seconds| take(&store, at(seconds)).await;
     let first = take(0).await.unwrap();
     let second = take(61).await.unwrap();
     assert!(!store.inbox.done(Queue::Query, &first).await.unwrap());
-    assert!(!store.inbox.hold(Queue::Query, &first, minute, at(62)).await.unwrap());
+    assert!(!store.inbox.hold(Queue::Query, &first, MINUTE, at(62)).await.unwrap());
     assert!(store.inbox.done(Queue::Query, &second).await.unwrap());
     assert!(take(999).await.is_none());
 }
 
 #[tokio::test]
 async fn what_a_dead_owner_had_comes_back_at_once_and_what_one_after_the_other_had_waits() {
-    let (store, _dir) = fresh().await.unwrap();
-    let item = NewItem { id: "a".into(), body: "{}".into() };
-    store.inbox.put(Queue::Query, &[item], at(0)).await.unwrap();
-    let minute = SignedDuration::from_mins(1);
-    let take =
-        async |seconds| store.inbox.take(Queue::Query, 1, minute, at(seconds)).await.unwrap().pop();
+    let (store, _dir) = with_an_item().await;
+    let take = async |seconds| take(&store, at(seconds)).await;
     let reclaim = async |seconds| store.inbox.reclaim(Queue::Query, at(seconds)).await.unwrap();
     let first = take(0).await.unwrap();
     assert_eq!(reclaim(1).await, 1);
