@@ -236,6 +236,7 @@ impl Load {
             MinuteEnd::Missing if is_fresh && minute < self.horizon() => {
                 // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
                 let mut to = self.horizon().plus(-1);
+                // VirusTotal has its own word on what is being loaded beside it.
                 if let Some(other) = due.busy.range(minute.next()..).next() {
                     to = to.min(other.plus(-1));
                 }
