@@ -13,7 +13,7 @@ import subprocess
 import sys
 import urllib.request
 
-from bench import MB, ROOT, TARGET, VT, make_bundle, run, stand_ins
+from bench import MB, ROOT, TARGET, VT, count, in_turn, make_bundle, run, stand_ins
 from scripts import machine, median, write
 
 MINUTES = int(os.environ.get("BACKLOG_MINUTES") or 60)
@@ -50,8 +50,7 @@ def load(bundle, records, latency_ms):
 def main():
     rounds = int(os.environ.get("BENCH_RUNS") or 5)
     bundle = make_bundle(TARGET / "bench/feed.json.bz2")
-    with make_bundle(TARGET / "bench/feed.jsonl").open("rb") as lines:
-        records = sum(1 for _ in lines)
+    records = count(make_bundle(TARGET / "bench/feed.jsonl"))
     to_map = [VT, "map", "--format", "avro", "--max-age-hours", "-1", "--threads"]
 
     def mapped(threads):
@@ -64,11 +63,7 @@ def main():
         ("`vt load`, a dispatcher that answers at once", lambda: load(bundle, records, 0)),
         (f"`vt load`, a dispatcher that takes {LATENCY_MS} ms a post", lambda: load(bundle, records, LATENCY_MS)),
     ]
-    samples = {name: [] for name, _ in cases}
-    for at in range(rounds):
-        for name, measure in cases:
-            print(f"backlog: round {at + 1} of {rounds}: {name}", file=sys.stderr)
-            samples[name].append(measure())
+    samples = in_turn("backlog", cases, rounds)
     results = [(name, *map(median, zip(*samples[name]))) for name, _ in cases]
     (_, _, base, _), _, (_, at_once, cpu, _), (_, slow, _, _) = results
     rows = ["| | wall, s | CPU, s | × | peak memory, MB |", "|---|---:|---:|---:|---:|"]

@@ -158,20 +158,30 @@ def table(results, floor):
     return "\n".join(rows)
 
 
+def count(lines):
+    """How many lines a file has, line by line: this process must stay small, see `floor`."""
+    with lines.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def in_turn(script, cases, rounds):
+    """What each of the cases, (name, function of nothing), gave in all rounds, by name."""
+    samples = {name: [] for name, _ in cases}
+    for at in range(rounds):
+        for name, measure in cases:
+            print(f"{script}: round {at + 1} of {rounds}: {name}", file=sys.stderr)
+            samples[name].append(measure())
+    return samples
+
+
 def main():
     rounds = int(os.environ.get("BENCH_RUNS") or 5)
     compressed = make_bundle(TARGET / "bench/feed.json.bz2")
     plain = make_bundle(TARGET / "bench/feed.jsonl")
-    # Line by line: this process must stay small, see `floor`.
-    with plain.open("rb") as lines:
-        records = sum(1 for _ in lines)
+    records = count(plain)
     measured, absent = cases(compressed, plain, records)
     floor = run(["true"])[2] + MB
-    samples = {name: [] for name, _ in measured}
-    for at in range(rounds):
-        for name, measure in measured:
-            print(f"bench: round {at + 1} of {rounds}: {name}", file=sys.stderr)
-            samples[name].append(measure())
+    samples = in_turn("bench", measured, rounds)
     results = [(name, *map(median, zip(*samples[name]))) for name, _ in measured]
     # The worst run decides, not the median.
     worst = max(peak for _, _, peak in samples[measured[-1][0]])

@@ -104,8 +104,7 @@ impl Load {
             note.put(MinuteState::Loading { bundle: staged.clone(), lines_done }, counts).await?;
             let mut minute_progress = MinuteProgress { note, bundle: staged.clone(), counts };
             let before = counts;
-            let origin = format!("feed/{minute}");
-            let input = Input { reader, origin: origin.clone(), lines_done, now: self.clock.now() };
+            let input = Input { reader, origin: origin(minute), lines_done, now: self.clock.now() };
             let mapper = ageless.unwrap_or(&self.pipeline.mapper);
             let delivering =
                 self.pipeline.deliver_staged(mapper, &staged, input, limits, &mut minute_progress);
