@@ -12,7 +12,7 @@ use std::{
 use jiff::{Timestamp, fmt::rfc2822};
 use reqwest::{
     Certificate, ClientBuilder, NoProxy, Proxy,
-    header::{HeaderMap, RETRY_AFTER},
+    header::{DATE, HeaderMap, RETRY_AFTER},
     redirect,
 };
 use rustls::{ClientConfig, crypto::aws_lc_rs};
@@ -139,15 +139,28 @@ pub fn build(settings: &Settings) -> Result<reqwest::Client, HttpSetupError> {
     builder(settings)?.build().map_err(HttpSetupError::Client)
 }
 
-/// How long an answer asks to wait: `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3); a date
-/// in the past is no wait. `None` where there is none or it cannot be read.
-pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+/// Longest wait that a peer can ask of a run, which holds its leases meanwhile.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
+
+/// Longest time that a peer can ask to be left alone by all: a quota may be raised meanwhile.
+pub const MAX_PAUSE: Duration = Duration::from_hours(1);
+
+/// How long an answer asks to wait, at most `cap`: `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3); a
+/// date in the past is no wait. `None` where there is none or it cannot be read.
+pub fn retry_after(headers: &HeaderMap, now: Timestamp, cap: Duration) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits beyond the type name a wait beyond the cap.
+        let seconds = text.parse::<u64>().unwrap_or(u64::MAX);
+        return Some(Duration::from_secs(seconds).min(cap));
     }
     let then = http_date(text)?;
-    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default().min(cap))
+}
+
+/// The time that a server says it is.
+pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    http_date(headers.get(DATE)?.to_str().ok()?)
 }
 
 /// The time that an HTTP date such as `Tue, 24 Nov 2026 08:57:00 GMT` names.
@@ -170,13 +183,15 @@ impl Backoff {
         Self { base, cap, attempts: 0 }
     }
 
-    /// How long to wait now. With `retry_after` never shorter than that, even where it is over the cap, and
-    /// at most `base` longer: the caller compares the wait with its deadline.
+    /// How long to wait now. With `retry_after` never shorter than that, up to [`MAX_RETRY_AFTER`], even where it is
+    /// over the cap, and at most `base` longer: the caller compares the wait with its deadline.
     pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
         let most = self.base.saturating_mul(2_u32.saturating_pow(self.attempts)).min(self.cap);
         self.attempts = self.attempts.saturating_add(1);
         match retry_after {
-            Some(asked) => asked.saturating_add(jitter(self.base.min(self.cap))),
+            Some(asked) => {
+                asked.min(MAX_RETRY_AFTER).saturating_add(jitter(self.base.min(self.cap)))
+            }
             None => jitter(most),
         }
     }
@@ -220,7 +235,7 @@ mod tests {
 
     fn asked(value: &'static str) -> Option<Duration> {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
-        retry_after(&headers, "2026-11-24T08:57:00Z".parse().unwrap())
+        retry_after(&headers, "2026-11-24T08:57:00Z".parse().unwrap(), MAX_PAUSE)
     }
 
     #[test]
@@ -228,10 +243,23 @@ mod tests {
         assert_eq!(asked("120"), Some(Duration::from_mins(2)));
         assert_eq!(asked("Tue, 24 Nov 2026 08:57:30 GMT"), Some(Duration::from_secs(30)));
         assert_eq!(asked("Tue, 24 Nov 2026 08:56:30 GMT"), Some(Duration::ZERO));
-        for wrong in ["", "soon", "-1", "1.5", "99999999999999999999"] {
+        for wrong in ["", "soon", "-1", "1.5"] {
             assert_eq!(asked(wrong), None, "{wrong}");
         }
-        assert_eq!(retry_after(&HeaderMap::new(), Timestamp::UNIX_EPOCH), None);
+        assert_eq!(retry_after(&HeaderMap::new(), Timestamp::UNIX_EPOCH, MAX_PAUSE), None);
+    }
+
+    #[test]
+    fn no_wait_that_is_asked_for_is_longer_than_the_cap() {
+        for long in [
+            "3601",
+            "99999999999",
+            "18446744073709551615",
+            "99999999999999999999",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
+            assert_eq!(asked(long), Some(MAX_PAUSE), "{long}");
+        }
     }
 
     #[test]
@@ -263,7 +291,8 @@ mod tests {
         let asked = Duration::from_mins(1);
         let wait = backoff.next_wait(Some(asked));
         assert!(wait >= asked && wait <= asked + Duration::from_secs(1));
-        assert_eq!(backoff.next_wait(Some(Duration::MAX)), Duration::MAX);
+        let longest = backoff.next_wait(Some(Duration::MAX));
+        assert!(longest >= MAX_RETRY_AFTER && longest <= MAX_RETRY_AFTER + Duration::from_secs(1));
         assert_eq!(Backoff::new(Duration::ZERO, Duration::ZERO).next_wait(None), Duration::ZERO);
     }
 

@@ -10,6 +10,7 @@ pub mod lambda;
 pub mod mapping;
 pub mod metrics;
 pub mod minute;
+pub mod peers;
 pub mod pipeline;
 pub mod secrets;
 pub mod selection;

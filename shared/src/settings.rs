@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::{azul::event::ModelVersion, secrets::SecretSource};
+use crate::{azul::event::ModelVersion, peers::Peers, secrets::SecretSource};
 
 mod download;
 mod hunt;
@@ -147,6 +147,9 @@ pub struct Settings {
     pub hunt: HuntSettings,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
+    /// What is known of VirusTotal, the dispatcher and AWS: shared by all clients that are made from clones of these
+    /// settings.
+    pub peers: Peers,
 }
 
 impl fmt::Debug for Settings {
@@ -364,6 +367,7 @@ impl Settings {
             download,
             hunt,
             shown: r.shown,
+            peers: Peers::default(),
         })
     }
 

@@ -22,7 +22,7 @@ use azul_vt::{
         publish::{Delivery, PublishError, Publisher, PublisherOptions, register_event},
     },
     settings::{FEED_RETENTION_HOURS, Settings},
-    store::{Claim, Clock, Store, StoreError, local},
+    store::{BUDGET, Claim, Clock, Store, StoreError, local},
     virustotal::{Page, VirusTotal, VirusTotalError, asks},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -227,6 +227,10 @@ impl Hunt {
     /// See [`HuntError`]: what was delivered before stays delivered.
     pub async fn run(&self, trigger: &Trigger, limits: &Limits) -> Result<Report, HuntError> {
         let mut report = Report::default();
+        if asks::is_paused(&self.store, self.clock.now()).await? {
+            report.paused = true;
+            return Ok(report);
+        }
         let claim = match Claim::take(&self.store.leases, &self.clock, NAME, limits).await? {
             Ok(claim) => claim,
             Err(owner) => {
@@ -267,6 +271,10 @@ impl Hunt {
         match trigger {
             Trigger::Tick => {
                 self.look_at_rulesets(limits, report).await?;
+                if asks::is_paused(&self.store, self.clock.now()).await? {
+                    report.paused = true;
+                    return Ok(());
+                }
                 self.tick(limits, report).await
             }
             Trigger::Retrohunt(job) => self.pages(Some(job), None, limits, report).await,
@@ -395,7 +403,11 @@ impl Hunt {
                 Ok(page) => return Ok(Some(page)),
                 Err(error) => error,
             };
-            if asks::used_up(&self.store, &error, self.clock.now()).await?.is_some() {
+            let now = self.clock.now();
+            if asks::ends_run(&self.store, BUDGET, &error, now).await? {
+                return Ok(None);
+            }
+            if asks::used_up(&self.store, &error, now).await?.is_some() {
                 continue;
             }
             if !error.is_transient() {
@@ -413,8 +425,10 @@ impl Hunt {
     /// long: the next run goes on then.
     async fn granted(&self, limits: &Limits) -> Result<bool, HuntError> {
         let windows = &self.settings.lookup.windows;
+        let mut waited = SignedDuration::ZERO;
         while let Some(wait) = asks::grant(&self.store, windows, self.clock.now()).await? {
-            if wait > PATIENCE || limits.sleep(wait.unsigned_abs()).await {
+            waited = waited.saturating_add(wait);
+            if waited > PATIENCE || limits.sleep(wait.unsigned_abs()).await {
                 return Ok(false);
             }
         }
@@ -581,7 +595,9 @@ impl Hunt {
             Some(Ok(rulesets)) => rulesets,
             Some(Err(error)) => {
                 tracing::warn!(error = chain(&error), "which rulesets are limited is not known");
-                asks::used_up(&self.store, &error, now).await?;
+                if !asks::ends_run(&self.store, BUDGET, &error, now).await? {
+                    asks::used_up(&self.store, &error, now).await?;
+                }
                 return Ok(());
             }
         };

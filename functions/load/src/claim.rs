@@ -22,6 +22,8 @@ pub(crate) enum MinuteEnd {
     Failed,
     NotYet,
     Paused,
+    /// VirusTotal wants to be left alone for longer than leases may be held.
+    LeftAlone,
     /// As many bundles are loaded or being loaded as `PACKAGE_LIMIT` allows.
     Sated,
     /// Somebody else is at it: who.

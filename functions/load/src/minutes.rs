@@ -18,7 +18,7 @@ use azul_vt::{
         Claim, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store, StoreError,
         rejects::Rejects,
     },
-    virustotal::VirusTotalError,
+    virustotal::{VirusTotalError, asks},
 };
 
 use super::{Load, LoadError, MinuteEnd, NAME, Report, gap_delay};
@@ -34,6 +34,8 @@ enum Staging {
     Missing(String),
     NotYet,
     Paused,
+    /// VirusTotal wants to be left alone for longer than leases may be held.
+    LeftAlone,
 }
 
 impl Load {
@@ -98,6 +100,7 @@ impl Load {
                     }
                     Staging::NotYet => return Ok(MinuteEnd::NotYet),
                     Staging::Paused => return Ok(MinuteEnd::Paused),
+                    Staging::LeftAlone => return Ok(MinuteEnd::LeftAlone),
                 }
             };
             let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
@@ -179,6 +182,9 @@ impl Load {
     /// Fetches a minute's bundle, and keeps it if it looks like one.
     async fn stage(&self, minute: Minute, limits: &Limits) -> Result<Staging, LoadError> {
         let Some(virustotal) = &self.virustotal else { return Err(LoadError::NoKey) };
+        if asks::is_left_alone(&self.store, asks::FEED, self.clock.now()).await? {
+            return Ok(Staging::LeftAlone);
+        }
         let path = self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
         let mut backoff = self.backoff.clone();
         let fetched = loop {
@@ -197,6 +203,10 @@ impl Load {
                     return Ok(Staging::Missing(error.to_string()));
                 }
                 Err(error) if error.is_transient() => {
+                    let now = self.clock.now();
+                    if asks::ends_run(&self.store, asks::FEED, &error, now).await? {
+                        return Ok(Staging::LeftAlone);
+                    }
                     let wait = backoff.next_wait(error.retry_after());
                     let attempt = backoff.attempts();
                     tracing::warn!(%minute, attempt, wait_ms = wait.as_millis(),

@@ -81,7 +81,7 @@ impl Load {
                 break;
             }
             match self.load_alone(minute, Some(&self.ageless), limits, &mut report).await? {
-                MinuteEnd::Paused | MinuteEnd::Sated => {
+                MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::Sated => {
                     report.paused = true;
                     break;
                 }

@@ -223,7 +223,7 @@ impl Load {
         match end {
             // An open one was planned when the clock was ahead.
             MinuteEnd::NotYet => return Ok(false),
-            MinuteEnd::Paused | MinuteEnd::Sated => {
+            MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::Sated => {
                 report.paused = true;
                 return Ok(false);
             }

@@ -226,6 +226,7 @@ impl Work for Worker<'_> {
                 After::later(HELD)
             }
             Ok(MinuteEnd::Paused | MinuteEnd::Sated) => After::later(SignedDuration::ZERO),
+            Ok(MinuteEnd::LeftAlone) => After::later(OUTAGE),
             Ok(MinuteEnd::NotYet) => {
                 self.seen().not_yet = true;
                 After::later(NOT_YET)

@@ -14,6 +14,7 @@ use axum::{
 };
 use azul_vt::{
     lambda::Function as _,
+    peers::{ClockCheck, Outage},
     pipeline::{Limits, Pipeline},
     settings::Settings,
     store::{self, Clock, Store, StoreError, SystemClock},
@@ -314,12 +315,22 @@ impl Served {
         }
     }
 
-    /// 200 where each function is well; 503 where one failed last.
+    /// 200 where each function is well; 503 where one failed last, a peer has been out for over a minute, or a
+    /// peer's clock and ours are apart.
     fn health(&self) -> Response<Bytes> {
         let functions = self.board.all();
-        let ok = functions.values().all(|state| state.error.is_none());
+        let peers = &self.settings.peers;
+        let (outages, clock) = (peers.outages(), peers.clock(Timestamp::now()));
+        let is_apart = matches!(clock, ClockCheck::Apart { .. });
+        let ok = functions.values().all(|state| state.error.is_none())
+            && !outages.values().any(Outage::is_long)
+            && !is_apart;
         let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json(status, &json!({ "ok": ok, "functions": functions }))
+        let mut body = json!({ "ok": ok, "functions": functions, "outages": outages });
+        if is_apart && let Some(body) = body.as_object_mut() {
+            body.insert("clock".to_owned(), json!(clock.to_string()));
+        }
+        json(status, &body)
     }
 
     async fn status(&self) -> Response<Bytes> {

@@ -10,12 +10,16 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use reqwest::{Response, StatusCode, header};
+use reqwest::{RequestBuilder, Response, StatusCode, header};
 use url::Url;
 
 use super::answer;
 pub use super::answer::{Accepted, Answer, Filtered};
-use crate::{http_client, metrics};
+use crate::{
+    errors::chain,
+    http_client, metrics,
+    peers::{Peer, Peers},
+};
 
 /// An error body is read up to here; what follows tells nothing more.
 const MAX_ERROR_BODY_BYTES: usize = 65_536;
@@ -121,6 +125,7 @@ pub struct Dispatcher {
     client: reqwest::Client,
     base: Url,
     options: DispatcherOptions,
+    peers: Peers,
 }
 
 impl fmt::Debug for Dispatcher {
@@ -136,7 +141,13 @@ impl fmt::Debug for Dispatcher {
 impl Dispatcher {
     /// A client of the dispatcher at `events_url` (`PLUGIN_EVENTS_URL`), which may have a path.
     pub fn new(client: reqwest::Client, events_url: Url, options: DispatcherOptions) -> Self {
-        Self { client, base: events_url, options }
+        Self { client, base: events_url, options, peers: Peers::default() }
+    }
+
+    /// The same, which tells `peers` what came of its requests.
+    #[must_use]
+    pub fn with_peers(self, peers: &Peers) -> Self {
+        Self { peers: peers.clone(), ..self }
     }
 
     /// Posts events of one model, waits until the broker has them, and gives the typed answer.
@@ -151,6 +162,15 @@ impl Dispatcher {
     ) -> Result<Answer, PostError> {
         let begun = Instant::now();
         let answer = self.post_unmeasured(model, body, format).await;
+        match &answer {
+            // Of the other server errors an event is the reason.
+            Ok(Answer::Other { status: status @ 500.., detail, .. }) => {
+                let error = format!("it answers {status}: {detail}");
+                self.peers.failed(Peer::Dispatcher, &error);
+            }
+            Ok(_) => self.peers.answered(Peer::Dispatcher, &header::HeaderMap::new()),
+            Err(error) => self.peers.failed(Peer::Dispatcher, &chain(error)),
+        }
         metrics::DISPATCHER_SECONDS.observe([], begun.elapsed().as_secs_f64());
         answer
     }
@@ -186,7 +206,10 @@ impl Dispatcher {
             .await
             .map_err(|error| no_answer(error, limit))?;
         let status = response.status();
-        let retry_after = http_client::retry_after(response.headers(), Timestamp::now());
+        self.peers.dated(Peer::Dispatcher, response.headers());
+        let now = Timestamp::now();
+        let retry_after =
+            http_client::retry_after(response.headers(), now, http_client::MAX_RETRY_AFTER);
         let cap = if status == StatusCode::OK { MAX_BODY_BYTES } else { MAX_ERROR_BODY_BYTES };
         let body = match read(response, cap).await {
             Ok(body) => body,
@@ -204,11 +227,7 @@ impl Dispatcher {
     pub async fn ping(&self) -> Result<Pong, PostError> {
         let (head, body) =
             self.get(self.url(""), self.options.ping_timeout, MAX_ERROR_BODY_BYTES).await?;
-        let date = head
-            .headers
-            .get(header::DATE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(http_client::http_date);
+        let date = http_client::date(&head.headers);
         let greeting = answer::one_line(&String::from_utf8_lossy(&body));
         let is_dispatcher =
             head.status == StatusCode::OK && greeting.starts_with("Azul Dispatcher");
@@ -222,12 +241,29 @@ impl Dispatcher {
         limit: Duration,
         cap: usize,
     ) -> Result<(Head, Bytes), PostError> {
-        let request = self.client.get(url).timeout(limit);
-        let mut response = request.send().await.map_err(|error| no_answer(error, limit))?;
+        let mut response = self.send(self.client.get(url), limit).await?;
         let head =
             Head { status: response.status(), headers: std::mem::take(response.headers_mut()) };
         let body = read(response, cap).await.map_err(|error| no_answer(error, limit))?;
         Ok((head, body))
+    }
+
+    /// Sends a request and waits for the head of its answer; notes whether the dispatcher is there.
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        limit: Duration,
+    ) -> Result<Response, PostError> {
+        let sent = request.timeout(limit).send().await.map_err(|error| no_answer(error, limit));
+        match &sent {
+            Ok(response) if response.status().is_server_error() => {
+                self.peers.dated(Peer::Dispatcher, response.headers());
+                self.peers.failed(Peer::Dispatcher, &format!("it answers {}", response.status()));
+            }
+            Ok(response) => self.peers.answered(Peer::Dispatcher, response.headers()),
+            Err(error) => self.peers.failed(Peer::Dispatcher, &chain(error)),
+        }
+        sent
     }
 
     pub(super) fn client(&self) -> &reqwest::Client {

@@ -70,8 +70,8 @@ impl Dispatcher {
     pub async fn has_stream(&self, place: Place<'_>) -> Result<bool, StreamError> {
         let url = self.stream_url(&[place.source, place.label, place.sha256]);
         let limit = self.options().post_timeout;
-        let answer = self.client().head(url).timeout(limit).send().await;
-        let answer = answer.map_err(|error| StreamError::NoAnswer(no_answer(error, limit)))?;
+        let answer = self.send(self.client().head(url), limit).await;
+        let answer = answer.map_err(StreamError::NoAnswer)?;
         match answer.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
@@ -85,9 +85,8 @@ impl Dispatcher {
     /// Any [`StreamError`].
     pub async fn open_stream(&self, place: Place<'_>) -> Result<Option<Response>, StreamError> {
         let url = self.stream_url(&[place.source, place.label, place.sha256]);
-        let answer = self.client().get(url).timeout(STREAM_TIME).send().await;
-        let answer =
-            answer.map_err(|error| StreamError::NoAnswer(no_answer(error, STREAM_TIME)))?;
+        let answer = self.send(self.client().get(url), STREAM_TIME).await;
+        let answer = answer.map_err(StreamError::NoAnswer)?;
         match answer.status() {
             StatusCode::OK => Ok(Some(answer)),
             StatusCode::NOT_FOUND => Ok(None),
@@ -118,6 +117,7 @@ impl Dispatcher {
         }
         let lost = |error| StreamError::NoAnswer(no_answer(error, STREAM_TIME));
         let request = self.client().post(url).timeout(STREAM_TIME).body(body);
+        // Not noted for the dispatcher's sake: where `body` ends in an error the upload ends too.
         let answer = request.send().await.map_err(lost)?;
         if answer.status() != StatusCode::OK {
             return Err(refused(answer).await);

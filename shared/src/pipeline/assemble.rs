@@ -76,7 +76,8 @@ pub fn selector_options(settings: &Settings) -> SelectorOptions {
 /// No HTTP client.
 pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
     let client = crate::http_client::build(settings)?;
-    Ok(Dispatcher::new(client, settings.events_url.clone(), DispatcherOptions::default()))
+    let options = DispatcherOptions::default();
+    Ok(Dispatcher::new(client, settings.events_url.clone(), options).with_peers(&settings.peers))
 }
 
 /// The dispatcher's store of content that the settings name.
@@ -85,7 +86,8 @@ pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
 /// No HTTP client.
 pub fn content_store(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
     let client = crate::http_client::build(settings)?;
-    Ok(Dispatcher::new(client, settings.data_url.clone(), DispatcherOptions::default()))
+    let options = DispatcherOptions::default();
+    Ok(Dispatcher::new(client, settings.data_url.clone(), options).with_peers(&settings.peers))
 }
 
 /// The rule files in a directory or a bucket.

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// How long what is in flight may still take once the process is asked to end.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Far longer than any wait.
+const YEAR: Duration = Duration::from_hours(365 * 24);
+
 /// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
@@ -77,7 +80,9 @@ impl Limits {
 
     /// Waits, at most until it is time to stop. True where it is.
     pub async fn sleep(&self, wait: Duration) -> bool {
-        let until = Instant::now() + wait;
+        let now = Instant::now();
+        // A wait beyond what the system's clock can tell is as good as one of a year.
+        let until = now.checked_add(wait).or_else(|| now.checked_add(YEAR)).unwrap_or(now);
         let until = self.deadline.map_or(until, |d| d.min(until));
         tokio::select! {
             () = self.stop.cancelled() => {}

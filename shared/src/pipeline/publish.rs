@@ -24,9 +24,6 @@ use verdict::{Judgement, Queue, Verdict};
 
 mod verdict;
 
-/// Longest wait that an answer's `Retry-After` can ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
-
 /// How the publisher works.
 #[derive(Clone, Copy, Debug)]
 pub struct PublisherOptions {
@@ -284,7 +281,7 @@ impl Publisher {
                 }
                 Judgement::Again { failure, retry_after } => (failure, retry_after),
             };
-            let wait = backoff.next_wait(retry_after.map(|asked| asked.min(MAX_RETRY_AFTER)));
+            let wait = backoff.next_wait(retry_after);
             let reason = chain(&failure);
             if limits.deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
                 tracing::warn!(%model, events, attempt = attempts, reason, "a post failed, and no time is left");

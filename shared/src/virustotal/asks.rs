@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::VirusTotalError;
 use crate::{
     errors::chain,
+    http_client::MAX_RETRY_AFTER,
     store::{
         BUDGET, Store, StoreError,
         budget::{Permit, Window},
@@ -13,6 +14,8 @@ use crate::{
 
 /// What [`crate::store::Memory`] calls that VirusTotal wants to be left alone.
 const PAUSED: &str = "pause";
+/// Requests of the file feed, which do not count against the budget.
+pub const FEED: &str = "virustotal feed";
 /// When it is looked again whether it still does.
 const LOOK: SignedDuration = SignedDuration::from_secs(5);
 /// How long VirusTotal is left alone where it says that a quota is used up and not for how long.
@@ -43,7 +46,36 @@ pub async fn grant(
 /// # Errors
 /// What the state gives.
 pub async fn is_paused(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
-    store.memory.knows(PAUSED, BUDGET, now).await
+    is_left_alone(store, BUDGET, now).await
+}
+
+/// Whether VirusTotal wants to be left alone with requests of a kind: [`BUDGET`] or [`FEED`].
+///
+/// # Errors
+/// What the state gives.
+pub async fn is_left_alone(store: &Store, kind: &str, now: Timestamp) -> Result<bool, StoreError> {
+    store.memory.knows(PAUSED, kind, now).await
+}
+
+/// Whether an answer asks for a longer wait than a run may hold its leases for: then the run is to end, and all
+/// leave VirusTotal alone with requests of that kind for [`MAX_RETRY_AFTER`].
+///
+/// # Errors
+/// What the state gives.
+pub async fn ends_run(
+    store: &Store,
+    kind: &str,
+    error: &VirusTotalError,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    if error.retry_after().is_none_or(|asked| asked <= MAX_RETRY_AFTER) {
+        return Ok(false);
+    }
+    let wait_s = MAX_RETRY_AFTER.as_secs();
+    tracing::warn!(error = chain(error), wait_s, "the run ends: VirusTotal asks for a long wait");
+    let wait = SignedDuration::try_from(MAX_RETRY_AFTER).unwrap_or(QUOTA_WAIT);
+    store.memory.remember(PAUSED, kind, wait, now).await?;
+    Ok(true)
 }
 
 /// Where an error says that a quota is used up: notes that VirusTotal is to be left alone, by all, and gives

@@ -17,8 +17,10 @@ use super::{
     trust::{self, ContentHosts},
 };
 use crate::{
+    errors::chain,
     http_client::{self, HttpSetupError},
     metrics,
+    peers::{Peer, Peers},
     secrets::Secret,
     settings::Settings,
 };
@@ -66,6 +68,7 @@ pub struct VirusTotal {
     origin: Url,
     key: Option<Secret>,
     options: Options,
+    peers: Peers,
 }
 
 impl std::fmt::Debug for VirusTotal {
@@ -117,6 +120,7 @@ impl VirusTotal {
             origin: settings.virustotal.clone(),
             key: Secret::of("VIRUSTOTAL_APIKEY", settings.virustotal_apikey.as_ref(), settings),
             options,
+            peers: settings.peers.clone(),
         }
     }
 
@@ -171,7 +175,11 @@ impl VirusTotal {
                     headers.insert(X_REQUEST_ID, id);
                 }
             }
-            let response = self.send(&asked, request).await?;
+            let sent = self.send(&asked, request).await;
+            if own {
+                self.tell_peers(&sent);
+            }
+            let response = sent?;
             if own {
                 asked.take_id(response.headers());
             }
@@ -194,6 +202,18 @@ impl VirusTotal {
         let message = format!("it redirects more than {MAX_REDIRECTS} times");
         let answer = asked.answer(None, "TooManyRedirects", message);
         Err(VirusTotalError::Redirect { answer, source: None })
+    }
+
+    /// Notes what came of a request to VirusTotal's own origin.
+    fn tell_peers(&self, sent: &Result<Response, VirusTotalError>) {
+        match sent {
+            Ok(response) if response.status().is_server_error() => {
+                self.peers.dated(Peer::VirusTotal, response.headers());
+                self.peers.failed(Peer::VirusTotal, &format!("it answers {}", response.status()));
+            }
+            Ok(response) => self.peers.answered(Peer::VirusTotal, response.headers()),
+            Err(error) => self.peers.failed(Peer::VirusTotal, &chain(error)),
+        }
     }
 
     async fn send(&self, asked: &Asked, request: Request) -> Result<Response, VirusTotalError> {
@@ -295,8 +315,8 @@ impl VirusTotal {
     async fn refused(&self, mut reply: Reply) -> VirusTotalError {
         let status = reply.response.status();
         let headers = reply.response.headers();
-        let retry_after =
-            http_client::retry_after(headers, date(headers).unwrap_or_else(Timestamp::now));
+        let now = http_client::date(headers).unwrap_or_else(Timestamp::now);
+        let retry_after = http_client::retry_after(headers, now, http_client::MAX_PAUSE);
         let body = self.small_body(&mut reply.response, MAX_ERROR_BYTES).await.unwrap_or_default();
         let (code, message) =
             if reply.own { reply.asked.read_error(&body) } else { <_>::default() };
@@ -414,9 +434,4 @@ fn class(status: StatusCode) -> &'static str {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// The time that the server says it is.
-pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    http_client::http_date(headers.get(reqwest::header::DATE)?.to_str().ok()?)
 }

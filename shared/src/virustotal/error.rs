@@ -121,7 +121,7 @@ impl VirusTotalError {
         matches!(self, Self::NoKey | Self::KeyUnusable | Self::Unauthorized(_) | Self::Forbidden(_))
     }
 
-    /// How long the server asks to wait.
+    /// How long the server asks to wait, at most [`crate::http_client::MAX_PAUSE`].
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Transient { retry_after, .. } => *retry_after,

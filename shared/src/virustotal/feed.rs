@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
 use super::{
-    client::{Follow, Reply, VirusTotal, date},
+    client::{Follow, Reply, VirusTotal},
     error::VirusTotalError,
 };
-use crate::minute::Minute;
+use crate::{http_client, minute::Minute};
 
 /// A bundle that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,10 @@ impl VirusTotal {
     pub async fn probe_minute(&self, minute: Minute) -> Result<Probe, VirusTotalError> {
         let reply =
             self.get(&format!("feed minute {minute}"), &path(minute), Follow::Never).await?;
-        Ok(Probe { date: date(reply.response.headers()), request_id: reply.asked.id().to_owned() })
+        Ok(Probe {
+            date: http_client::date(reply.response.headers()),
+            request_id: reply.asked.id().to_owned(),
+        })
     }
 
     async fn receive(&self, mut reply: Reply, into: &Path) -> Result<Fetched, VirusTotalError> {

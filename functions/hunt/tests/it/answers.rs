@@ -54,6 +54,28 @@ async fn a_used_up_quota_pauses_the_run_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_is_long_ends_the_run_and_frees_its_lease() {
+    for behaviour in [
+        Behaviour::TooManyRequests(Some(99_999_999_999)),
+        Behaviour::Transient(Some(99_999_999_999)),
+        Behaviour::Transient(Some(u64::MAX)),
+    ] {
+        let world = World::new().await;
+        world.hits(3, 2);
+        world.virustotal.behave_hunting(&behaviour, 1);
+        let hunt = world.hunt(&[]);
+        for _ in 0..2 {
+            let report = run(&hunt).await;
+            assert!(report.paused && report.held_by.is_none(), "{report:?}");
+            assert_eq!(report.delivered, 0, "{behaviour:?}");
+        }
+        assert_eq!(world.virustotal.hunting_asked().len(), 1, "{behaviour:?}");
+        world.clock.on(jiff::SignedDuration::from_mins(6));
+        assert_eq!(run(&hunt).await.delivered, 3, "{behaviour:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_that_repeats_ends_the_run() {
     let world = World::new().await;
     world.hits(60, 2);

@@ -92,17 +92,39 @@ async fn nobody_is_asked_again_before_the_time_that_it_names() {
         Behaviour::TooManyRequests(Some(3600)),
         Behaviour::Transient(Some(3600)),
         retry_after(429, "Fri, 31 Dec 2100 23:59:59 GMT"),
+        retry_after(503, "99999999999"),
+        retry_after(503, "18446744073709551615"),
     ] {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &behaviour, usize::MAX);
         let load = world.impatient(&[]).await;
-        load.pipeline.register(load.clock.now(), &Limits::default()).await.unwrap();
-        let limits = Limits::until(Instant::now() + Duration::from_secs(2));
-        let report = load.run(&Trigger::Tick, &limits).await.unwrap();
-        assert!(report.paused, "{behaviour:?}");
+        // It ends by itself: nobody's leases are held for so long.
+        for _ in 0..2 {
+            let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+            assert!(report.paused && report.held_by.is_none(), "{behaviour:?}");
+        }
         assert_eq!(world.virustotal.minutes_asked().len(), 1, "{behaviour:?}");
         assert_eq!(cursor(&load).await, "202611240859", "{behaviour:?}");
+        world.virustotal.clear(MINUTE);
+        let later = world.load_at("2026-11-24T10:11:30Z", &[("PACKAGE_LIMIT", "1")]).await;
+        let report = later.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        assert_eq!(report.loaded, 1, "{behaviour:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_wait_that_is_asked_for_is_kept_by_the_same_run() {
+    let world = World::new().await;
+    world.virustotal.behave(MINUTE, &Behaviour::TooManyRequests(Some(300)), usize::MAX);
+    let load = world.impatient(&[]).await;
+    load.pipeline.register(load.clock.now(), &Limits::default()).await.unwrap();
+    let limits = Limits::until(Instant::now() + Duration::from_secs(1));
+    let report = load.run(&Trigger::Tick, &limits).await.unwrap();
+    assert!(report.paused);
+    assert_eq!(world.virustotal.minutes_asked().len(), 1);
+    world.virustotal.clear(MINUTE);
+    // Only that run waited: the next one asks at once.
+    assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,10 +16,13 @@ use aws_smithy_runtime_api::{
     shared::IntoShared as _,
 };
 use aws_smithy_types::body::SdkBody;
-use tokio::time::timeout;
+use reqwest::header::{DATE, HeaderMap, HeaderValue};
+use tokio::time::{error::Elapsed, timeout};
 
 use crate::{
+    errors::chain,
     http_client::{self, HttpSetupError},
+    peers::{Peer, Peers},
     settings::Settings,
 };
 
@@ -29,11 +32,15 @@ use crate::{
 /// As [`http_client::builder`].
 pub fn http_client(settings: &Settings) -> Result<SharedHttpClient, HttpSetupError> {
     let settings = Settings { http_proxy: None, ..settings.clone() };
-    Ok(Client(http_client::build(&settings)?).into_shared())
+    let client = http_client::build(&settings)?;
+    Ok(Client { client, peers: settings.peers }.into_shared())
 }
 
 #[derive(Debug)]
-struct Client(reqwest::Client);
+struct Client {
+    client: reqwest::Client,
+    peers: Peers,
+}
 
 impl HttpClient for Client {
     fn http_connector(
@@ -46,29 +53,47 @@ impl HttpClient for Client {
         let limit = settings
             .read_timeout()
             .map(|read| read + settings.connect_timeout().unwrap_or_default());
-        Connector { client: self.0.clone(), limit }.into_shared()
+        Connector { client: self.client.clone(), limit, peers: self.peers.clone() }.into_shared()
     }
 }
 
 #[derive(Debug)]
 struct Connector {
     client: reqwest::Client,
-    /// How long the head of an answer may take.
+    /// How long the head of an answer may take. Only the credentials' sources are asked with one.
     limit: Option<Duration>,
+    peers: Peers,
 }
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (client, limit) = (self.client.clone(), self.limit);
+        let (client, limit, peers) = (self.client.clone(), self.limit, self.peers.clone());
         HttpConnectorFuture::new(async move {
             let sending = send(client, request);
-            match limit {
-                Some(limit) => timeout(limit, sending)
-                    .await
-                    .unwrap_or_else(|late| Err(ConnectorError::timeout(late.into()))),
-                None => sending.await,
+            if let Some(limit) = limit {
+                let late = |late: Elapsed| Err(ConnectorError::timeout(late.into()));
+                return timeout(limit, sending).await.unwrap_or_else(late);
             }
+            let sent = sending.await;
+            tell(&peers, &sent);
+            sent
         })
+    }
+}
+
+/// Notes whether AWS is there, and what time it is there.
+fn tell(peers: &Peers, sent: &Result<HttpResponse, ConnectorError>) {
+    let response = match sent {
+        Ok(response) => response,
+        Err(error) => return peers.failed(Peer::State, &chain(error)),
+    };
+    let date = response.headers().get(DATE.as_str()).and_then(|d| HeaderValue::from_str(d).ok());
+    let headers: HeaderMap = date.map(|date| (DATE, date)).into_iter().collect();
+    if response.status().is_server_error() {
+        peers.dated(Peer::State, &headers);
+        peers.failed(Peer::State, &format!("it answers {}", response.status().as_u16()));
+    } else {
+        peers.answered(Peer::State, &headers);
     }
 }
 

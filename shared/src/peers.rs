@@ -1,0 +1,287 @@
+//! How VirusTotal, the dispatcher and AWS were reached last, and how far their clocks are from ours.
+//!
+//! Every client of a process tells it what came of its requests. So outages can be named, and nothing is given up
+//! or deleted on the word of a clock that no peer confirms.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::HeaderMap;
+use serde::Serialize;
+
+use crate::http_client;
+
+/// How far a peer's clock may be from ours before ours counts as wrong.
+pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+/// How long a peer's `Date` counts. Peers are asked far more often than this while anything works.
+const FRESH: Duration = Duration::from_hours(1);
+/// How often the log says that clocks are apart.
+const SAY_EVERY: Duration = Duration::from_hours(1);
+/// A peer that has been out for so long makes the process unhealthy: shorter outages pass by themselves.
+const OUT: Duration = Duration::from_mins(1);
+/// Characters of an error that are kept.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// Whom this program needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Peer {
+    /// VirusTotal's API.
+    #[serde(rename = "virustotal")]
+    VirusTotal,
+    /// Azul's dispatcher.
+    Dispatcher,
+    /// The state, where it is on AWS.
+    State,
+}
+
+impl Peer {
+    /// Its name in sentences.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VirusTotal => "VirusTotal",
+            Self::Dispatcher => "the dispatcher",
+            Self::State => "AWS",
+        }
+    }
+}
+
+/// A peer that does not answer, or answers nothing but server errors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outage {
+    /// When it did not answer first.
+    pub since: Timestamp,
+    /// Why the last request failed.
+    pub error: String,
+    /// For how long it has been out.
+    #[serde(skip)]
+    pub lasts: Duration,
+}
+
+impl Outage {
+    /// Whether it lasts for longer than what passes by itself.
+    pub fn is_long(&self) -> bool {
+        self.lasts > OUT
+    }
+}
+
+/// What the peers say of our clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockCheck {
+    /// No peer has said what time it is within the last hour.
+    Unconfirmed,
+    /// Every peer that has said it agrees with our clock.
+    Confirmed,
+    /// A peer's clock and ours are more than [`TOLERANCE`] apart.
+    Apart {
+        /// The peer.
+        peer: Peer,
+        /// How far our clock is ahead of its; negative where ours is behind.
+        ahead: SignedDuration,
+    },
+}
+
+impl fmt::Display for ClockCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unconfirmed => f.write_str("no peer has said what time it is"),
+            Self::Confirmed => {
+                write!(f, "it agrees with the peers' within {} s", TOLERANCE.as_secs())
+            }
+            Self::Apart { peer, ahead } => {
+                let (seconds, name) = (ahead.abs().as_secs(), peer.name());
+                let side = if ahead.is_negative() { "behind" } else { "ahead of" };
+                write!(f, "it is {seconds} s {side} that of {name}: set this machine's clock (NTP)")
+            }
+        }
+    }
+}
+
+/// The peers of a process. Clones share what is known.
+#[derive(Clone, Debug, Default)]
+pub struct Peers(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    peers: BTreeMap<Peer, Reached>,
+    said: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Reached {
+    /// The last `Date`, and when it came.
+    date: Option<(Timestamp, Instant)>,
+    out: Option<Out>,
+}
+
+#[derive(Debug)]
+struct Out {
+    since: (Timestamp, Instant),
+    error: String,
+}
+
+impl Reached {
+    /// The time that it is by the peer's clock.
+    fn now(&self) -> Option<Timestamp> {
+        let (date, at) = self.date?;
+        let passed = at.elapsed();
+        if passed > FRESH {
+            return None;
+        }
+        date.checked_add(SignedDuration::try_from(passed).ok()?).ok()
+    }
+}
+
+impl Peers {
+    /// A peer answered; its clock is read from `headers`.
+    pub fn answered(&self, peer: Peer, headers: &HeaderMap) {
+        self.dated(peer, headers);
+        self.known().peers.entry(peer).or_default().out = None;
+    }
+
+    /// A peer gave no answer, or one that says that it does not work; `error` says which, without secrets.
+    pub fn failed(&self, peer: Peer, error: &str) {
+        let mut known = self.known();
+        let out = &mut known.peers.entry(peer).or_default().out;
+        let since =
+            out.as_ref().map_or_else(|| (Timestamp::now(), Instant::now()), |out| out.since);
+        let error = error.chars().take(MAX_ERROR_CHARS).collect();
+        *out = Some(Out { since, error });
+    }
+
+    /// Reads a peer's clock from the headers of an answer, whatever it says otherwise.
+    pub fn dated(&self, peer: Peer, headers: &HeaderMap) {
+        let Some(date) = http_client::date(headers) else { return };
+        let mut known = self.known();
+        known.peers.entry(peer).or_default().date = Some((date, Instant::now()));
+        let ahead = Timestamp::now().duration_since(date);
+        if ahead.abs() > TOLERANCE && known.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            known.said = Some(Instant::now());
+            drop(known);
+            tracing::error!(
+                ahead_s = ahead.as_secs(),
+                "the clock of this machine and that of {} are apart: until they agree nothing is given up or \
+                 deleted; set this machine's clock (NTP)",
+                peer.name()
+            );
+        }
+    }
+
+    /// The peer's outage, where it is out.
+    pub fn outage(&self, peer: Peer) -> Option<Outage> {
+        self.known().peers.get(&peer)?.outage()
+    }
+
+    /// All outages.
+    pub fn outages(&self) -> BTreeMap<Peer, Outage> {
+        let known = self.known();
+        known.peers.iter().filter_map(|(peer, reached)| Some((*peer, reached.outage()?))).collect()
+    }
+
+    /// Compares our clock, which says `now`, with those of all peers: the one furthest off decides.
+    pub fn clock(&self, now: Timestamp) -> ClockCheck {
+        let known = self.known();
+        let ahead =
+            |(peer, reached): (&Peer, &Reached)| Some((*peer, now.duration_since(reached.now()?)));
+        let furthest = known.peers.iter().filter_map(ahead).max_by_key(|(_, ahead)| ahead.abs());
+        match furthest {
+            None => ClockCheck::Unconfirmed,
+            Some((peer, ahead)) if ahead.abs() > TOLERANCE => ClockCheck::Apart { peer, ahead },
+            Some(_) => ClockCheck::Confirmed,
+        }
+    }
+
+    /// Whether a peer confirms our clock, which says `now`, and none contradicts it.
+    pub fn confirm(&self, now: Timestamp) -> bool {
+        self.clock(now) == ClockCheck::Confirmed
+    }
+
+    /// The earliest of `now` and the peer's time: what lies behind it has happened by both clocks. A clock that
+    /// agrees with ours changes nothing.
+    pub fn earliest(&self, peer: Peer, now: Timestamp) -> Timestamp {
+        let theirs = self.known().peers.get(&peer).and_then(Reached::now);
+        theirs.filter(|theirs| now.duration_since(*theirs) > TOLERANCE).unwrap_or(now)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reached {
+    fn outage(&self) -> Option<Outage> {
+        let Out { since: (since, at), error } = self.out.as_ref()?;
+        Some(Outage { since: *since, error: error.clone(), lasts: at.elapsed() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::{DATE, HeaderValue};
+
+    use super::*;
+
+    const NOW: &str = "2026-11-24T10:00:00Z";
+
+    fn now() -> Timestamp {
+        NOW.parse().unwrap()
+    }
+
+    fn dated(text: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(DATE, HeaderValue::from_static(text))])
+    }
+
+    #[test]
+    fn a_clock_is_confirmed_only_where_a_peer_agrees_and_none_contradicts() {
+        let peers = Peers::default();
+        assert_eq!(peers.clock(now()), ClockCheck::Unconfirmed);
+        peers.answered(Peer::VirusTotal, &HeaderMap::new());
+        assert_eq!(peers.clock(now()), ClockCheck::Unconfirmed);
+        peers.answered(Peer::VirusTotal, &dated("Tue, 24 Nov 2026 09:58:00 GMT"));
+        assert!(peers.confirm(now()));
+        let later = now() + SignedDuration::from_hours(20 * 24);
+        assert!(matches!(
+            peers.clock(later),
+            ClockCheck::Apart { peer: Peer::VirusTotal, ahead } if ahead.as_hours() == 20 * 24
+        ));
+        // One that contradicts outweighs those that agree, whichever of them is right.
+        peers.answered(Peer::Dispatcher, &dated("Fri, 20 Nov 2026 10:00:00 GMT"));
+        assert!(matches!(peers.clock(now()), ClockCheck::Apart { peer: Peer::Dispatcher, .. }));
+        peers.answered(Peer::Dispatcher, &dated("Tue, 24 Nov 2026 10:00:30 GMT"));
+        assert!(peers.confirm(now()));
+    }
+
+    #[test]
+    fn the_earliest_time_is_the_peers_where_our_clock_is_ahead() {
+        let peers = Peers::default();
+        assert_eq!(peers.earliest(Peer::VirusTotal, now()), now());
+        peers.answered(Peer::VirusTotal, &dated("Tue, 24 Nov 2026 10:00:00 GMT"));
+        assert_eq!(peers.earliest(Peer::VirusTotal, now()), now());
+        let behind = now() - SignedDuration::from_hours(24);
+        assert_eq!(peers.earliest(Peer::VirusTotal, behind), behind);
+        let ahead = now() + SignedDuration::from_hours(24);
+        let earliest = peers.earliest(Peer::VirusTotal, ahead);
+        assert!(earliest.duration_since(now()) < SignedDuration::from_mins(1));
+    }
+
+    #[test]
+    fn an_outage_begins_with_the_first_failure_and_ends_with_an_answer() {
+        let peers = Peers::default();
+        assert_eq!(peers.outages(), BTreeMap::new());
+        peers.failed(Peer::Dispatcher, "connection refused");
+        let first = peers.outage(Peer::Dispatcher).unwrap();
+        assert!(!first.is_long());
+        peers.failed(Peer::Dispatcher, &"timeout".repeat(1000));
+        let second = peers.outage(Peer::Dispatcher).unwrap();
+        assert_eq!(second.since, first.since);
+        assert!(second.error.starts_with("timeout") && second.error.len() <= MAX_ERROR_CHARS);
+        assert!(Outage { lasts: Duration::from_secs(61), ..second }.is_long());
+        peers.answered(Peer::Dispatcher, &HeaderMap::new());
+        assert_eq!(peers.outages(), BTreeMap::new());
+    }
+}
