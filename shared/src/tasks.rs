@@ -18,7 +18,7 @@ use crate::{
         dispatcher::{Dispatcher, Model},
         event::{Author, FeatureDescriptor},
         incoming::{self, Incoming},
-        poll::{Poll, PollError},
+        poll::{EventText, Poll, PollError},
     },
     errors::chain,
     http_client::{self, HttpSetupError},
@@ -35,18 +35,22 @@ use crate::{
     settings::Settings,
     store::{
         BUDGET, Clock, Store, StoreError,
-        inbox::{Again, Delivery, Item, Queue},
+        inbox::{Again, Delivery, Item, NewItem, Outage, Queue},
     },
-    virustotal::{VirusTotalError, asks},
+    virustotal::{VirusTotalError, asks, outage::Outages},
     webhook::{
         BadSecret,
-        receive::{self, Accepted, Decide, Receiver},
+        receive::{Accepted, Decide, Outcome, Receiver},
     },
-    worker::{After, Delivered, Drained, Work, Workers},
+    worker::{self, After, Delivered, Drained, Work, Workers},
 };
 
-/// Events that one poll asks for.
-const POLL_EVENTS: usize = 50;
+mod handed_out;
+mod wait_log;
+
+use handed_out::HandedOut;
+use wait_log::WaitLog;
+
 /// How long the dispatcher gathers for one poll. A poll is waited for when the process is asked to end: what it hands out
 /// it hands out once …
 const POLL_TIME: Duration = Duration::from_secs(2);
@@ -55,14 +59,22 @@ const POLL_GRACE: Duration = Duration::from_secs(1);
 /// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How long messages of an event wait for the registration: those who handed them over pay for that time.
+const REGISTER_TIME: Duration = Duration::from_secs(20);
+
 /// How often what is too old is looked for.
 const TIDY: Duration = Duration::from_hours(1);
 /// How long an item waits where the dispatcher does not take its event, or the state cannot be kept.
 const WAIT: SignedDuration = SignedDuration::from_secs(5);
 /// The wait after a failure, doubling to …
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
-/// … this.
-const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
+/// … this. So long an item waits at most, too, for a peer that is out.
+pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
+/// How long an item waits at most while another one finds out whether VirusTotal is back: held up once more just
+/// after the end of an outage, it is still worked within ten minutes of that.
+const LONGEST_HOLD_UP: SignedDuration = SignedDuration::from_mins(4);
+/// An item that meets an outage again after so long meets another one.
+const SAME_OUTAGE: SignedDuration = SignedDuration::from_hours(3);
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +94,18 @@ pub enum TasksError {
     /// An event of Lambda looks like a request and is none.
     #[error("the event is no request of a function URL")]
     Request(#[source] serde_json::Error),
+}
+
+impl TasksError {
+    /// Whether the same may work later without anybody's help.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Poll(error) => error.is_transient(),
+            Self::Register(error) => !matches!(error, PublishError::Stop { .. }),
+            Self::Stopped(_) | Self::Request(_) => false,
+        }
+    }
 }
 
 /// What a function is called, and which events are its work.
@@ -118,6 +142,9 @@ pub struct Common {
     dispatcher: Dispatcher,
     publisher: Publisher,
     registered: OnceCell<()>,
+    handed_out: HandedOut,
+    outages: Outages,
+    waits: WaitLog,
 }
 
 impl Common {
@@ -134,8 +161,18 @@ impl Common {
         let dispatcher = assemble::dispatcher(&settings)?;
         let options = PublisherOptions::new(settings.model_version, settings.max_event_bytes);
         let publisher = Publisher::new(dispatcher.clone(), options);
-        let registered = OnceCell::new();
-        Ok(Self { settings, store, clock, about, dispatcher, publisher, registered })
+        Ok(Self {
+            settings,
+            store,
+            clock,
+            about,
+            dispatcher,
+            publisher,
+            registered: OnceCell::new(),
+            handed_out: HandedOut::new(),
+            outages: Outages::default(),
+            waits: WaitLog::default(),
+        })
     }
 
     /// Who takes the function's webhooks (`WEBHOOK_SECRETS`).
@@ -156,6 +193,11 @@ impl Common {
             clock: &*self.clock,
             at_once: self.settings.lookup.workers,
         }
+    }
+
+    /// Brings what was polled into the inbox: see [`HandedOut::keep`].
+    async fn keep_handed_out(&self, limits: &Limits) -> bool {
+        self.handed_out.keep(&self.store, self.about.queue, &*self.clock, limits).await
     }
 
     /// Tells Azul of the plugin, once a process. False where it was asked to stop meanwhile.
@@ -189,9 +231,65 @@ impl Common {
         let windows = &self.settings.lookup.windows;
         match asks::grant(&self.store, windows, self.clock.now()).await {
             Ok(None) => Ok(()),
-            Ok(Some(wait)) => Err(After::later(wait)),
+            Ok(Some(wait)) => {
+                self.note_wait("the request budget is used up, or VirusTotal asks to wait", wait);
+                Err(After::later(wait))
+            }
             Err(error) => Err(unkept(&error)),
         }
+    }
+
+    /// Says that an item waits, and why, at most once a minute for each reason.
+    pub fn note_wait(&self, reason: &'static str, wait: SignedDuration) {
+        self.waits.note(self.about.queue.name(), reason, wait);
+    }
+
+    /// As [`Common::grant`], for an item; where VirusTotal is out, one item asks from time to time and all others
+    /// wait.
+    ///
+    /// # Errors
+    /// There is none now.
+    pub async fn grant_for(&self, item: &Item) -> Result<(), After> {
+        // An item that is to be given up has a last try, which says why.
+        if let Some(after) = self.outage(item, None, LONGEST_HOLD_UP) {
+            let may_ask = self.outages.may_ask(&self.store, self.clock.now()).await;
+            if !may_ask.map_err(|e| unkept(&e))? {
+                self.note_wait("VirusTotal is out", LONGEST_HOLD_UP);
+                return Err(after);
+            }
+        }
+        self.grant().await
+    }
+
+    /// Notes that VirusTotal gave an answer, so it is not out.
+    pub async fn note_answer(&self) {
+        if let Err(error) = self.outages.answered(&self.store, self.clock.now()).await {
+            tracing::warn!(
+                error = chain(&error),
+                "the next request finds out whether VirusTotal is back"
+            );
+        }
+    }
+
+    /// An item met a peer that is out and comes back, later each time, but not before the peer asks for it. That
+    /// is no attempt. `None`: it has waited for `VT_GIVE_UP_HOURS`.
+    pub fn outage(
+        &self,
+        item: &Item,
+        asked: Option<Duration>,
+        longest: SignedDuration,
+    ) -> Option<After> {
+        let now = self.clock.now();
+        // An outage that was over meanwhile is another one.
+        let same = item.outage.filter(|outage| now.duration_since(outage.last) <= SAME_OUTAGE);
+        let since = same.map_or(now, |outage| outage.since);
+        let age = now.duration_since(since);
+        let asked = asked.and_then(|wait| SignedDuration::try_from(wait).ok()).unwrap_or_default();
+        (age < self.settings.lookup.give_up).then(|| {
+            let after = (age / 2).max(asked).clamp(FIRST_WAIT, longest);
+            let outage = Some(Outage { since, last: now });
+            After::Again(Again { after, is_attempt: false, outage })
+        })
     }
 
     /// Whether VirusTotal wants to be left alone.
@@ -203,8 +301,20 @@ impl Common {
     }
 
     /// What becomes of an item where VirusTotal did not give what it asked for. `None`: there is nothing to be
-    /// had, or all tries failed.
+    /// had, all tries failed, or it was out for too long.
     pub async fn refused(&self, error: &VirusTotalError, item: &Item) -> Option<After> {
+        if error.is_outage() {
+            let (why, now) = (chain(error), self.clock.now());
+            tracing::warn!(id = item.id, error = why, "VirusTotal gave no answer");
+            // Another host's outage, or that of the place that holds the key, does not stop all requests.
+            if error.answer().is_some_and(|answer| answer.is_own)
+                && let Err(error) = self.outages.failed(&self.store, &why, now).await
+            {
+                return Some(unkept(&error));
+            }
+            return self.outage(item, error.retry_after(), LONGEST_WAIT);
+        }
+        self.note_answer().await;
         if error.needs_operator() {
             return Some(After::Stop(chain(error)));
         }
@@ -223,9 +333,10 @@ impl Common {
 
     /// An item that failed comes back, later each time; `None` where that was its last try.
     pub fn again(&self, item: &Item) -> Option<After> {
-        (item.attempts + 1 < self.settings.lookup.max_attempts).then(|| {
+        (item.attempts.saturating_add(1) < self.settings.lookup.max_attempts).then(|| {
             let doubled = FIRST_WAIT * (1 << item.attempts.min(10));
-            After::Again(Again { after: doubled.min(LONGEST_WAIT), is_attempt: true })
+            let after = doubled.min(LONGEST_WAIT);
+            After::Again(Again { after, is_attempt: true, ..Again::default() })
         })
     }
 
@@ -363,15 +474,21 @@ pub trait Tasks: Work + Sized {
     }
 
     /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,
-    /// because enough waits already or Azul is paused; or it did not answer, and the process is to end.
+    /// because enough waits already, what was polled before is not kept yet, or Azul is paused; or it did not
+    /// answer, and the process is to end.
     ///
     /// # Errors
     /// [`TasksError::Poll`], [`TasksError::Store`].
     async fn poll(&self, wait: Duration, limits: &Limits) -> Result<Option<Accepted>, TasksError> {
-        let Common { store, clock, about, dispatcher, .. } = self.common();
+        let common = self.common();
+        let Common { store, clock, about, dispatcher, handed_out, .. } = common;
+        if !handed_out.is_empty() && !common.keep_handed_out(limits).await {
+            return Ok(None);
+        }
         let waiting = store.inbox.counts(about.queue, clock.now()).await?;
-        let room = about.most_waiting.saturating_sub(waiting.waiting + waiting.in_work);
-        let count = usize::try_from(room).unwrap_or(POLL_EVENTS).min(POLL_EVENTS);
+        let waiting = waiting.waiting.saturating_add(waiting.in_work);
+        let room = about.most_waiting.saturating_sub(waiting);
+        let count = usize::try_from(room).unwrap_or(usize::MAX).min(handed_out.most());
         if count == 0 {
             return Ok(None);
         }
@@ -389,24 +506,43 @@ pub trait Tasks: Work + Sized {
             limits.stop.cancelled().await;
             sleep_until(late).await;
         };
+        let (name, decide) = (format!("poll-{}", http_client::request_id()), self.decide());
+        let mut accepted = Accepted::default();
+        let mut take = |text: EventText<'_>| {
+            let place = accepted.events.len();
+            let outcome = match text.and_then(incoming::from_text).map(&*decide) {
+                Ok(Ok(body)) => {
+                    handed_out.push(NewItem { id: format!("{name}/{place}"), body });
+                    accepted.accepted += 1;
+                    Outcome::Accepted
+                }
+                Ok(Err(reason)) => {
+                    accepted.ignored += 1;
+                    Outcome::Ignored { reason }
+                }
+                Err(reason) => {
+                    tracing::warn!(place, reason, "a polled event cannot be read");
+                    accepted.rejected += 1;
+                    Outcome::Rejected { reason }
+                }
+            };
+            accepted.events.push(outcome);
+        };
         let polled = tokio::select! {
             biased;
-            polled = dispatcher.poll(&poll) => polled?,
-            () = given_up => {
-                tracing::warn!("the dispatcher does not answer a poll, and it is time to end");
-                return Ok(None);
-            }
+            polled = dispatcher.poll(&poll, &mut take) => Some(polled),
+            () = given_up => None,
         };
-        if polled.paused {
+        // Handed out once and never again: what came is kept at any price that this process can pay.
+        common.keep_handed_out(limits).await;
+        let Some(polled) = polled.transpose()? else {
+            tracing::warn!("the dispatcher does not answer a poll, and it is time to end");
             return Ok(None);
+        };
+        if polled.events > 0 {
+            handed_out.measure(polled.largest);
         }
-        let name = format!("poll-{}", http_client::request_id());
-        let events = polled.events.into_iter().map(incoming::from_value).collect();
-        let decide = self.decide();
-        // Handed out once and never again: kept at any price that this process can pay.
-        let kept =
-            receive::accept(store, about.queue, &name, events, &*decide, clock.now()).await?;
-        Ok(Some(kept))
+        Ok((!polled.paused).then_some(accepted))
     }
 
     /// Does what an event of Lambda asks for, any JSON, and gives the answer to it: takes a webhook; works what
@@ -439,11 +575,26 @@ pub trait Tasks: Work + Sized {
         deliveries: &[Delivery],
         limits: &Limits,
     ) -> Result<Delivered, TasksError> {
-        if !self.common().register(limits).await? {
-            let failed = deliveries.iter().map(|delivery| delivery.message_id.clone()).collect();
-            return Ok(Delivered { failed, stopped: None });
+        let workers = self.common().workers();
+        // Without the dispatcher no work comes to its end, so none is begun.
+        match self.common().register(&limits.within(REGISTER_TIME)).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(workers.put_back(deliveries, worker::STOPPED).await),
+            Err(error) => {
+                let put_back = workers.put_back(deliveries, worker::STOPPED).await;
+                if !error.is_transient() {
+                    return Err(error);
+                }
+                let error = chain(&error);
+                tracing::warn!(
+                    error,
+                    messages = deliveries.len(),
+                    "the work waits for the dispatcher"
+                );
+                return Ok(put_back);
+            }
         }
-        let delivered = self.common().workers().deliver(self, deliveries, limits).await;
+        let delivered = workers.deliver(self, deliveries, limits).await;
         match delivered.stopped {
             Some(why) => Err(TasksError::Stopped(why)),
             None => Ok(delivered),
@@ -471,6 +622,15 @@ pub trait Tasks: Work + Sized {
             outcome
         };
         let (polled, drained) = tokio::join!(polling, working);
+        if !self.common().handed_out.is_empty() {
+            if let Err(error) = &drained {
+                tracing::error!(
+                    error = chain(error),
+                    "the work ended, and polled events are not kept yet"
+                );
+            }
+            self.common().keep_handed_out(limits).await;
+        }
         let drained = drained?;
         polled?;
         Ok(drained)
@@ -486,7 +646,12 @@ pub trait Tasks: Work + Sized {
         let mut tidied: Option<Instant> = None;
         while !limits.reached() {
             if tidied.is_none_or(|at| at.elapsed() >= TIDY) {
-                self.tidy().await?;
+                match self.tidy().await {
+                    Err(error) if error.is_transient() => {
+                        tracing::warn!(error = chain(&error), "what is too old is not removed");
+                    }
+                    tidied => tidied?,
+                }
                 tidied = Some(Instant::now());
             }
             let left = limits.deadline.map(|d| d.saturating_duration_since(Instant::now()));
@@ -496,7 +661,7 @@ pub trait Tasks: Work + Sized {
             match self.poll(left.unwrap_or(Duration::MAX), limits).await {
                 Ok(Some(_)) => {}
                 Ok(None) => drop(limits.sleep(PAUSE).await),
-                Err(TasksError::Poll(error)) if error.is_transient() => {
+                Err(error) if error.is_transient() => {
                     tracing::warn!(error = chain(&error), "polling again");
                     limits.sleep(PAUSE).await;
                 }

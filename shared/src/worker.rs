@@ -20,6 +20,7 @@ use crate::{
     pipeline::Limits,
     store::{
         Clock, Store, StoreError,
+        failures::{self, Subject},
         inbox::{Again, Delivery, Item, Queue},
     },
 };
@@ -32,9 +33,11 @@ const RENEW: Duration = Duration::from_secs(20);
 const MOST_LOST: u32 = 5;
 /// How often an empty inbox is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long an item of an event waits where only an operator can help: the queue would start the next worker
-/// with it at once.
-const STOPPED: SignedDuration = SignedDuration::from_mins(1);
+/// When an inbox is looked at again that could not be read.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// How long an item of an event waits where it cannot be begun, or only an operator can help: the queue would start
+/// the next worker with it at once.
+pub(crate) const STOPPED: SignedDuration = SignedDuration::from_mins(1);
 /// How long an item waits that an invocation took when its time was up, for the same reason.
 const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
@@ -55,7 +58,7 @@ pub enum After {
 impl After {
     /// It comes back after a time, and this was no attempt: it waited for something.
     pub fn later(after: SignedDuration) -> Self {
-        Self::Again(Again { after, is_attempt: false })
+        Self::Again(Again { after, is_attempt: false, ..Again::default() })
     }
 
     /// It was taken when `limits` were reached. Whoever comes after a process that was asked to end, which has no
@@ -71,6 +74,11 @@ impl After {
 pub trait Work: Send + Sync {
     /// Works one item. Whatever goes wrong is an [`After`].
     async fn work(&self, item: &Item, limits: &Limits) -> After;
+
+    /// What an item is about, for people.
+    fn subject(&self, _item: &Item) -> Subject {
+        Subject::default()
+    }
 
     /// What becomes of an item that one taker after the other died at.
     async fn lost(&self, _item: &Item, reason: String) -> After {
@@ -125,7 +133,7 @@ impl Workers<'_> {
     /// finished.
     ///
     /// # Errors
-    /// The inbox cannot be read or written.
+    /// The inbox cannot be read or written; with `waits` only where that does not pass by itself.
     pub async fn drain(
         &self,
         work: &dyn Work,
@@ -154,10 +162,18 @@ impl Workers<'_> {
             }
             let next_look = look_at.unwrap_or_else(Instant::now);
             tokio::select! {
-                ended = working.next(), if !working.is_empty() => settle(&mut drained, ended)?,
+                ended = working.next(), if !working.is_empty() => settle(&mut drained, ended, waits)?,
                 items = OptionFuture::from(taking.as_mut()), if taking.is_some() => {
                     taking = None;
-                    let items = items.transpose()?.unwrap_or_default();
+                    let items = match items.transpose() {
+                        Err(error) if waits && error.is_transient() => {
+                            let error = chain(&error);
+                            tracing::warn!(queue = self.queue.name(), error, "no work can be taken");
+                            look_at = Some(Instant::now() + RETRY_DELAY);
+                            continue;
+                        }
+                        items => items?.unwrap_or_default(),
+                    };
                     if items.len() < asked {
                         look_at = waits.then(|| Instant::now() + LOOK);
                     }
@@ -193,6 +209,29 @@ impl Workers<'_> {
                     tracing::error!(message_id, error, "a message was not ended");
                     delivered.failed.push(message_id.clone());
                 }
+            }
+        }
+        delivered
+    }
+
+    /// Puts messages of an event back that were not begun: that is no attempt, and nobody left them unended.
+    /// They come after `after`.
+    pub async fn put_back(&self, deliveries: &[Delivery], after: SignedDuration) -> Delivered {
+        let inbox = &self.store.inbox;
+        let put_back = async |delivery: &Delivery| {
+            let now = self.clock.now();
+            if let Some(item) = inbox.accept(self.queue, delivery, HOLD, now).await? {
+                let again = Again { after, is_attempt: false, ..Again::default() };
+                inbox.again(self.queue, &item, again, now).await?;
+            }
+            Ok::<(), StoreError>(())
+        };
+        let mut delivered = Delivered::default();
+        for delivery in deliveries {
+            if let Err(error) = put_back(delivery).await {
+                let (message_id, error) = (&delivery.message_id, chain(&error));
+                tracing::error!(message_id, error, "a message was not put back");
+                delivered.failed.push(message_id.clone());
             }
         }
         delivered
@@ -242,10 +281,12 @@ impl Workers<'_> {
             After::Again(again) => inbox.again(self.queue, &item, again.clone(), now).await?,
             After::Bury(reason) => {
                 tracing::error!(queue = self.queue.name(), id = item.id, reason, "given up");
+                let subject = work.subject(&item);
+                failures::note(self.store, self.queue, &item, subject, reason, now).await;
                 inbox.bury(self.queue, &item, reason, now).await?
             }
             After::Stop(_) => {
-                let again = Again { after: stopped, is_attempt: false };
+                let again = Again { after: stopped, is_attempt: false, ..Again::default() };
                 inbox.again(self.queue, &item, again, now).await?
             }
         };
@@ -275,13 +316,26 @@ impl Workers<'_> {
     }
 }
 
+/// Counts how an item ended. One that could not be ended comes back when its time is up; with `goes_on` that is
+/// all, where the state may be written again later.
 fn settle(
     drained: &mut Drained,
     ended: Option<Result<After, StoreError>>,
+    goes_on: bool,
 ) -> Result<(), StoreError> {
-    match ended.transpose().inspect_err(|error| {
+    let ended = ended.transpose().inspect_err(|error| {
         tracing::error!(error = chain(error), "an item could not be ended");
-    })? {
+    });
+    match ended {
+        Err(error) if goes_on && error.is_transient() => drained.again += 1,
+        Err(error) => return Err(error),
+        Ok(ended) => count(drained, ended),
+    }
+    Ok(())
+}
+
+fn count(drained: &mut Drained, ended: Option<After>) {
+    match ended {
         None => {}
         Some(After::Done) => drained.done += 1,
         Some(After::Again(_)) => drained.again += 1,
@@ -291,5 +345,4 @@ fn settle(
             drained.stopped = Some(why);
         }
     }
-    Ok(())
 }

@@ -70,7 +70,8 @@ impl Outcome {
         }
     }
 
-    fn reason(&self) -> Option<&str> {
+    /// Why there is no sample.
+    pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Success | Self::AlreadyPresent => None,
             Self::NotFound(reason) | Self::Failed(reason) => Some(reason),

@@ -11,7 +11,7 @@ use azul_vt::{
         inbox::{Again, Item},
         totals::{Totals, utc_day},
     },
-    tasks::unkept,
+    tasks::{LONGEST_WAIT, unkept},
     virustotal::VirusTotalError,
     worker::After,
 };
@@ -33,10 +33,8 @@ const PAUSED: &str = "pause";
 const STORE: &str = "content store";
 /// For how long, at least.
 const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// The longest wait for it.
-const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(1);
-/// For how long a request waits for it in all.
-const STORE_PATIENCE: SignedDuration = SignedDuration::from_hours(24);
+/// The longest wait for it: each try costs a download.
+const LONGEST_STORE_WAIT: SignedDuration = SignedDuration::from_hours(1);
 /// A transfer that had so long and was broken off counts as a try: it may never fit.
 const LONG: Duration = Duration::from_mins(1);
 
@@ -84,8 +82,9 @@ impl Download {
         }
         let is_over = limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let is_attempt = is_over && begun.elapsed() >= LONG;
-        let again = Again { after: SignedDuration::ZERO, is_attempt };
-        if is_attempt && item.attempts + 1 >= self.common.settings.lookup.max_attempts {
+        let again = Again { after: SignedDuration::ZERO, is_attempt, ..Again::default() };
+        if is_attempt && item.attempts.saturating_add(1) >= self.common.settings.lookup.max_attempts
+        {
             let why = "the time of an invocation was too short for it, again and again";
             return Err(Ended::Outcome(Outcome::Failed(why.into())));
         }
@@ -98,9 +97,9 @@ impl Download {
         item: &Item,
     ) -> Result<Datastream, Ended> {
         let sha256 = &request.entity.hash;
-        let (why, may_pass) = match link(request, self.common.clock.now()) {
-            None => ("it has no direct link".to_owned(), false),
-            Some(Err(why)) => (why.to_owned(), false),
+        let (why, again) = match link(request, self.common.clock.now()) {
+            None => ("it has no direct link".to_owned(), None),
+            Some(Err(why)) => (why.to_owned(), None),
             Some(Ok(link)) => match self.by_link(request, link).await {
                 Ok(stored) => return Ok(stored),
                 Err(TransferError::Store(error)) => {
@@ -108,16 +107,22 @@ impl Download {
                 }
                 Err(error @ TransferError::TooLarge(_)) => return Err(failed(&error)),
                 Err(error) => {
-                    let may_pass = match &error {
-                        TransferError::Source(error) => error.is_transient(),
-                        error => matches!(error, TransferError::Slow),
+                    let again = match &error {
+                        TransferError::Source(error) if error.is_outage() => {
+                            self.common.outage(item, error.retry_after(), LONGEST_WAIT)
+                        }
+                        TransferError::Source(error) if error.is_transient() => {
+                            self.common.again(item)
+                        }
+                        TransferError::Slow => self.common.again(item),
+                        _ => None,
                     };
-                    (chain(&error), may_pass)
+                    (chain(&error), again)
                 }
             },
         };
         if self.common.settings.download.direct_only {
-            if let Some(again) = self.common.again(item).filter(|_| may_pass) {
+            if let Some(again) = again {
                 tracing::warn!(sha256, why, "asking again");
                 return Err(again.into());
             }
@@ -125,9 +130,12 @@ impl Download {
             return Err(Ended::Outcome(Outcome::Failed(why)));
         }
         tracing::info!(sha256, why, "asking by the hash");
-        self.common.grant().await?;
+        self.common.grant_for(item).await?;
         match self.by_hash(request, item).await {
-            Ok(stored) => Ok(stored),
+            Ok(stored) => {
+                self.common.note_answer().await;
+                Ok(stored)
+            }
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
             Err(error @ TransferError::Slow) => match self.common.again(item) {
@@ -215,16 +223,14 @@ impl Download {
     /// while by all: each try costs a download.
     pub(crate) async fn refused_by_store(&self, error: &StreamError, item: &Item) -> Ended {
         let now = self.common.clock.now();
-        let age = now.duration_since(item.since);
-        if !error.is_transient() || age > STORE_PATIENCE {
-            return failed(error);
-        }
+        let after = self.common.outage(item, Some(STORE_PAUSE.unsigned_abs()), LONGEST_STORE_WAIT);
+        let Some(after) = after.filter(|_| error.is_transient()) else { return failed(error) };
         tracing::warn!(error = chain(error), "the sample waits for the dispatcher");
         let kept = self.common.store.memory.remember(PAUSED, STORE, STORE_PAUSE, now).await;
         if let Err(error) = kept {
             return Ended::After(unkept(&error));
         }
-        Ended::After(After::later(growing(age, STORE_PAUSE, LONGEST_WAIT)))
+        Ended::After(after)
     }
 
     /// Whether the dispatcher's store did not take something a moment ago.

@@ -21,6 +21,7 @@ use azul_vt::{
     settings::Settings,
     store::{
         Clock, QuotaUsage, Store, StoreError,
+        failures::Subject,
         inbox::{Item, Queue},
         totals::{Totals, utc_day},
     },
@@ -167,6 +168,10 @@ impl Work for Download {
             Ok(()) => After::Done,
             Err(after) => after,
         }
+    }
+
+    fn subject(&self, item: &Item) -> Subject {
+        serde_json::from_str(&item.body).map(|request| work::subject(&request)).unwrap_or_default()
     }
 
     async fn lost(&self, item: &Item, reason: String) -> After {

@@ -13,10 +13,11 @@ use azul_vt::{
     pipeline::Limits,
     store::{
         Claim, Reservation, Stage, StoreError,
+        failures::{self, Subject},
         inbox::Item,
         totals::{Totals, UNLIMITED, utc_day},
     },
-    tasks::{Unposted, unkept},
+    tasks::{Common, Unposted, unkept},
     worker::After,
 };
 use jiff::{SignedDuration, ToSpan as _, civil::Date};
@@ -71,7 +72,7 @@ impl Download {
             return self.count(&event, item).await.map_err(|e| unkept(&e));
         }
         if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
-            return self.tell(told, limits).await;
+            return self.tell(item, told, limits).await;
         }
         let hash = &event.entity.hash;
         if !wanted::is_sha256(hash) {
@@ -99,7 +100,7 @@ impl Download {
             .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;
         if event.action != download_action::SUCCESS {
             if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
-                self.tell(told, &limits).await?;
+                self.tell(item, told, &limits).await?;
             } else {
                 let reserved = self.reserved(item, &event).await.map_err(|e| unkept(&e))?;
                 let outcome = match reserved {
@@ -159,7 +160,9 @@ impl Download {
                 // Somebody may give a place back.
                 Err(Full::Now) => {
                     let age = self.common.clock.now().duration_since(item.since);
-                    return Err(After::later(growing(age, FULL, LONGEST_FULL)));
+                    let wait = growing(age, FULL, LONGEST_FULL);
+                    self.common.note_wait("the quota of a category has no place now", wait);
+                    return Err(After::later(wait));
                 }
                 Err(Full::ForGood(used)) => return self.full(item, request, used, limits).await,
             },
@@ -315,8 +318,11 @@ impl Download {
             "the quota of {} is used up: {used} of {} today (UTC)",
             entity.category, entity.category_quota
         );
-        tracing::info!(sha256 = entity.hash, why, "skipped");
+        let subject = subject(request);
+        let Subject { sha256, source, category } = &subject;
+        tracing::info!(sha256, source, category, why, "skipped");
         metrics::DOWNLOADS.add([NAME, "skipped"], 1);
+        self.note_failure(item, subject, &why).await;
         if !self.common.settings.download.quota_reject_events {
             return Ok(());
         }
@@ -355,10 +361,10 @@ impl Download {
         let text = serde_json::to_vec(&told).map_err(|error| After::Bury(error.to_string()))?;
         let kept = self.common.store.bundles.put(&key(item), &text).await;
         kept.map_err(|e| unkept(&e))?;
-        self.tell(told, limits).await
+        self.tell(item, told, limits).await
     }
 
-    async fn tell(&self, told: Told, limits: &Limits) -> Result<(), After> {
+    async fn tell(&self, item: &Item, told: Told, limits: &Limits) -> Result<(), After> {
         let mut bytes = Vec::new();
         avro::encode_download(&told.event, self.common.settings.model_version, &mut bytes);
         let posted = match self.common.post(Model::Download, bytes, limits).await {
@@ -370,7 +376,22 @@ impl Download {
         };
         self.close(&told).await.map_err(|e| unkept(&e))?;
         metrics::DOWNLOADS.add([NAME, told.outcome.name()], 1);
+        let subject = subject(&told.event);
+        let Subject { sha256, source, category } = &subject;
+        let outcome = told.outcome.name();
+        match told.outcome.reason() {
+            None => tracing::info!(sha256, source, category, outcome, "the download ended"),
+            Some(reason) => {
+                tracing::warn!(sha256, source, category, outcome, reason, "the download failed");
+                self.note_failure(item, subject, reason).await;
+            }
+        }
         posted
+    }
+
+    async fn note_failure(&self, item: &Item, subject: Subject, reason: &str) {
+        let Common { store, clock, about, .. } = &self.common;
+        failures::note(store, about.queue, item, subject, reason, clock.now()).await;
     }
 
     /// Ends the reservation of what was told: a success keeps its place. What was told is kept: an item that
@@ -394,6 +415,13 @@ impl Download {
         let text = self.common.store.bundles.read(&key(item)).await?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
+}
+
+/// What a request is about.
+pub(crate) fn subject(request: &DownloadEvent) -> Subject {
+    let entity = &request.entity;
+    let (sha256, category) = (entity.hash.clone(), entity.category.clone());
+    Subject { sha256, source: request.source.name.clone(), category }
 }
 
 /// A reservation's id: the same file of another source is another sample.

@@ -7,7 +7,7 @@ use azul_vt::{
     pipeline::Limits,
     settings::Settings,
     store::{
-        Counts, Lease, LedgerRow, MinuteState, Store,
+        Counts, Lease, LedgerRow, MinuteState, Store, StoreError,
         inbox::{NewItem, Queue},
     },
 };
@@ -125,7 +125,8 @@ impl Load {
 
     async fn put(&self, minutes: &[Minute]) -> Result<(), LoadError> {
         let items: Vec<NewItem> = minutes.iter().map(|minute| Order::new(*minute).item()).collect();
-        Ok(self.store.inbox.put(Queue::Minutes, &items, self.clock.now()).await?)
+        let put = self.store.inbox.put(Queue::Minutes, &items, self.clock.now()).await;
+        Ok(put.map_err(StoreError::from)?)
     }
 
     /// Minutes that were sent, and whose message must be lost: nobody has touched them for long, and fewer

@@ -163,7 +163,7 @@ impl<'a> Worker<'a> {
                 tracing::warn!(%minute, tries, error = reason, "the minute failed");
                 // 1, 3 and 9 minutes, then SQS's longest delay.
                 let after = SignedDuration::from_mins(3_i64.pow(item.attempts.min(3)).min(15));
-                After::Again(Again { after, is_attempt: true })
+                After::Again(Again { after, is_attempt: true, ..Again::default() })
             }
         }
     }

@@ -19,6 +19,7 @@ use azul_vt::{
     settings::{LookupSettings, Settings},
     store::{
         Clock, Store, StoreError,
+        failures::Subject,
         inbox::{Item, Queue},
     },
     tasks::{About, Common, Tasks, Unposted},
@@ -191,6 +192,12 @@ impl Tasks for Query {
     }
 }
 
+/// What a look-up is about.
+fn subject(input: &BinaryEvent) -> Subject {
+    let (sha256, source) = (input.entity.sha256.clone(), input.source.name.clone());
+    Subject { sha256, source, category: String::new() }
+}
+
 #[async_trait]
 impl Work for Query {
     async fn work(&self, item: &Item, limits: &Limits) -> After {
@@ -212,9 +219,19 @@ impl Work for Query {
             Looked::Failed(why) => (Found::Failed(why), After::Bury(why.clone())),
         };
         let reply = self.answers.reply(&input, found, begun.elapsed(), self.common.clock.now());
-        match self.post(reply, limits).await {
-            Ok(()) => end,
-            Err(after) => after,
+        if let Err(after) = self.post(reply, limits).await {
+            return after;
         }
+        let Subject { sha256, source, .. } = subject(&input);
+        match &looked {
+            Looked::Report(_) => tracing::info!(sha256, source, "looked up"),
+            Looked::Unknown => tracing::info!(sha256, source, "VirusTotal does not know the file"),
+            Looked::Failed(reason) => tracing::warn!(sha256, source, reason, "the look-up failed"),
+        }
+        end
+    }
+
+    fn subject(&self, item: &Item) -> Subject {
+        serde_json::from_str(&item.body).map(|input| subject(&input)).unwrap_or_default()
     }
 }

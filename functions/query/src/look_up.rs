@@ -72,7 +72,7 @@ impl Query {
 
     /// Asks VirusTotal, if the budget allows it, and remembers what it says.
     async fn ask(&self, sha256: &str, item: &Item, limits: &Limits) -> Result<Looked, After> {
-        self.common.grant().await?;
+        self.common.grant_for(item).await?;
         let settings = &self.common.settings.lookup;
         // No more than the request: what is around it must come to its end.
         let Some(asked) = limits.bound(self.virustotal.file_report(sha256)).await else {
@@ -80,6 +80,7 @@ impl Query {
         };
         match asked {
             Ok(report) => {
+                self.common.note_answer().await;
                 self.keep(sha256, &report).await.map_err(|e| unkept(&e))?;
                 Ok(Looked::Report(report))
             }

@@ -92,7 +92,19 @@ pub fn from_avro<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
 /// # Errors
 /// What is wrong with it, in words.
 pub fn from_value<E: Incoming>(event: Value) -> Read<E> {
-    let event: E = serde_json::from_value(event).map_err(|error| error.to_string())?;
+    of_known_version(serde_json::from_value(event))
+}
+
+/// Reads the JSON text of one event.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn from_text<E: Incoming>(event: &[u8]) -> Read<E> {
+    of_known_version(serde_json::from_slice(event))
+}
+
+fn of_known_version<E: Incoming>(event: serde_json::Result<E>) -> Read<E> {
+    let event = event.map_err(|error| error.to_string())?;
     let version = event.model_version();
     if VERSIONS.contains(&version) {
         Ok(event)

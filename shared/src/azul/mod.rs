@@ -4,6 +4,7 @@ pub mod answer;
 pub mod avro;
 pub mod dispatcher;
 pub mod event;
+mod event_list;
 pub mod incoming;
 pub mod poll;
 pub mod streams;

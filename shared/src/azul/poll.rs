@@ -1,19 +1,20 @@
 //! Polling the dispatcher for events: `GET /api/v2/event/{model}/active`.
 //!
 //! The dispatcher hands each event out once to a consumer group and never again, so what a poll gives must
-//! be made durable before anything else is done. Facts: azul-dispatcher v12.
+//! be made durable before anything else is done. An answer is read as a stream: of its events one is in memory
+//! at a time. Facts: azul-dispatcher v12.
 
-use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use bytes::Bytes;
-use futures_util::stream;
-use reqwest::{StatusCode, header};
+use multer::{Constraints, Multipart, SizeLimit};
+use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
-use serde_json::Value;
 
+pub use super::event_list::EventText;
 use super::{
     answer,
-    dispatcher::{Dispatcher, Model, PostError},
+    dispatcher::{Dispatcher, Model, PostError, no_answer, read},
+    event_list::EventList,
 };
 
 /// The version that every poll names. It is part of the consumer group: one that changed with each
@@ -24,8 +25,8 @@ pub const GROUP_VERSION: &str = "1";
 /// client has gone away is lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An answer is read up to here; a larger one is an error, because part of it would be lost.
-const MAX_ANSWER_BYTES: usize = 268_435_456;
+/// The part `info` of an answer is read up to here, and so is an answer that is an error.
+const MAX_INFO_BYTES: usize = 65_536;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -44,11 +45,13 @@ pub struct Poll<'a> {
     pub deadline: Duration,
 }
 
-/// What a poll gave.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What a poll gave, beside the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
-    /// The events, as they came: one that cannot be read must not cost the others.
-    pub events: Vec<Value>,
+    /// How many events came.
+    pub events: usize,
+    /// Length in bytes of the largest of them.
+    pub largest: usize,
     /// Azul is being reprocessed: nothing is handed out, so ask again much later.
     pub paused: bool,
 }
@@ -61,6 +64,19 @@ pub enum PollError {
     NoAnswer {
         /// What was polled for.
         model: Model,
+        /// Why.
+        #[source]
+        source: PostError,
+    },
+    /// The answer broke off behind some of its events. The dispatcher does not hand out the others again.
+    #[error("the answer to a poll for {model} events broke off: of {announced} events {read} came")]
+    BrokenOff {
+        /// What was polled for.
+        model: Model,
+        /// Events that came, and were handed on.
+        read: usize,
+        /// Events that the answer announced.
+        announced: usize,
         /// Why.
         #[source]
         source: PostError,
@@ -81,20 +97,25 @@ impl PollError {
     /// Whether the same poll may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoAnswer { .. } => true,
+            Self::NoAnswer { .. } | Self::BrokenOff { .. } => true,
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
         }
     }
 }
 
 impl Dispatcher {
-    /// Asks for events and waits, at most `poll.deadline` and half a minute, until there are some.
+    /// Asks for events and waits, at most `poll.deadline` and half a minute, until there are some. Each event is
+    /// given to `take` when it has come, as its JSON text.
     ///
     /// # Errors
     /// [`PollError`]. Events may have been handed out and lost where the answer broke off.
-    pub async fn poll(&self, poll: &Poll<'_>) -> Result<Polled, PollError> {
+    pub async fn poll(
+        &self,
+        poll: &Poll<'_>,
+        take: &mut (dyn FnMut(EventText<'_>) + Send),
+    ) -> Result<Polled, PollError> {
         let model = poll.model;
-        let no_answer = |source| PollError::NoAnswer { model, source };
+        let no_answer_to = |source| PollError::NoAnswer { model, source };
         let seconds = poll.deadline.as_secs().max(1);
         let mut url = self.url(&format!("api/v2/event/{model}/active"));
         {
@@ -119,52 +140,74 @@ impl Dispatcher {
             }
         }
         let limit = Duration::from_secs(seconds).saturating_add(PATIENCE);
-        let (response, body) = self.get(url, limit, MAX_ANSWER_BYTES).await.map_err(no_answer)?;
-        if response.status != StatusCode::OK {
+        let response = self.send(self.client().get(url), limit).await.map_err(no_answer_to)?;
+        if response.status() != StatusCode::OK {
+            let status = response.status().as_u16();
+            let body = read(response, MAX_INFO_BYTES).await;
+            let body = body.map_err(|error| no_answer_to(no_answer(error, limit)))?;
             let detail = answer::one_line(&String::from_utf8_lossy(&body));
-            return Err(PollError::Refused { model, status: response.status.as_u16(), detail });
+            return Err(PollError::Refused { model, status, detail });
         }
-        if body.len() >= MAX_ANSWER_BYTES {
-            let lie = format!("it is larger than {MAX_ANSWER_BYTES} bytes");
-            return Err(no_answer(PostError::Nonsense(lie)));
+        let (mut info, mut list) = (Info::default(), EventList::default());
+        match understand(response, limit, &mut info, &mut list, take).await {
+            Ok(()) => Ok(Polled { events: list.given, largest: list.largest, paused: info.paused }),
+            Err(source) if info.fetched > 0 || list.given > 0 => {
+                let announced = info.fetched.max(list.given);
+                Err(PollError::BrokenOff { model, read: list.given, announced, source })
+            }
+            Err(source) => Err(no_answer_to(source)),
         }
-        let content_type = response.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        understand(content_type.unwrap_or_default(), body)
-            .await
-            .map_err(|lie| no_answer(PostError::Nonsense(lie)))
     }
 }
 
+/// The part `info` of an answer, as far as it is of use.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Info {
+    fetched: usize,
+    paused: bool,
+}
+
 /// Reads the two parts of an answer: `info` and `events`.
-async fn understand(content_type: &str, body: Bytes) -> Result<Polled, String> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Info {
-        paused: bool,
-    }
-    #[derive(Deserialize)]
-    struct Events {
-        #[serde(default)]
-        events: Option<Vec<Value>>,
-    }
+async fn understand(
+    response: Response,
+    limit: Duration,
+    info: &mut Info,
+    list: &mut EventList,
+    take: &mut (dyn FnMut(EventText<'_>) + Send),
+) -> Result<(), PostError> {
+    let broken = |error: multer::Error| match error {
+        multer::Error::StreamReadFailed(source) => match source.downcast::<reqwest::Error>() {
+            Ok(error) => no_answer(*error, limit),
+            Err(source) => PostError::Nonsense(source.to_string()),
+        },
+        error => PostError::Nonsense(error.to_string()),
+    };
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let content_type = content_type.unwrap_or_default();
     let boundary = multer::parse_boundary(content_type)
-        .map_err(|e| format!("Content-Type `{content_type}`: {e}"))?;
-    let body = stream::once(async move { Ok::<_, Infallible>(body) });
-    let mut form = multer::Multipart::new(body, boundary);
-    let (mut info, mut events) = (Info::default(), None);
-    while let Some(field) = form.next_field().await.map_err(|e| e.to_string())? {
-        let name = field.name().unwrap_or_default().to_owned();
-        let content = field.bytes().await.map_err(|e| e.to_string())?;
-        let broken = |e| format!("its part `{name}`: {e}");
-        match name.as_str() {
-            "info" => info = serde_json::from_slice(&content).map_err(broken)?,
-            "events" => {
-                let read: Events = serde_json::from_slice(&content).map_err(broken)?;
-                events = Some(read.events.unwrap_or_default());
+        .map_err(|e| PostError::Nonsense(format!("Content-Type `{content_type}`: {e}")))?;
+    let most = u64::try_from(MAX_INFO_BYTES).unwrap_or(u64::MAX);
+    let limits = Constraints::new().size_limit(SizeLimit::new().for_field("info", most));
+    let mut form = Multipart::with_constraints(response.bytes_stream(), boundary, limits);
+    let mut has_events = false;
+    while let Some(mut field) = form.next_field().await.map_err(broken)? {
+        match field.name() {
+            Some("info") => {
+                let content = field.bytes().await.map_err(broken)?;
+                *info = serde_json::from_slice(&content)
+                    .map_err(|e| PostError::Nonsense(format!("its part `info`: {e}")))?;
             }
-            _ => {}
+            Some("events") => {
+                let lie = |e| PostError::Nonsense(format!("its part `events`: {e}"));
+                while let Some(piece) = field.chunk().await.map_err(broken)? {
+                    list.feed(&piece, take).map_err(lie)?;
+                }
+                list.finish().map_err(lie)?;
+                has_events = true;
+            }
+            _ => while field.chunk().await.map_err(broken)?.is_some() {},
         }
     }
-    let events = events.ok_or("it has no part `events`")?;
-    Ok(Polled { events, paused: info.paused })
+    if has_events { Ok(()) } else { Err(PostError::Nonsense("it has no part `events`".into())) }
 }

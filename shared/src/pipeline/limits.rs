@@ -68,6 +68,12 @@ impl Limits {
         Self { stop: self.stop.child_token(), ..self.clone() }
     }
 
+    /// As [`Limits::child`], reached after `time` at the latest.
+    pub fn within(&self, time: Duration) -> Self {
+        let until = Instant::now() + time;
+        Self { deadline: Some(self.deadline.map_or(until, |d| d.min(until))), ..self.child() }
+    }
+
     /// As [`Limits::child`], with a count of its own.
     pub fn anew(&self) -> Self {
         Self { bundles: Arc::default(), ..self.child() }

@@ -20,6 +20,8 @@ pub struct LookupSettings {
     pub windows: Vec<Window>,
     /// `VT_MAX_ATTEMPTS`.
     pub max_attempts: u32,
+    /// `VT_GIVE_UP_HOURS`: how long an item waits for who is out.
+    pub give_up: SignedDuration,
     /// `REPORT_CACHE_HOURS`.
     pub report_cache: SignedDuration,
     /// `UNKNOWN_CACHE_HOURS`.
@@ -64,6 +66,10 @@ impl LookupSettings {
         }
         let max_attempts =
             r.parse(&["VT_MAX_ATTEMPTS"], "5", "a number from 1 to 100", |t| within(t, 1, 100))?;
+        let expected = "a number of hours from 1 to 8760";
+        let give_up = r.parse(&["VT_GIVE_UP_HOURS"], "24", expected, |t| {
+            within::<i64>(t, 1, 8760).and_then(hours)
+        })?;
         let cache = |t: &str| within::<i64>(t, 0, 8760).and_then(hours);
         let report_cache = r.parse(&["REPORT_CACHE_HOURS"], "24", "a number of hours", cache)?;
         let unknown_cache = r.parse(&["UNKNOWN_CACHE_HOURS"], "24", "a number of hours", cache)?;
@@ -90,6 +96,7 @@ impl LookupSettings {
             max_size,
             windows,
             max_attempts,
+            give_up,
             report_cache,
             unknown_cache,
             webhook_secrets,

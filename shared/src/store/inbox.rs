@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use crate::errors::chain;
 
 /// Whose work it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -52,17 +53,30 @@ pub struct Item {
     pub lost: u32,
     /// When it was put first.
     pub since: Timestamp,
+    /// The outage that it waits for, or did last.
+    pub outage: Option<Outage>,
     /// What the implementation knows it by, this time.
     pub receipt: String,
 }
 
+/// That an item could not be worked because somebody who was needed gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// When that was found out first.
+    pub since: Timestamp,
+    /// When it was last.
+    pub last: Timestamp,
+}
+
 /// When and as what an item comes back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Again {
     /// Nobody gets it before.
     pub after: SignedDuration,
     /// Whether this was a failed attempt. Waiting for a quota is none.
     pub is_attempt: bool,
+    /// The outage that it waits for; `None`: what was known of one stays known.
+    pub outage: Option<Outage>,
 }
 
 /// How much waits.
@@ -70,6 +84,10 @@ pub struct Again {
 pub struct InboxCounts {
     /// Items that wait, also those that wait for their time.
     pub waiting: u64,
+    /// Those of them that are due.
+    pub due: u64,
+    /// When the oldest of them was put, where the implementation knows that.
+    pub oldest: Option<Timestamp>,
     /// Items that somebody is at.
     pub in_work: u64,
     /// Items given up.
@@ -132,6 +150,8 @@ pub(super) struct Message {
     /// Not to be worked before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) outage: Option<Outage>,
     #[serde(flatten)]
     pub(super) body: Body,
 }
@@ -158,6 +178,7 @@ impl Message {
             attempts,
             since,
             due: None,
+            outage: None,
             body: Body::Body(body.to_owned()),
         }
     }
@@ -172,12 +193,63 @@ impl Message {
     }
 }
 
+/// Some items were not put; all others were.
+#[derive(Debug, thiserror::Error)]
+#[error("{} items were not put into the inbox", .waiting.len().saturating_add(.refused.len()))]
+pub struct PutError {
+    /// Places, in the list that was given, of the items that may be put later.
+    pub waiting: Vec<usize>,
+    /// Places of the items that can never be put, and why.
+    pub refused: Vec<(usize, String)>,
+    /// The first error; of an item that waits, where one does.
+    #[source]
+    pub source: StoreError,
+}
+
+impl From<PutError> for StoreError {
+    fn from(error: PutError) -> Self {
+        error.source
+    }
+}
+
+/// Collects what could not be put.
+#[derive(Default)]
+pub(super) struct Unput {
+    waiting: Vec<usize>,
+    refused: Vec<(usize, String)>,
+    first: Option<StoreError>,
+}
+
+impl Unput {
+    pub(super) fn add(&mut self, place: usize, error: StoreError) {
+        if matches!(error, StoreError::BadName { .. }) {
+            self.refused.push((place, chain(&error)));
+            self.first.get_or_insert(error);
+        } else {
+            if self.waiting.is_empty() {
+                self.first = Some(error);
+            }
+            self.waiting.push(place);
+        }
+    }
+
+    /// Items that were not tried, because of an error that was added already.
+    pub(super) fn skip(&mut self, places: impl IntoIterator<Item = usize>) {
+        self.waiting.extend(places);
+    }
+
+    pub(super) fn finish(self) -> Result<(), PutError> {
+        let Self { waiting, refused, first } = self;
+        first.map_or(Ok(()), |source| Err(PutError { waiting, refused, source }))
+    }
+}
+
 /// Waiting work, durable. An item stays until it is done or buried; one whose taker died comes back when
 /// its time is up.
 #[async_trait]
 pub trait Inbox: Send + Sync {
-    /// Keeps items, durably once this returns. An error may leave some of them put.
-    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), StoreError>;
+    /// Keeps items, durably once this returns. One that cannot be put does not hold up the others.
+    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError>;
 
     /// Takes at most `most` items that are due, for `hold` from `now`; those that wait longest first, as
     /// far as the implementation knows.

@@ -24,6 +24,7 @@ pub const BUDGET: &str = "virustotal";
 pub mod aws;
 pub mod budget;
 mod claim;
+pub mod failures;
 pub mod inbox;
 mod keeper;
 mod keys;

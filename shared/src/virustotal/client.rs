@@ -175,7 +175,7 @@ impl VirusTotal {
                     headers.insert(X_REQUEST_ID, id);
                 }
             }
-            let sent = self.send(&asked, request).await;
+            let sent = self.send(&asked, request).await.map_err(|error| error.of(own));
             if own {
                 self.tell_peers(&sent);
             }
@@ -281,7 +281,7 @@ impl VirusTotal {
                 let seconds = self.options.idle_timeout.as_secs_f32();
                 let message =
                     format!("the body stood still for {seconds} s after {received} bytes");
-                Err(reply.asked.broken("Timeout", message, None))
+                Err(reply.asked.broken("StalledBody", message, None))
             }
         }
     }

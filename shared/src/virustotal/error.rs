@@ -18,7 +18,7 @@ pub struct Answer {
     pub message: String,
     /// Names the request in our log: the server's id of it where it gave one, else the id we sent.
     pub request_id: String,
-    /// Whether it is VirusTotal's own, not of a host that it redirected to.
+    /// Whether it is, or was to be, VirusTotal's own, not of a host that it redirected to.
     pub is_own: bool,
 }
 
@@ -114,6 +114,27 @@ impl VirusTotalError {
     /// Whether the same request may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Transient { .. } | Self::NotAvailableYet(_) | Self::KeyUnreadable(_))
+    }
+
+    /// Whether who was asked is out: no answer, or a server's error, so it says nothing of what was asked for. An
+    /// answer that breaks off is none.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::KeyUnreadable(_) => true,
+            Self::Transient { answer, .. } => match answer.status {
+                Some(status) => matches!(status, 408 | 500..),
+                None => matches!(answer.code.as_str(), "NoAnswer" | "Timeout"),
+            },
+            _ => false,
+        }
+    }
+
+    /// The same, of VirusTotal's own origin or of a host that it redirected to.
+    pub(super) fn of(mut self, is_own: bool) -> Self {
+        if let Self::Transient { answer, .. } = &mut self {
+            answer.is_own = is_own;
+        }
+        self
     }
 
     /// Whether nothing can be asked for until somebody changes the key or its privileges.

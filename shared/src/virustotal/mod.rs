@@ -7,6 +7,7 @@ pub mod error;
 pub mod feed;
 pub mod files;
 pub mod hunting;
+pub mod outage;
 pub mod trust;
 pub mod user;
 

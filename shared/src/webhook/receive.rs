@@ -80,11 +80,12 @@ pub async fn accept<E: Incoming>(
     now: jiff::Timestamp,
 ) -> Result<Accepted, crate::store::StoreError> {
     let mut accepted = Accepted::default();
-    let mut items = Vec::new();
+    let (mut items, mut places) = (Vec::new(), Vec::new());
     for (place, event) in events.into_iter().enumerate() {
         let outcome = match event.map(decide) {
             Ok(Ok(body)) => {
                 items.push(NewItem { id: format!("{name}/{place}"), body });
+                places.push(place);
                 accepted.accepted += 1;
                 Outcome::Accepted
             }
@@ -99,8 +100,22 @@ pub async fn accept<E: Incoming>(
         };
         accepted.events.push(outcome);
     }
-    store.inbox.put(queue, &items, now).await?;
-    Ok(accepted)
+    match store.inbox.put(queue, &items, now).await {
+        Ok(()) => Ok(accepted),
+        Err(error) if error.waiting.is_empty() => {
+            // Sent again they would be refused again.
+            for (n, reason) in error.refused {
+                let Some(outcome) = places.get(n).and_then(|n| accepted.events.get_mut(*n)) else {
+                    continue;
+                };
+                *outcome = Outcome::Rejected { reason };
+                accepted.accepted = accepted.accepted.saturating_sub(1);
+                accepted.rejected += 1;
+            }
+            Ok(accepted)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Why a request is not taken.

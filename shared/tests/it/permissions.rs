@@ -46,7 +46,7 @@ async fn work(store: &Store) -> Result<(), StoreError> {
     }
     for item in taken {
         inbox.hold(queue, &item, hour, now).await?;
-        let again = Again { after: SignedDuration::ZERO, is_attempt: true };
+        let again = Again { after: SignedDuration::ZERO, is_attempt: true, ..Again::default() };
         inbox.again(queue, &item, again, now).await?;
     }
     let mut left = 2;

@@ -6,9 +6,10 @@ use aws_sdk_sqs::{Client, types::Message};
 use azul_vt::{
     settings::{AwsState, Settings},
     store::{
-        Store, StoreError, aws,
-        inbox::{NewItem, Queue},
+        Store, StoreError, SystemClock, aws,
+        inbox::{Delivery, DeliveryAttributes, NewItem, Queue},
     },
+    worker::{Delivered, Workers},
 };
 use jiff::{SignedDuration, Timestamp};
 use sim::Shared;
@@ -147,6 +148,7 @@ async fn a_queue_that_is_not_set_is_named() {
         [(Queue::Query, "INBOX_QUEUE_URL"), (Queue::Minutes, "MINUTES_QUEUE_URL")]
     {
         let error = store.inbox.put(queue, &[], Timestamp::now()).await.unwrap_err();
+        let error = StoreError::from(error);
         assert!(matches!(&error, StoreError::Refused { .. }), "{error:?}");
         assert!(error.to_string().contains(setting), "{error}");
     }
@@ -168,4 +170,52 @@ async fn work_of_another_function_is_refused_and_left_where_it_is() {
         taken = store.inbox.take(Queue::Query, 1, hold, now).await.unwrap();
     }
     assert_eq!(taken[0].id, "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_an_event_that_was_not_begun_is_as_it_was_before() {
+    let Some((store, place)) = fresh().await else { return };
+    let (now, since) = (Timestamp::now(), "2026-01-01T00:00:00Z");
+    let outage = serde_json::json!({"since": since, "last": since});
+    let text = serde_json::json!({
+        "format": 1, "id": "a", "attempts": 2, "since": since, "outage": outage, "body": "{}",
+    });
+    place.send(&text.to_string()).await;
+    // Three takers died at it.
+    for _ in 0..3 {
+        let taken = store.inbox.take(Queue::Query, 1, SignedDuration::ZERO, now).await.unwrap();
+        assert_eq!(taken.len(), 1);
+    }
+    let asked = place.client.receive_message().queue_url(&place.inbox).visibility_timeout(60);
+    let message = asked.send().await.unwrap().messages.unwrap().remove(0);
+    let delivery = Delivery {
+        message_id: message.message_id.unwrap(),
+        receipt_handle: message.receipt_handle.unwrap(),
+        body: message.body.unwrap(),
+        attributes: DeliveryAttributes { approximate_receive_count: "4".into() },
+    };
+    let workers = Workers { store: &store, queue: Queue::Query, clock: &SystemClock, at_once: 1 };
+    let put_back = workers.put_back(&[delivery], SignedDuration::ZERO).await;
+    assert_eq!(put_back, Delivered::default());
+    let mut taken = Vec::new();
+    while taken.is_empty() {
+        taken = store.inbox.take(Queue::Query, 1, LONG, Timestamp::now()).await.unwrap();
+    }
+    let item = &taken[0];
+    assert_eq!((item.attempts, item.lost, item.since.to_string().as_str()), (2, 0, since));
+    assert_eq!(item.outage.map(|outage| outage.since.to_string()).as_deref(), Some(since));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_no_queue_takes_does_not_hold_up_the_others() {
+    let Some((store, _place)) = fresh().await else { return };
+    let now = Timestamp::now();
+    let item = |n: usize| NewItem { id: format!("item-{n}"), body: "{}".into() };
+    let mut items: Vec<NewItem> = (0..50).map(item).collect();
+    items[20].id = "x".repeat(2 * 1024 * 1024);
+    let error = store.inbox.put(Queue::Query, &items, now).await.unwrap_err();
+    assert_eq!(error.waiting, Vec::<usize>::new());
+    let [(20, reason)] = error.refused.as_slice() else { panic!("{error:?}") };
+    assert!(reason.contains("no message of SQS"), "{reason}");
+    assert_eq!(store.inbox.counts(Queue::Query, now).await.unwrap().waiting, 49);
 }

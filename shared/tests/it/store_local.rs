@@ -77,7 +77,7 @@ async fn what_a_dead_owner_had_comes_back_at_once_and_what_one_after_the_other_h
     let fourth = take(33).await.unwrap();
     assert!(!store.inbox.done(Queue::Query, &second).await.unwrap());
     // Where a worker had a word the count starts anew.
-    let again = Again { after: SignedDuration::ZERO, is_attempt: false };
+    let again = Again { after: SignedDuration::ZERO, is_attempt: false, ..Again::default() };
     assert!(store.inbox.again(Queue::Query, &fourth, again, at(34)).await.unwrap());
     assert_eq!(take(34).await.unwrap().lost, 0);
     assert_eq!(reclaim(35).await, 1);

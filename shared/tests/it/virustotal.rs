@@ -275,8 +275,11 @@ async fn what_never_comes_is_given_up() {
         Behaviour::Content(Fault::Hang),
         Behaviour::Content(Fault::HangInBody),
     ] {
+        let is_body = matches!(behaviour, Behaviour::Content(Fault::HangInBody));
         let error = world.error_of(&world.impatient(), behaviour).await;
-        assert!(is_transient(&error, None, "Timeout"), "{error:?}");
+        let code = if is_body { "StalledBody" } else { "Timeout" };
+        assert!(is_transient(&error, None, code), "{error:?}");
+        assert_eq!(error.is_outage(), !is_body, "{error:?}");
     }
 }
 

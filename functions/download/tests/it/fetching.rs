@@ -117,12 +117,13 @@ async fn with_direct_only_the_hash_is_never_asked_for() {
         let request = world.with_link("MZ a sample");
         let sha256 = request["entity"]["hash"].as_str().unwrap().to_owned();
         world.virustotal.behave_link(&sha256, &behaviour, usize::MAX);
-        let settings = [("DIRECT_ONLY", "1"), ("VT_MAX_ATTEMPTS", "2")];
+        let settings = [("DIRECT_ONLY", "1"), ("VT_MAX_ATTEMPTS", "2"), ("VT_GIVE_UP_HOURS", "1")];
         let download = world.download_on(&clock, &settings);
         put(&download, [request]).await;
-        drain(&download).await;
-        clock.on(SignedDuration::from_mins(1));
-        drain(&download).await;
+        for _ in 0..16 {
+            drain(&download).await;
+            clock.on(SignedDuration::from_mins(5));
+        }
         let told = world.told();
         let [(action, reason)] = told.as_slice() else { panic!("{what}: {told:?}") };
         assert_eq!(action, "failed", "{what}");
@@ -193,14 +194,46 @@ async fn what_virustotal_does_not_have_or_give_fails_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_passes_is_asked_for_again_and_in_the_end_reported() {
-    for behaviour in [
-        Behaviour::Transient(None),
-        Behaviour::ServerError,
-        Behaviour::Api(Fault::Reset),
-        Behaviour::Content(Fault::TruncateBody),
-        Behaviour::Content(Fault::ResetInBody),
-    ] {
+async fn an_outage_is_no_attempt_and_in_the_end_the_request_is_given_up() {
+    for behaviour in
+        [Behaviour::Transient(None), Behaviour::ServerError, Behaviour::Api(Fault::Reset)]
+    {
+        let world = World::new().await;
+        let clock = Moved::at(NOW);
+        let settings = [("VT_MAX_ATTEMPTS", "1"), ("VT_GIVE_UP_HOURS", "2")];
+        let download = world.download_on(&clock, &settings);
+        let passes = world.by_hash("passes");
+        put(&download, [passes.clone()]).await;
+        world.virustotal.behave_any_download(&behaviour, usize::MAX);
+        for _ in 0..22 {
+            drain(&download).await;
+            clock.on(SignedDuration::from_mins(5));
+        }
+        assert_eq!(world.told(), [], "{behaviour:?}");
+        world.virustotal.clear_for_content();
+        clock.on(SignedDuration::from_mins(10));
+        drain(&download).await;
+        assert_eq!(world.actions(), ["success"], "{behaviour:?}");
+
+        let stays = world.by_hash("stays");
+        put(&download, [stays]).await;
+        world.virustotal.behave_any_download(&behaviour, usize::MAX);
+        for _ in 0..30 {
+            drain(&download).await;
+            clock.on(SignedDuration::from_mins(5));
+        }
+        assert_eq!(world.actions(), ["success", "failed"], "{behaviour:?}");
+        assert_eq!(world.totals(clock_now(&download)).await.total, 1, "its place is free");
+        let failures = azul_vt::store::failures::last(&world.store(), 10).await.unwrap();
+        let [failure] = failures.as_slice() else { panic!("{failures:?}") };
+        assert_eq!(failure.subject.category, "rules/one");
+        assert!(failure.reason.contains("VirusTotal"), "{failure:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_breaks_off_is_asked_for_again_and_in_the_end_reported() {
+    for behaviour in [Behaviour::Content(Fault::TruncateBody)] {
         let world = World::new().await;
         let clock = Moved::at(NOW);
         let download = world.download_on(&clock, &[("VT_MAX_ATTEMPTS", "3")]);

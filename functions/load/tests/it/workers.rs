@@ -224,7 +224,8 @@ async fn a_minute_that_one_worker_after_the_other_dies_at_is_given_up() {
             if item.id == first {
                 assert_eq!(i64::from(item.lost), deaths);
             } else {
-                let again = Again { after: SignedDuration::ZERO, is_attempt: false };
+                let again =
+                    Again { after: SignedDuration::ZERO, is_attempt: false, ..Again::default() };
                 assert!(load.store.inbox.again(Queue::Minutes, &item, again, now).await.unwrap());
             }
         }

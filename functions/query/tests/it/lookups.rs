@@ -116,14 +116,15 @@ async fn a_used_up_quota_holds_everything_and_burns_nothing_until_it_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_virustotal_is_asked_again_and_in_the_end_reported() {
+async fn an_answer_that_breaks_off_is_asked_for_again_and_in_the_end_reported() {
     let world = World::new().await;
     let clock = Moved::new();
     let query = world.query_at(Arc::<Moved>::clone(&clock), &[("VT_MAX_ATTEMPTS", "3")]);
     world.knows(1);
     world.knows(2);
-    world.virustotal.behave(&sha256(1), &Behaviour::Transient(None), 2);
-    world.virustotal.behave(&sha256(2), &Behaviour::Api(Fault::Reset), 3);
+    let breaks_off = Behaviour::Api(Fault::TruncateBody);
+    world.virustotal.behave(&sha256(1), &breaks_off, 2);
+    world.virustotal.behave(&sha256(2), &breaks_off, 3);
     put(&query, [event(1), event(2)]).await;
     let mut rounds = 0;
     while world.waiting(&*clock).await.waiting > 0 {
@@ -137,6 +138,92 @@ async fn a_failing_virustotal_is_asked_again_and_in_the_end_reported() {
     assert_eq!(world.statuses(), expected);
     assert_eq!(world.waiting(&*clock).await.buried, 1);
     assert_eq!(world.virustotal.reports_asked().len(), 6);
+    let failures = azul_vt::store::failures::last(&world.store(), 10).await.unwrap();
+    let [failure] = failures.as_slice() else { panic!("{failures:?}") };
+    assert_eq!((failure.queue.as_str(), &failure.subject.sha256), ("query", &sha256(2)));
+    assert!(failure.reason.contains("TruncatedBody"), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_virustotal_is_no_attempt_and_costs_few_requests() {
+    for behaviour in [Behaviour::Transient(None), Behaviour::Api(Fault::Reset)] {
+        let world = World::new().await;
+        let clock = Moved::new();
+        let settings = [("VT_MAX_ATTEMPTS", "1"), ("WORKERS", "2")];
+        let query = world.query_at(Arc::<Moved>::clone(&clock), &settings);
+        for n in 0..20 {
+            world.knows(n);
+        }
+        world.virustotal.behave_for_files(&behaviour, usize::MAX);
+        put(&query, (0..20).map(event)).await;
+        // An hour.
+        for _ in 0..60 {
+            query.drain(false, &no_limits()).await.unwrap();
+            clock.on(SignedDuration::from_mins(1));
+        }
+        assert_eq!(world.waiting(&*clock).await.waiting, 20);
+        assert_eq!(world.statuses(), []);
+        // Once it is known to be out, one request a minute finds out whether it is back.
+        let asked = world.virustotal.reports_asked().len();
+        assert!((12..=70).contains(&asked), "{asked}");
+        world.virustotal.clear_for_files();
+        for _ in 0..13 {
+            query.drain(false, &no_limits()).await.unwrap();
+            clock.on(SignedDuration::from_mins(1));
+        }
+        assert_eq!(world.statuses().len(), 20, "all are answered soon after its end");
+        assert!(world.statuses().iter().all(|(_, status, _)| status == "completed"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_is_given_up_when_virustotal_was_out_for_as_long_as_the_setting_says() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[("VT_GIVE_UP_HOURS", "2")]);
+    put(&query, [event(1), event(2)]).await;
+    // Waiting for something else is not waiting for VirusTotal.
+    clock.on(SignedDuration::from_hours(24));
+    world.virustotal.behave_for_files(&Behaviour::ServerError, usize::MAX);
+    for _ in 0..23 {
+        query.drain(false, &no_limits()).await.unwrap();
+        clock.on(SignedDuration::from_mins(5));
+    }
+    assert_eq!(world.waiting(&*clock).await.waiting, 2);
+    for _ in 0..6 {
+        query.drain(false, &no_limits()).await.unwrap();
+        clock.on(SignedDuration::from_mins(5));
+    }
+    let counts = world.waiting(&*clock).await;
+    assert_eq!((counts.waiting, counts.buried), (0, 2));
+    let statuses: Vec<_> = world.statuses().into_iter().map(|(_, status, _)| status).collect();
+    assert_eq!(statuses, ["error-network"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_the_queue_that_cannot_be_begun_loses_no_life() {
+    let world = World::new().await;
+    world.knows(5);
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
+    let mut event = example("inbox-queue");
+    event["Records"].as_array_mut().unwrap().truncate(1);
+    world.dispatcher.down().await;
+    let receiver = query.common().receiver().unwrap();
+    for _ in 0..7 {
+        let limits = Limits::until(Instant::now() + Duration::from_millis(50));
+        let answer = query.handle(&receiver, &event, &limits).await.unwrap();
+        assert_eq!(answer, json!({"batchItemFailures": []}));
+        clock.on(SignedDuration::from_mins(1));
+    }
+    assert_eq!(world.waiting(&*clock).await.waiting, 1);
+    world.dispatcher.up().await;
+    let hold = SignedDuration::from_secs(1);
+    let taken = query.common().store.inbox.take(Queue::Query, 1, hold, clock.now()).await.unwrap();
+    assert_eq!((taken[0].attempts, taken[0].lost), (0, 0));
+    clock.on(hold);
+    assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 1);
+    assert_eq!(world.statuses(), [(sha256(5), "completed".to_owned(), 1)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

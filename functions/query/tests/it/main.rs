@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod lookups;
 #[cfg(test)]
+mod polls;
+#[cfg(test)]
 mod quota;
 #[cfg(test)]
 mod webhooks;

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
+    error::{ProvideErrorMetadata, SdkError},
     operation::change_message_visibility::ChangeMessageVisibilityError as HoldError,
     types::{
         MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
@@ -33,7 +34,7 @@ use crate::{
         Bundles, StoreError,
         inbox::{
             Again, Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem,
-            Queue,
+            PutError, Queue, Unput,
         },
         keys::bad_name,
     },
@@ -56,6 +57,36 @@ const RECEIVED: MessageSystemAttributeName = MessageSystemAttributeName::Approxi
 /// Characters of a reason that are kept, and where.
 const LONGEST_REASON: usize = 1000;
 const REASON: &str = "reason";
+
+const PUTTING: &str = "putting work into a queue";
+/// Codes of answers to a call that say that a message in it is not taken.
+const NOT_TAKEN: [&str; 4] = [
+    "AWS.SimpleQueueService.BatchRequestTooLong",
+    "BatchRequestTooLong",
+    "InvalidMessageContents",
+    "InvalidParameterValue",
+];
+
+/// Why messages were not sent.
+enum Unsent {
+    /// SQS does not take one of them, as it is.
+    Message,
+    /// Whatever they are.
+    Error(StoreError),
+}
+
+impl Unsent {
+    fn of<E, R>(place: &Place, error: SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
+        let is_message = code.is_some_and(|code| NOT_TAKEN.contains(&code));
+        let error = failed(PUTTING, place.setting, error);
+        if is_message { Self::Message } else { Self::Error(error) }
+    }
+}
 
 /// Waiting work in SQS.
 pub struct SqsInbox {
@@ -112,15 +143,16 @@ impl SqsInbox {
         })
     }
 
-    /// The text of an item's message, and the key of its body's object where that is long.
+    /// The text of an item's message, and the key of its body's object where that is longer than `most` bytes.
     async fn write(
         &self,
         queue: Queue,
         mut message: Message,
+        most: usize,
     ) -> Result<(String, Option<String>), StoreError> {
         let mut text = encode(&message)?;
         let mut object = None;
-        if text.len() > LONG
+        if text.len() > most
             && let Body::Body(body) = &message.body
         {
             let key = object_key(queue, &message.id, body);
@@ -143,33 +175,52 @@ impl SqsInbox {
     ) -> Result<(), StoreError> {
         let request = self.client.send_message().queue_url(&place.url).message_body(text);
         let sent = request.delay_seconds(seconds(delay, LONGEST_DELAY)).send().await;
-        sent.map(drop).map_err(|e| failed("putting work into a queue", place.setting, e))
+        sent.map(drop).map_err(|e| failed(PUTTING, place.setting, e))
     }
 
-    async fn send_all(
+    /// Sends messages together and gives the places, in that list, of those that SQS did not take. An error: none
+    /// was taken.
+    async fn send_together(
         &self,
         place: &Place,
-        entries: Vec<SendMessageBatchRequestEntry>,
-    ) -> Result<(), StoreError> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let action = "putting work into a queue";
+        texts: &[(usize, String)],
+    ) -> Result<Vec<usize>, Unsent> {
+        let entry = |(n, (_, text)): (usize, &(usize, String))| {
+            let entry = SendMessageBatchRequestEntry::builder().message_body(text);
+            entry.id(n.to_string()).build()
+        };
+        let entries: Result<Vec<_>, _> = texts.iter().enumerate().map(entry).collect();
+        let entries = entries.map_err(|e| Unsent::Error(unavailable(PUTTING, e)))?;
         let request = self.client.send_message_batch().queue_url(&place.url);
-        let sent = request.set_entries(Some(entries)).send().await;
-        let refused = sent.map_err(|e| failed(action, place.setting, e))?.failed;
-        match refused.first() {
-            None => Ok(()),
-            Some(first) => Err(StoreError::Unavailable {
-                action: action.into(),
-                source: format!(
-                    "SQS refused {} of the messages, one of them with {}: {}",
-                    refused.len(),
-                    first.code,
-                    first.message.as_deref().unwrap_or_default()
-                )
-                .into(),
-            }),
+        let failed = match request.set_entries(Some(entries)).send().await {
+            Ok(sent) => sent.failed,
+            Err(error) => return Err(Unsent::of(place, error)),
+        };
+        let place_of = |n: &str| texts.get(n.parse::<usize>().ok()?).map(|(place, _)| *place);
+        Ok(failed.iter().filter_map(|entry| place_of(&entry.id)).collect())
+    }
+
+    /// Puts an item by a message of its own; its body becomes an object where SQS does not take it.
+    async fn put_alone(
+        &self,
+        queue: Queue,
+        place: &Place,
+        item: &NewItem,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut longest = LONG;
+        loop {
+            let message = Message::new(queue, &item.id, &item.body, 0, now);
+            let (text, object) = self.write(queue, message, longest).await?;
+            let request = self.client.send_message().queue_url(&place.url).message_body(text);
+            match request.send().await.map_err(|error| Unsent::of(place, error)) {
+                Ok(_) => return Ok(()),
+                Err(Unsent::Error(error)) => return Err(error),
+                Err(Unsent::Message) if object.is_none() => longest = 0,
+                Err(Unsent::Message) => {
+                    return Err(bad_name(&item.id, "SQS does not take a message of this name"));
+                }
+            }
         }
     }
 
@@ -200,8 +251,13 @@ impl SqsInbox {
         reason: &str,
     ) -> Result<(), StoreError> {
         let action = "giving up work of a queue";
-        let printable = |c: char| if c.is_control() { ' ' } else { c };
-        let reason: String = reason.chars().map(printable).take(LONGEST_REASON).collect();
+        let is_refused = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+        let printable = |c: char| if is_refused(c) { ' ' } else { c };
+        let mut reason: String = reason.chars().map(printable).take(LONGEST_REASON).collect();
+        if reason.is_empty() {
+            // SQS takes no attribute without a value.
+            reason.push('-');
+        }
         let attribute = MessageAttributeValue::builder().data_type("String").string_value(reason);
         let attribute = attribute.build().map_err(|e| unavailable(action, e))?;
         let dead = self.dead(place).await?;
@@ -275,21 +331,55 @@ impl SqsInbox {
 
 #[async_trait]
 impl Inbox for SqsInbox {
-    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), StoreError> {
-        let place = self.place(queue)?;
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        for NewItem { id, body } in items {
-            let (text, _) = self.write(queue, Message::new(queue, id, body, 0, now)).await?;
-            if entries.len() == MOST_MESSAGES || bytes + text.len() > MOST_BYTES {
-                self.send_all(place, std::mem::take(&mut entries)).await?;
+    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError> {
+        let mut unput = Unput::default();
+        let place = match self.place(queue) {
+            Ok(place) => place,
+            Err(source) => {
+                let waiting = (0..items.len()).collect();
+                return Err(PutError { waiting, refused: Vec::new(), source });
+            }
+        };
+        let (mut batches, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (n, NewItem { id, body }) in items.iter().enumerate() {
+            let text = match self.write(queue, Message::new(queue, id, body, 0, now), LONG).await {
+                Ok((text, _)) => text,
+                Err(error) => {
+                    unput.add(n, error);
+                    continue;
+                }
+            };
+            if batch.len() == MOST_MESSAGES || bytes + text.len() > MOST_BYTES {
+                batches.push(std::mem::take(&mut batch));
                 bytes = 0;
             }
             bytes += text.len();
-            let entry = SendMessageBatchRequestEntry::builder().message_body(text);
-            let entry = entry.id(entries.len().to_string()).build();
-            entries.push(entry.map_err(|e| unavailable("putting work into a queue", e))?);
+            batch.push((n, text));
         }
-        self.send_all(place, entries).await
+        batches.push(batch);
+        let mut batches = batches.into_iter().filter(|batch| !batch.is_empty());
+        while let Some(batch) = batches.next() {
+            let all = || batch.iter().map(|(n, _)| *n);
+            // What is wrong with one message must not cost the others.
+            let alone: Vec<usize> = match self.send_together(place, &batch).await {
+                Ok(alone) => alone,
+                Err(Unsent::Message) => all().collect(),
+                // An outage: the others would meet it too, and each call takes its time.
+                Err(Unsent::Error(error)) => {
+                    unput.add(all().next().unwrap_or_default(), error);
+                    unput.skip(all().skip(1));
+                    unput.skip(batches.flatten().map(|(n, _)| n));
+                    break;
+                }
+            };
+            for n in alone {
+                let Some(item) = items.get(n) else { continue };
+                if let Err(error) = self.put_alone(queue, place, item, now).await {
+                    unput.add(n, error);
+                }
+            }
+        }
+        unput.finish()
     }
 
     async fn take(
@@ -392,8 +482,9 @@ impl Inbox for SqsInbox {
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
         let attempts = item.attempts.saturating_add(u32::from(again.is_attempt));
         let mut message = Message::new(queue, &item.id, &item.body, attempts, item.since);
+        message.outage = again.outage.or(item.outage);
         message.due = Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX));
-        let (text, object) = self.write(queue, message).await?;
+        let (text, object) = self.write(queue, message, LONG).await?;
         self.send(place, &text, again.after).await?;
         let ours = self.end(place, &receipt.handle).await?;
         if let Some(old) = receipt.object.filter(|old| ours && Some(old) != object.as_ref()) {
@@ -412,7 +503,7 @@ impl Inbox for SqsInbox {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
         let message = Message::new(queue, &item.id, &item.body, item.attempts, item.since);
-        let (text, _) = self.write(queue, message).await?;
+        let (text, _) = self.write(queue, message, LONG).await?;
         self.give_up(place, &text, &receipt.handle, reason).await?;
         Ok(true)
     }
@@ -425,7 +516,14 @@ impl Inbox for SqsInbox {
         let place = self.place(queue)?;
         let [visible, delayed, in_work] = self.count(place, &place.url).await?;
         let [buried, _, looked_at] = self.count(place, self.dead(place).await?).await?;
-        Ok(InboxCounts { waiting: visible + delayed, in_work, buried: buried + looked_at })
+        Ok(InboxCounts {
+            waiting: visible.saturating_add(delayed),
+            due: visible,
+            // SQS tells that to CloudWatch alone.
+            oldest: None,
+            in_work,
+            buried: buried.saturating_add(looked_at),
+        })
     }
 }
 
@@ -471,14 +569,21 @@ impl SqsInbox {
             return self.end(place, handle).await.map(|_| None);
         };
         let receipt = encode(&Receipt { handle: handle.clone(), object })?;
-        let Message { id, attempts, since, .. } = message;
+        let Message { id, attempts, since, outage, .. } = message;
         let lost = delivery.lost();
-        Ok(Some(Item { id, body, attempts, lost, since, receipt }))
+        Ok(Some(Item { id, body, attempts, lost, since, outage, receipt }))
     }
 }
 
+/// JSON without the characters that SQS refuses. Control characters are escaped in any JSON; of the others it
+/// refuses U+FFFE and U+FFFF alone, which can only be in strings here.
 fn encode(value: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|e| unavailable("putting a message together", e))
+    let text = serde_json::to_string(value);
+    let text = text.map_err(|e| unavailable("putting a message together", e))?;
+    if !text.contains(['\u{fffe}', '\u{ffff}']) {
+        return Ok(text);
+    }
+    Ok(text.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff"))
 }
 
 /// Two items with one body have two objects: the first that is done takes only its own away.

@@ -117,6 +117,11 @@ const SCHEMA: &[&str] = &[
     -- Takers in a row that left it unended.
     ALTER TABLE inbox ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    -- The outage that an item waits for, or did last: since when it is known, and when it was last.
+    ALTER TABLE inbox ADD COLUMN outage_since INTEGER;
+    ALTER TABLE inbox ADD COLUMN outage_last INTEGER;
+",
 ];
 
 /// What can go wrong inside of a call, before it is known what was attempted.

@@ -7,7 +7,10 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::db::{Db, nanoseconds, timestamp, unsigned};
 use crate::store::{
     StoreError,
-    inbox::{Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Queue},
+    inbox::{
+        Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Outage, PutError, Queue,
+        Unput,
+    },
 };
 
 /// How long an item that was lost before waits at least, in nanoseconds, for each time.
@@ -21,15 +24,19 @@ fn later(now: Timestamp, by: SignedDuration) -> i64 {
     nanoseconds(now.saturating_add(by).unwrap_or(Timestamp::MAX))
 }
 
-/// Of the columns id, body, attempts, since, receipt, lost.
+/// Of the columns id, body, attempts, since, receipt, lost, `outage_since`, `outage_last`.
 fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
     let receipt: i64 = row.get(4)?;
+    let (since, last): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+    let outage = since.zip(last);
     Ok(Item {
         id: row.get(0)?,
         body: row.get(1)?,
         attempts: row.get(2)?,
         since: timestamp(row.get(3)?),
         lost: row.get(5)?,
+        outage: outage
+            .map(|(since, last)| Outage { since: timestamp(since), last: timestamp(last) }),
         receipt: receipt.to_string(),
     })
 }
@@ -57,12 +64,14 @@ impl LocalInbox {
             })
             .await
     }
-}
 
-#[async_trait]
-impl Inbox for LocalInbox {
-    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), StoreError> {
-        let items = items.to_vec();
+    /// Puts all of the items, or none.
+    async fn put_together(
+        &self,
+        queue: Queue,
+        items: Vec<NewItem>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let now = nanoseconds(now);
         self.db
             .write(format!("putting work into the inbox of {}", queue.name()), move |db| {
@@ -76,6 +85,35 @@ impl Inbox for LocalInbox {
                 Ok(())
             })
             .await
+    }
+}
+
+fn is_busy(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source, .. } = error else { return false };
+    let source = source.downcast_ref::<rusqlite::Error>();
+    source.and_then(rusqlite::Error::sqlite_error_code) == Some(rusqlite::ErrorCode::DatabaseBusy)
+}
+
+#[async_trait]
+impl Inbox for LocalInbox {
+    async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError> {
+        let mut unput = Unput::default();
+        match self.put_together(queue, items.to_vec(), now).await {
+            Ok(()) => return Ok(()),
+            // Each would wait as long for whoever holds the database.
+            Err(error) if items.len() == 1 || is_busy(&error) => {
+                unput.add(0, error);
+                unput.skip(1..items.len());
+            }
+            Err(_) => {
+                for (place, item) in items.iter().enumerate() {
+                    if let Err(error) = self.put_together(queue, vec![item.clone()], now).await {
+                        unput.add(place, error);
+                    }
+                }
+            }
+        }
+        unput.finish()
     }
 
     async fn take(
@@ -94,7 +132,7 @@ impl Inbox for LocalInbox {
                      WHERE queue = ?1 AND id IN
                          (SELECT id FROM inbox WHERE queue = ?1 AND buried IS NULL AND due <= ?2
                           ORDER BY due, since, id LIMIT ?4)
-                     RETURNING id, body, attempts, since, receipt, lost",
+                     RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last",
                 )?;
                 let mut rows = statement.query(params![queue.name(), now, until, most])?;
                 let mut items = Vec::new();
@@ -123,22 +161,25 @@ impl Inbox for LocalInbox {
         let Body::Body(body) = message.body else {
             return Err(damaged("its body is an object on AWS".into()));
         };
-        let Message { id, attempts, since, .. } = message;
+        let Message { id, attempts, since, outage, .. } = message;
+        let outage = outage.map(|o| (nanoseconds(o.since), nanoseconds(o.last))).unzip();
         let due = nanoseconds(message.due.unwrap_or(now));
         let (now, until) = (nanoseconds(now), later(now, hold));
         self.db
             .write(format!("accepting work for the inbox of {}", queue.name()), move |db| {
                 db.execute(
-                    "INSERT INTO inbox (queue, id, body, attempts, since, due)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                    "INSERT INTO inbox (queue, id, body, attempts, since, due, outage_since, outage_last)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                      ON CONFLICT (queue, id) DO NOTHING",
-                    params![queue.name(), id, body, attempts, nanoseconds(since), due],
+                    params![
+                        queue.name(), id, body, attempts, nanoseconds(since), due, outage.0, outage.1
+                    ],
                 )?;
                 let taken = db
                     .query_row(
                         "UPDATE inbox SET due = ?4, lost = lost + taken, taken = 1, receipt = receipt + 1
                          WHERE queue = ?1 AND id = ?2 AND buried IS NULL AND due <= ?3
-                         RETURNING id, body, attempts, since, receipt, lost",
+                         RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last",
                         params![queue.name(), id, now, until],
                         item,
                     )
@@ -174,12 +215,16 @@ impl Inbox for LocalInbox {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let sql =
-            "UPDATE inbox SET due = ?4, taken = 0, lost = 0, attempts = attempts + ?5, body = ?6
+            "UPDATE inbox SET due = ?4, taken = 0, lost = 0, attempts = attempts + ?5, body = ?6,
+                          outage_since = coalesce(?7, outage_since),
+                          outage_last = coalesce(?8, outage_last)
                    WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
         let more = vec![
             later(now, again.after).into(),
             i64::from(again.is_attempt).into(),
             item.body.clone().into(),
+            again.outage.map(|outage| nanoseconds(outage.since)).into(),
+            again.outage.map(|outage| nanoseconds(outage.last)).into(),
         ];
         self.change("putting back", queue, item, sql, more).await
     }
@@ -222,16 +267,23 @@ impl Inbox for LocalInbox {
                     .query_row(
                         "SELECT count(*) FILTER (WHERE buried IS NULL AND NOT (taken AND due > ?2)),
                                 count(*) FILTER (WHERE buried IS NULL AND taken AND due > ?2),
-                                count(*) FILTER (WHERE buried IS NOT NULL)
+                                count(*) FILTER (WHERE buried IS NOT NULL),
+                                count(*) FILTER (WHERE buried IS NULL AND due <= ?2),
+                                min(since) FILTER (WHERE buried IS NULL AND NOT (taken AND due > ?2))
                          FROM inbox WHERE queue = ?1",
                         params![queue.name(), now],
-                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                        |row| {
+                            let oldest: Option<i64> = row.get(4)?;
+                            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, oldest))
+                        },
                     )
                     .optional()?;
-                let (waiting, in_work, buried) = sums.unwrap_or_default();
+                let (waiting, in_work, buried, due, oldest) = sums.unwrap_or_default();
                 let count = |n| unsigned(n, "the inbox");
                 Ok(InboxCounts {
                     waiting: count(waiting)?,
+                    due: count(due)?,
+                    oldest: oldest.map(timestamp),
                     in_work: count(in_work)?,
                     buried: count(buried)?,
                 })

@@ -1,0 +1,114 @@
+//! The dispatcher hands an event out once: what is polled is kept, whatever is wrong with the state for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use azul_vt::{
+    azul::dispatcher::{BodyFormat, Model},
+    pipeline::assemble,
+    store::SystemClock,
+    tasks::{Tasks as _, TasksError},
+};
+use query::Query;
+use serde_json::{Value, json};
+use sim::lookup::{event, sha256};
+
+use crate::world::{World, no_limits};
+
+/// The state refuses to take in what is about a file, as it would were the disk full.
+struct FullDisk(rusqlite::Connection);
+
+impl FullDisk {
+    fn of(world: &World, about: &str) -> Self {
+        let state = rusqlite::Connection::open(world.state.path().join("state.sqlite")).unwrap();
+        let trigger = format!(
+            "CREATE TRIGGER full BEFORE INSERT ON inbox WHEN NEW.body LIKE '%{about}%'
+             BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        );
+        state.execute_batch(&trigger).unwrap();
+        Self(state)
+    }
+
+    fn ends(self) {
+        self.0.execute_batch("DROP TRIGGER full").unwrap();
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Lets the dispatcher hand out that many events to the next poll.
+async fn post(query: &Query, events: usize) {
+    // The group begins where it is first polled.
+    query.poll(SECOND, &no_limits()).await.unwrap();
+    let client = assemble::dispatcher(&query.common().settings).unwrap();
+    let events: Vec<Value> = (0..events).map(event).collect();
+    let body = json!(events).to_string().into();
+    client.post(Model::Binary, body, BodyFormat::Json).await.unwrap();
+}
+
+async fn waiting(world: &World) -> u64 {
+    world.waiting(&SystemClock).await.waiting
+}
+
+async fn until_waiting(world: &World, events: u64) {
+    for _ in 0..600 {
+        if waiting(world).await == events {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} wait", waiting(world).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polled_event_that_cannot_be_kept_yet_holds_up_no_other_and_is_kept_later() {
+    let world = World::new().await;
+    let query = Arc::new(world.query());
+    post(&query, 20).await;
+    let disk = FullDisk::of(&world, &sha256(7));
+    let polling = {
+        let query = Arc::clone(&query);
+        tokio::spawn(async move { query.poll(SECOND, &no_limits()).await })
+    };
+    until_waiting(&world, 19).await;
+    // It is tried again; and no more is polled.
+    tokio::time::sleep(SECOND).await;
+    assert!(!polling.is_finished());
+    disk.ends();
+    let accepted = polling.await.unwrap().unwrap().unwrap();
+    assert_eq!(accepted.accepted, 20);
+    assert_eq!(waiting(&world).await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polled_events_outlive_a_run_that_could_not_keep_them() {
+    let world = World::new().await;
+    let query = Arc::new(world.query());
+    post(&query, 5).await;
+    let disk = FullDisk::of(&world, "");
+    let limits = no_limits();
+    let polling = {
+        let (query, limits) = (Arc::clone(&query), limits.clone());
+        tokio::spawn(async move { query.poll(SECOND, &limits).await })
+    };
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(!polling.is_finished());
+    // The last try fails too. The next run of the process begins with them.
+    limits.stop.cancel();
+    polling.await.unwrap().unwrap();
+    assert_eq!(waiting(&world).await, 0);
+    disk.ends();
+    query.poll(SECOND, &no_limits()).await.unwrap();
+    assert_eq!(waiting(&world).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_of_an_answer_that_breaks_off_is_kept() {
+    let world = World::new().await;
+    let query = world.query();
+    post(&query, 20).await;
+    world.dispatcher.fail_polls(&sim::Fault::ResetInBody, 1);
+    let error = query.poll(SECOND, &no_limits()).await.unwrap_err();
+    assert!(matches!(&error, TasksError::Poll(e) if e.is_transient()), "{error:?}");
+    let kept = waiting(&world).await;
+    assert!((1..20).contains(&kept), "{kept}");
+}

@@ -1,0 +1,175 @@
+//! Events that the dispatcher handed out and that are not in the inbox yet.
+//!
+//! The dispatcher hands an event out once, so this process is the only one that has it. It stays here until the inbox
+//! has it, however long that takes; no more events are polled meanwhile.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    errors::chain,
+    http_client::Backoff,
+    pipeline::Limits,
+    store::{
+        Clock, Store, StoreError,
+        inbox::{NewItem, Queue},
+        rejects::{Reject, RejectStage, Rejects},
+    },
+};
+
+/// Events that one poll asks for at most.
+const MAX_EVENTS: usize = 50;
+/// Bytes of an answer that a poll is to stay below: what comes within half a minute over a slow link.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Azul's largest event, in bytes; as large are taken to be those of the first answer.
+const LARGEST_EVENT: usize = 3 * 1024 * 1024;
+/// Between two tries to put events that the inbox did not take: at first and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long the last try may take when the process is asked to end.
+const LAST_TRY: Duration = Duration::from_secs(5);
+
+/// What was handed out and is not in the inbox.
+pub(super) struct HandedOut {
+    items: Mutex<Vec<NewItem>>,
+    /// Bytes of the largest event of late.
+    largest: AtomicUsize,
+}
+
+impl HandedOut {
+    pub(super) fn new() -> Self {
+        Self { items: Mutex::default(), largest: AtomicUsize::new(LARGEST_EVENT) }
+    }
+
+    fn items(&self) -> MutexGuard<'_, Vec<NewItem>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, item: NewItem) {
+        self.items().push(item);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items().is_empty()
+    }
+
+    /// How many events the next poll may ask for.
+    pub(super) fn most(&self) -> usize {
+        let largest = self.largest.load(Ordering::Relaxed).max(1);
+        (MAX_ANSWER_BYTES / largest).clamp(1, MAX_EVENTS)
+    }
+
+    /// Notes the size in bytes of the largest event of an answer. Sizes are forgotten by halves, so that one large
+    /// event makes the next few polls smaller.
+    pub(super) fn measure(&self, largest: usize) {
+        let before = self.largest.load(Ordering::Relaxed);
+        self.largest.store(largest.max(before / 2), Ordering::Relaxed);
+    }
+
+    /// Puts all of it into the inbox, again and again until that has it; at the end of `limits` once more. What is
+    /// left then stays here, for as long as the process lives. False where something is left.
+    pub(super) async fn keep(
+        &self,
+        store: &Store,
+        queue: Queue,
+        clock: &dyn Clock,
+        limits: &Limits,
+    ) -> bool {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        loop {
+            let put = limits.bound(self.put(store, queue, clock.now())).await;
+            let events = self.items().len();
+            if events == 0 {
+                if backoff.attempts() > 0 {
+                    tracing::info!(queue = queue.name(), "all polled events are kept now");
+                }
+                return true;
+            }
+            if let Some(Err(error)) = put {
+                tracing::error!(
+                    queue = queue.name(),
+                    events,
+                    error = chain(&error),
+                    "polled events are not kept yet, and no more are polled until they are"
+                );
+            }
+            if limits.sleep(FIRST_WAIT.max(backoff.next_wait(None))).await {
+                break;
+            }
+        }
+        let last = tokio::time::timeout(LAST_TRY, self.put(store, queue, clock.now())).await;
+        let events = self.items().len();
+        if events > 0 {
+            let error = match last {
+                Ok(Err(error)) => chain(&error),
+                _ => "the time was up".to_owned(),
+            };
+            tracing::error!(
+                queue = queue.name(),
+                events,
+                error,
+                "polled events are not kept: they are lost if this process ends"
+            );
+        }
+        events == 0
+    }
+
+    /// Puts all of it once. An error: some of it is left.
+    async fn put(&self, store: &Store, queue: Queue, now: Timestamp) -> Result<(), StoreError> {
+        // A copy: who is dropped in the middle of it loses nothing.
+        let items = self.items().clone();
+        let Err(error) = store.inbox.put(queue, &items, now).await else {
+            self.items().clear();
+            return Ok(());
+        };
+        let mut waiting = error.waiting;
+        for (n, reason) in error.refused {
+            let Some(item) = items.get(n) else { continue };
+            tracing::error!(
+                queue = queue.name(),
+                id = item.id,
+                reason,
+                "a polled event can never be kept"
+            );
+            // What the inbox never takes is kept with its reason, for an operator.
+            let origin = format!("inbox/{}/{}", queue.name(), now.as_second());
+            let line = u64::try_from(n).unwrap_or(u64::MAX).saturating_add(1);
+            let stage = RejectStage::Event;
+            let reject = Reject::new(&origin, line, stage, reason, item.body.as_bytes(), now);
+            let rejects = Rejects::new(Arc::clone(&store.bundles));
+            if rejects.write(&origin, line, &[reject]).await.is_err() {
+                waiting.push(n);
+            }
+        }
+        waiting.sort_unstable();
+        let left = waiting.iter().filter_map(|n| items.get(*n).cloned()).collect::<Vec<_>>();
+        let is_left = !left.is_empty();
+        *self.items() = left;
+        if is_left { Err(error.source) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_asks_for_no_more_than_an_answer_may_hold() {
+        let handed_out = HandedOut::new();
+        assert_eq!(handed_out.most() * LARGEST_EVENT, 63 * 1024 * 1024, "sizes are not known yet");
+        handed_out.measure(10_000);
+        handed_out.measure(10_000);
+        assert_eq!(handed_out.most(), MAX_EVENTS, "small ones are asked for by fifty");
+        handed_out.measure(LARGEST_EVENT);
+        assert_eq!(handed_out.most(), 21);
+        handed_out.measure(10 * MAX_ANSWER_BYTES);
+        assert_eq!(handed_out.most(), 1);
+    }
+}
