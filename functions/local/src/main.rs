@@ -28,30 +28,42 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse_from(by_name(std::env::args_os().collect()));
-    failure::exit_code(run(cli.command))
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let job = job_by_name(&args);
+    if let Some(job) = job {
+        args.insert(1, job.into());
+    }
+    failure::exit_code(run(cli::Cli::parse_from(args).command, job.is_some()))
 }
 
-/// A link to this program that has another program's name runs that program's job.
-fn by_name(mut args: Vec<OsString>) -> Vec<OsString> {
-    let name = args.first().map(Path::new).and_then(Path::file_stem);
-    let job = match name.and_then(|name| name.to_str()) {
-        Some("azul-vtquery") => "query",
-        Some("azul-vtdownload") => "download",
-        Some("azul-vthuntfeed") => "hunt",
-        _ => return args,
-    };
-    args.insert(1, job.into());
-    args
+/// The job of a link to this program that has another program's name.
+fn job_by_name(args: &[OsString]) -> Option<&'static str> {
+    let name = args.first().map(Path::new).and_then(Path::file_stem)?;
+    match name.to_str()? {
+        "azul-vtquery" => Some("query"),
+        "azul-vtdownload" => Some("download"),
+        "azul-vthuntfeed" => Some("hunt"),
+        _ => None,
+    }
 }
 
-fn run(command: cli::Command) -> Result<(), failure::Failure> {
+/// Runs a command; `by_name`: the program was called by the name of another program, whose defaults hold.
+fn run(command: cli::Command, by_name: bool) -> Result<(), failure::Failure> {
     match command {
         cli::Command::Load(args) => load::run(&args),
         cli::Command::Replay(args) => load::replay(args.from, args.to),
         cli::Command::Retry(args) => load::replay(args.minute, args.minute),
         cli::Command::Ingest(_) => ingest::run(),
-        cli::Command::Query(args) => tasks::run(args.listen, query::Query::from_settings),
+        cli::Command::Query(args) => tasks::run(args.listen, |mut settings, store, clock| {
+            if by_name && settings.lookup.sources.is_empty() {
+                settings.lookup.sources.insert("*".to_owned());
+                tracing::warn!(
+                    "LOOKUP_SOURCES is not set: VirusTotal is asked for, and so learns, the hash of each binary of \
+                     every source but virustotal; set LOOKUP_SOURCES to the sources whose hashes it may learn"
+                );
+            }
+            query::Query::from_settings(settings, store, clock)
+        }),
         cli::Command::Hunt(args) => hunt::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
         cli::Command::Download(args) => tasks::run(args.listen, download::Download::from_settings),

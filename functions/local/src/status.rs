@@ -8,6 +8,8 @@ use azul_vt::{
     settings::Settings,
     store::{
         LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store,
+        failures::{self, Failure as Failed, Subject},
+        inbox::{InboxCounts, Queue},
         rejects::Rejects,
         totals::{Totals, utc_day},
     },
@@ -21,6 +23,8 @@ use crate::{cli::StatusArgs, failure::Failure, output::Output, settings, state};
 const GAPS_LISTED: usize = 1000;
 /// Gaps that are printed for people.
 const GAPS_PRINTED: usize = 20;
+/// Failures of look-ups, downloads and minutes that are listed, the newest first.
+const FAILURES_LISTED: usize = 10;
 
 /// What is known of the state, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -44,6 +48,21 @@ pub(crate) struct Status {
     rejects: usize,
     /// Posted bodies that wait for their delivery.
     posted: usize,
+    /// Work that waits, by the function's queue; on AWS as many queues as are set, roughly counted.
+    inbox: Vec<Waiting>,
+    /// Look-ups, downloads and minutes that failed last.
+    failures: Vec<Failed>,
+}
+
+/// A function's queue.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    queue: Queue,
+    /// `oldest`: when the one of those that wait came in that waits longest; SQS does not tell.
+    #[serde(flatten)]
+    counts: InboxCounts,
+    /// How old that is.
+    oldest_seconds: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,6 +105,8 @@ fn empty(settings: &Settings, now: Timestamp) -> Status {
         rate_limited: Vec::new(),
         rejects: 0,
         posted: 0,
+        inbox: Vec::new(),
+        failures: Vec::new(),
     }
 }
 
@@ -114,8 +135,66 @@ pub(crate) async fn read(
         rate_limited: limited.map(|limited| limited.rulesets).unwrap_or_default(),
         rejects: rejects.len(),
         posted: posted.len(),
+        inbox: inbox(settings, store, now).await?,
+        failures: failures::last(store, FAILURES_LISTED).await.map_err(Failure::job)?,
         ..empty(settings, now)
     })
+}
+
+/// What waits in each queue that there is.
+async fn inbox(
+    settings: &Settings,
+    store: &Store,
+    now: Timestamp,
+) -> Result<Vec<Waiting>, Failure> {
+    let is_local = settings.aws.is_none();
+    let mut inbox = Vec::new();
+    for (queue, url) in [
+        (Queue::Query, &settings.inbox_queue),
+        (Queue::Download, &settings.download_queue),
+        (Queue::Minutes, &settings.minutes_queue),
+    ] {
+        if is_local || url.is_some() {
+            let counts = store.inbox.counts(queue, now).await.map_err(Failure::job)?;
+            let oldest_seconds = counts.oldest.map(|oldest| now.duration_since(oldest).as_secs());
+            inbox.push(Waiting { queue, counts, oldest_seconds });
+        }
+    }
+    Ok(inbox)
+}
+
+fn print_inbox(status: &Status, output: &mut Output) -> Result<(), Failure> {
+    if !status.inbox.is_empty() {
+        output.line("\ninbox")?;
+    }
+    let row = |Waiting { queue, counts, oldest_seconds }: &Waiting| {
+        let oldest = oldest_seconds.map(|age| format!(", the oldest for {age} s"));
+        let waiting = format!(
+            "{} waiting ({} due{}), {} in work, {} given up",
+            counts.waiting,
+            counts.due,
+            oldest.unwrap_or_default(),
+            counts.in_work,
+            counts.buried
+        );
+        [format!("  {}", queue.name()), waiting]
+    };
+    output.table(&status.inbox.iter().map(row).collect::<Vec<_>>())?;
+    if !status.failures.is_empty() {
+        output.line("\nlast failures")?;
+    }
+    let row = |Failed { queue, id, subject, reason, at }: &Failed| {
+        let what = if subject.sha256.is_empty() { id } else { &subject.sha256 };
+        let Subject { source, category, .. } = subject;
+        [
+            format!("  {at:.0}"),
+            queue.clone(),
+            what.clone(),
+            format!("{source} {category}"),
+            reason.clone(),
+        ]
+    };
+    output.table(&status.failures.iter().map(row).collect::<Vec<_>>())
 }
 
 fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
@@ -164,6 +243,7 @@ fn print(status: &Status, output: &mut Output) -> Result<(), Failure> {
             output.line(&format!("  and {more} more"))?;
         }
     }
+    print_inbox(status, output)?;
     if let Some(date) = status.hunted_until {
         output.line(&format!("\nLivehunt: delivered up to {date:.0}"))?;
     }

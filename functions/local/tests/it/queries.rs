@@ -2,6 +2,10 @@
 
 use std::process::Command;
 
+use azul_vt::store::{
+    failures::{self, Subject},
+    inbox::{NewItem, Queue},
+};
 use serde_json::{Value, json};
 use sim::lookup;
 
@@ -59,7 +63,7 @@ async fn a_posted_event_is_looked_up_and_answered_and_the_plugin_is_registered_o
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_called_azul_vtquery_looks_up() {
+async fn a_link_called_azul_vtquery_looks_up_every_source_but_virustotals_and_says_so() {
     let stage = stage().await;
     let link = stage.state.path().join("azul-vtquery");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vt"), &link).unwrap();
@@ -70,10 +74,64 @@ async fn a_link_called_azul_vtquery_looks_up() {
             None => command.env_remove(name),
         };
     }
+    command.arg("--listen").env("WEBHOOK_LISTEN", "127.0.0.1:0").env_remove("LOOKUP_SOURCES");
+    let (running, url) = Running::serve(command);
+    let of = |n, source: &str| {
+        let mut event = lookup::event(n);
+        event["source"]["name"] = json!(source);
+        event
+    };
+    let events = json!([of(1, "incidents"), of(2, "virustotal")]);
+    let response = reqwest::Client::new().post(&url).json(&events).send().await.unwrap();
+    let outcomes: Value = response.json().await.unwrap();
+    assert_eq!((&outcomes["accepted"], &outcomes["ignored"]), (&json!(1), &json!(1)));
+    let is_answered = |arrived: &sim::Arrived| arrived.of(sim::Model::Status).count() == 1;
+    stage.dispatcher.wait_until(|arrived, _| is_answered(arrived)).await;
+    running.terminate();
+    let (status, said) = running.end().await;
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert_eq!(said.matches("LOOKUP_SOURCES is not set").count(), 1, "{said}");
+
+    // By its own name the program asks for it.
+    let mut command = stage.vt(&["query"]);
     command.env_remove("LOOKUP_SOURCES");
     let found = output(command).await;
     assert_eq!(found.status.code(), Some(2));
     assert!(text(&found.stderr).contains("LOOKUP_SOURCES is not set"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_tells_what_waits_and_what_failed_last() {
+    let stage = stage().await;
+    let store = azul_vt::store::local::open(stage.state.path()).unwrap();
+    let (queue, now) = (Queue::Download, jiff::Timestamp::now());
+    let item = |n: u8| NewItem { id: format!("item-{n}"), body: "{}".into() };
+    let hour = jiff::SignedDuration::from_hours(1);
+    store.inbox.put(queue, &[item(1), item(2), item(3)], now - hour).await.unwrap();
+    let items = store.inbox.take(queue, 2, hour, now).await.unwrap();
+    assert!(store.inbox.bury(queue, &items[0], "it never works", now).await.unwrap());
+    for (item, reason) in items.iter().zip(["it never works", "403 Forbidden"]) {
+        let sha256 = lookup::sha256(7);
+        let (source, category) = ("incidents".to_owned(), "rules/one".to_owned());
+        let subject = Subject { sha256, source, category };
+        failures::note(&store, queue, item, subject, reason, now).await;
+    }
+
+    let found = output(stage.vt(&["status", "--json"])).await;
+    let told: Value = serde_json::from_slice(&found.stdout).unwrap();
+    let inbox = &told["inbox"][1];
+    assert_eq!(inbox["queue"], "download", "{told}");
+    let counts = ["waiting", "due", "in_work", "buried"].map(|name| inbox[name].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 1, 1]);
+    assert!(inbox["oldest_seconds"].as_u64().unwrap() >= 3600, "{inbox}");
+    assert_eq!(told["failures"].as_array().unwrap().len(), 2);
+    assert_eq!(told["failures"][0]["category"], "rules/one");
+
+    let found = output(stage.vt(&["status"])).await;
+    let said = text(&found.stdout);
+    for words in ["1 waiting (1 due, the oldest for 36", "403 Forbidden", &lookup::sha256(7)] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
