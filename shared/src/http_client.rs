@@ -1,5 +1,7 @@
 //! The HTTP client that every part of this library speaks through, and how long to wait between attempts.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::{
     fs,
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -210,7 +212,7 @@ impl Backoff {
 /// From zero to `most`, both included.
 fn jitter(most: Duration) -> Duration {
     let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(random() % most.saturating_add(1).max(1))
+    Duration::from_nanos(random().checked_rem(most.saturating_add(1)).unwrap_or_default())
 }
 
 /// A number for jitter and ids, not for secrets: the standard library seeds each `RandomState` anew.

@@ -3,6 +3,8 @@
 //! Every client of a process tells it what came of its requests. So outages can be named, and nothing is given up
 //! or deleted on the word of a clock that no peer confirms.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -18,6 +20,12 @@ use crate::http_client;
 
 /// How far a peer's clock may be from ours before ours counts as wrong.
 pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+/// The latest time that a clock no further ahead of ours than [`TOLERANCE`] can have written at `now`: whatever was
+/// written later was written by a clock that was wrong.
+pub fn latest_written(now: Timestamp) -> Timestamp {
+    now.saturating_add(TOLERANCE).unwrap_or(Timestamp::MAX)
+}
+
 /// How long a peer's `Date` counts. Peers are asked far more often than this while anything works.
 const FRESH: Duration = Duration::from_hours(1);
 /// How often the log says that clocks are apart.
@@ -201,11 +209,17 @@ impl Peers {
         self.clock(now) == ClockCheck::Confirmed
     }
 
-    /// The earliest of `now` and the peer's time: what lies behind it has happened by both clocks. A clock that
-    /// agrees with ours changes nothing.
-    pub fn earliest(&self, peer: Peer, now: Timestamp) -> Timestamp {
-        let theirs = self.known().peers.get(&peer).and_then(Reached::now);
-        theirs.filter(|theirs| now.duration_since(*theirs) > TOLERANCE).unwrap_or(now)
+    /// As [`Peers::confirm`], and that peer is among those who confirm it.
+    pub fn confirms(&self, peer: Peer, now: Timestamp) -> bool {
+        let is_known = self.known().peers.get(&peer).and_then(Reached::now).is_some();
+        is_known && self.confirm(now)
+    }
+
+    /// Our time, or the earliest of the peers' where ours is ahead of it by more than [`TOLERANCE`]: nothing moves
+    /// past what a peer says it is.
+    pub fn earliest(&self, now: Timestamp) -> Timestamp {
+        let earliest = self.known().peers.values().filter_map(Reached::now).min();
+        earliest.filter(|theirs| now.duration_since(*theirs) > TOLERANCE).unwrap_or(now)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -245,6 +259,7 @@ mod tests {
         peers.answered(Peer::VirusTotal, &dated("Tue, 24 Nov 2026 09:58:00 GMT"));
         assert!(peers.confirm(now()));
         let later = now() + SignedDuration::from_hours(20 * 24);
+        assert!(!peers.confirm(later));
         assert!(matches!(
             peers.clock(later),
             ClockCheck::Apart { peer: Peer::VirusTotal, ahead } if ahead.as_hours() == 20 * 24
@@ -259,13 +274,13 @@ mod tests {
     #[test]
     fn the_earliest_time_is_the_peers_where_our_clock_is_ahead() {
         let peers = Peers::default();
-        assert_eq!(peers.earliest(Peer::VirusTotal, now()), now());
+        assert_eq!(peers.earliest(now()), now());
         peers.answered(Peer::VirusTotal, &dated("Tue, 24 Nov 2026 10:00:00 GMT"));
-        assert_eq!(peers.earliest(Peer::VirusTotal, now()), now());
+        assert_eq!(peers.earliest(now()), now());
         let behind = now() - SignedDuration::from_hours(24);
-        assert_eq!(peers.earliest(Peer::VirusTotal, behind), behind);
+        assert_eq!(peers.earliest(behind), behind);
         let ahead = now() + SignedDuration::from_hours(24);
-        let earliest = peers.earliest(Peer::VirusTotal, ahead);
+        let earliest = peers.earliest(ahead);
         assert!(earliest.duration_since(now()) < SignedDuration::from_mins(1));
     }
 

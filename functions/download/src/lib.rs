@@ -127,7 +127,9 @@ impl Tasks for Download {
     async fn tidy(&self) -> Result<(), StoreError> {
         let (store, now) = (&self.common.store, self.common.clock.now());
         let hour = SignedDuration::from_hours(1);
-        if !store.memory.remember("housekeeping", work::FOLDER, hour, now).await? {
+        if !self.common.settings.peers.confirm(now)
+            || !store.memory.remember("housekeeping", work::FOLDER, hour, now).await?
+        {
             return Ok(());
         }
         let kept = SignedDuration::from_hours(KEPT_DAYS * 24);

@@ -294,8 +294,8 @@ impl Hunt {
     }
 
     async fn tick(&self, limits: &Limits, report: &mut Report) -> Result<(), HuntError> {
-        let now = self.clock.now().as_second();
-        let oldest = now - FEED_RETENTION_HOURS * 3600;
+        let now = self.now().as_second();
+        let oldest = now.saturating_sub(FEED_RETENTION_HOURS * 3600);
         let known = self.store.cursors.read(NAME).await?;
         let position = match known {
             Some(position) => position,
@@ -303,12 +303,17 @@ impl Hunt {
         };
         report.position = known;
         if position < oldest {
-            report.lost_hours = (oldest - position) / 3600 + 1;
+            report.lost_hours = oldest.saturating_sub(position) / 3600 + 1;
             let hours = report.lost_hours;
             tracing::error!(hours, "notifications of that long are lost: VirusTotal keeps 7 days");
         }
-        let from = position.max(oldest) - OVERLAP.as_secs();
+        let from = position.max(oldest).saturating_sub(OVERLAP.as_secs());
         self.pages(None, Some(from), limits, report).await
+    }
+
+    /// Our time, or the earliest of the peers' where ours is ahead of it.
+    fn now(&self) -> Timestamp {
+        self.settings.peers.earliest(self.clock.now())
     }
 
     /// Where the first run starts: behind the Go plugin's last notification, else the backlog.
@@ -320,7 +325,7 @@ impl Hunt {
             );
             return Ok(position);
         }
-        Ok(now - self.settings.hunt.backlog.as_secs())
+        Ok(now.saturating_sub(self.settings.hunt.backlog.as_secs()))
     }
 
     /// Reads pages to their end: notifications since `from`, or the matches of a job.
@@ -362,7 +367,7 @@ impl Hunt {
     /// Moves the position to the date of a notification that is done, unless it is there or the date is in the
     /// future.
     async fn move_to(&self, date: Option<i64>, report: &mut Report) -> Result<(), HuntError> {
-        let Some(date) = date.map(|date| date.min(self.clock.now().as_second())) else {
+        let Some(date) = date.map(|date| date.min(self.now().as_second())) else {
             return Ok(());
         };
         if report.position.is_none_or(|position| position < date)

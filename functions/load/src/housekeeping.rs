@@ -81,9 +81,13 @@ impl Load {
         LedgerRow { minute, state, counts, updated: self.clock.now() }
     }
 
-    /// Removes what is too old to be of use, at most once an hour.
+    /// Removes what is too old to be of use, at most once an hour, and only while a peer confirms the clock that says
+    /// how old it is.
     pub(crate) async fn prune(&self) -> Result<(), LoadError> {
         let now = self.clock.now();
+        if !self.settings.peers.confirm(now) {
+            return Ok(());
+        }
         let hour = SignedDuration::from_hours(1);
         if !self.store.memory.remember("housekeeping", "everything old", hour, now).await? {
             return Ok(());

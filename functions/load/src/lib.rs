@@ -12,6 +12,7 @@ use azul_vt::{
     mapping::Mapper,
     metrics,
     minute::{Minute, NotAMinute},
+    peers::Peer,
     pipeline::{
         DeliverError, Limits, Pipeline,
         assemble::{self, AssembleError},
@@ -287,12 +288,23 @@ impl Load {
 
     /// The newest minute that VirusTotal should have by now.
     pub fn newest(&self) -> Minute {
-        newest(&self.settings, self.clock.now())
+        newest(&self.settings, self.now())
     }
 
     /// The oldest minute that VirusTotal still has.
     fn horizon(&self) -> Minute {
-        Minute::of(self.clock.now()).plus(-FEED_RETENTION_HOURS * 60)
+        Minute::of(self.now()).plus(-FEED_RETENTION_HOURS * 60)
+    }
+
+    /// Our time, or the earliest of the peers' where ours is ahead of it.
+    fn now(&self) -> Timestamp {
+        self.settings.peers.earliest(self.clock.now())
+    }
+
+    /// Whether a minute is older than VirusTotal keeps: never on the word of a clock that VirusTotal does not confirm.
+    fn is_too_old(&self, minute: Minute) -> bool {
+        let peers = &self.settings.peers;
+        minute < self.horizon() && peers.confirms(Peer::VirusTotal, self.clock.now())
     }
 }
 

@@ -88,6 +88,10 @@ impl Load {
                         bad = why;
                         continue;
                     }
+                    // By VirusTotal's own clock it cannot be missing yet.
+                    Staging::Missing(_) if !is_gap && minute > self.newest() => {
+                        return Ok(MinuteEnd::NotYet);
+                    }
                     Staging::Missing(said) => {
                         self.gap(minute, GapKind::Missing, said, lease, report).await?;
                         return Ok(MinuteEnd::Missing);
@@ -199,7 +203,7 @@ impl Load {
                 }
                 Err(VirusTotalError::NotAvailableYet(_)) => return Ok(Staging::NotYet),
                 // VirusTotal does not document how it refuses what it keeps no longer.
-                Err(error) if minute < self.horizon() && is_gone(&error) => {
+                Err(error) if self.is_too_old(minute) && is_gone(&error) => {
                     return Ok(Staging::Missing(error.to_string()));
                 }
                 Err(error) if error.is_transient() => {

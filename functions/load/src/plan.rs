@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use azul_vt::{
     minute::Minute,
+    peers::latest_written,
     pipeline::Limits,
     settings::Settings,
     store::{
@@ -132,7 +133,9 @@ impl Load {
     /// Minutes that were sent, and whose message must be lost: nobody has touched them for long, and fewer
     /// wait than are to be worked.
     async fn lost(&self, begun: &[LedgerRow], now: Timestamp) -> Result<Vec<Minute>, LoadError> {
-        let is_old = |row: &&LedgerRow| now.duration_since(row.updated) >= RESEND;
+        let latest = latest_written(now);
+        let is_old =
+            |row: &&LedgerRow| row.updated > latest || now.duration_since(row.updated) >= RESEND;
         let old: Vec<Minute> = begun.iter().filter(is_old).map(|row| row.minute).collect();
         if old.is_empty() {
             return Ok(old);
@@ -156,11 +159,15 @@ impl Load {
             let Some(mut row) = self.store.ledger.get(minute).await? else { return Ok(false) };
             match &mut row.state {
                 MinuteState::Loaded | MinuteState::Buried { .. } => return Ok(false),
-                MinuteState::Gap { .. } if minute < self.horizon() => {
+                MinuteState::Gap { .. } if self.is_too_old(minute) => {
                     self.bury_gap(minute, &claim, report).await?;
                     return Ok(false);
                 }
-                MinuteState::Gap { next_try, .. } if *next_try > now => return Ok(false),
+                MinuteState::Gap { next_try, .. }
+                    if *next_try > now && row.updated <= latest_written(now) =>
+                {
+                    return Ok(false);
+                }
                 MinuteState::Gap { next_try, .. } => {
                     *next_try = now.saturating_add(RESEND_GAP).unwrap_or(now);
                 }

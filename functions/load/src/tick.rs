@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use azul_vt::{
     metrics,
     minute::Minute,
+    peers::latest_written,
     pipeline::{
         Limits,
         posted::{self, Posted},
@@ -95,8 +96,20 @@ impl Load {
             };
         }
         // A body that failed was said and stays; it does not keep the feed from being loaded.
+        let outcome = self.load_feed(lease, limits, report).await;
+        // Now VirusTotal has said what time it is, and a full disk is no reason to keep what is old.
         self.prune().await?;
+        outcome
+    }
+
+    async fn load_feed(
+        &self,
+        lease: &Lease,
+        limits: &Limits,
+        report: &mut Report,
+    ) -> Result<(), LoadError> {
         let cursor = self.cursor().await?;
+        self.require_past(cursor)?;
         let cursor = self.settle(cursor, report).await?;
         report.cursor = Some(cursor);
         if self.is_far_behind(cursor) {
@@ -233,7 +246,7 @@ impl Load {
                 due.held += 1;
                 return Ok(true);
             }
-            MinuteEnd::Missing if is_fresh && minute < self.horizon() => {
+            MinuteEnd::Missing if is_fresh && self.is_too_old(minute) => {
                 // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
                 let mut to = self.horizon().plus(-1);
                 // VirusTotal has its own word on what is being loaded beside it.
@@ -275,16 +288,37 @@ impl Load {
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
         let minute = row.minute;
-        if minute < self.horizon() && matches!(row.state, MinuteState::Gap { .. }) {
-            let claim = match self.claim(minute, limits).await? {
-                Ok(claim) => claim,
-                Err(owner) => return Ok(MinuteEnd::Held(owner)),
-            };
-            let outcome = self.bury_gap(minute, &claim, report).await;
-            claim.give_back().await?;
-            return outcome.map(|()| MinuteEnd::Before);
+        let is_gap = matches!(row.state, MinuteState::Gap { .. });
+        if !(is_gap && self.is_too_old(minute)) {
+            let end = self.load_alone(minute, None, limits, report).await?;
+            // By its answer VirusTotal has said what time it is.
+            let is_over = is_gap
+                && matches!(end, MinuteEnd::Missing | MinuteEnd::Failed)
+                && self.is_too_old(minute);
+            if !is_over {
+                return Ok(end);
+            }
         }
-        self.load_alone(minute, None, limits, report).await
+        let claim = match self.claim(minute, limits).await? {
+            Ok(claim) => claim,
+            Err(owner) => return Ok(MinuteEnd::Held(owner)),
+        };
+        let outcome = self.bury_gap(minute, &claim, report).await;
+        claim.give_back().await?;
+        outcome.map(|()| MinuteEnd::Before)
+    }
+
+    /// A cursor in the future, as a clock that was ahead left it, would keep the feed silent until then.
+    fn require_past(&self, cursor: Minute) -> Result<(), LoadError> {
+        let now = self.clock.now();
+        if cursor <= Minute::of(latest_written(now)) || !self.settings.peers.confirm(now) {
+            return Ok(());
+        }
+        let what = format!("the cursor {NAME}");
+        let reason = format!(
+            "it names minute {cursor}, which is to come: set its position back to the last minute that was loaded"
+        );
+        Err(StoreError::Damaged { what, reason }.into())
     }
 
     /// Reads the cursor; sets it at the first run, so that a crash before the first minute is done does
@@ -293,7 +327,7 @@ impl Load {
         if let Some(seconds) = self.store.cursors.read(NAME).await? {
             return Ok(Minute::from_unix_seconds(seconds));
         }
-        let start = first_position(&self.settings, self.clock.now())?;
+        let start = first_position(&self.settings, self.now())?;
         self.store.cursors.advance(NAME, None, start.unix_seconds()).await?;
         Ok(start)
     }
@@ -327,6 +361,11 @@ impl Load {
         to: Minute,
         report: &mut Report,
     ) -> Result<Minute, LoadError> {
+        // Whatever the state or an answer says: no minute is over that is to come by a peer's clock.
+        let to = to.min(Minute::of(self.now()));
+        if to <= from {
+            return Ok(from);
+        }
         let moved =
             self.store.cursors.advance(NAME, Some(from.unix_seconds()), to.unix_seconds()).await?;
         if !moved {

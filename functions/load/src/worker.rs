@@ -10,6 +10,7 @@ use azul_vt::{
     errors::chain,
     metrics,
     minute::Minute,
+    peers::ClockCheck,
     pipeline::{DeliverError, Limits, publish::PublishError},
     store::{
         Claim, Counts, MinuteState, StoreError,
@@ -170,6 +171,11 @@ impl<'a> Worker<'a> {
 
     /// Gives up a minute, in the ledger first.
     async fn bury(&self, minute: Minute, reason: String) -> After {
+        let clock = self.load.settings.peers.clock(self.load.clock.now());
+        if matches!(clock, ClockCheck::Apart { .. }) {
+            tracing::warn!(%minute, %clock, reason, "the minute is not given up by a wrong clock");
+            return After::later(OUTAGE);
+        }
         let buried = async {
             let Ok(claim) = self.load.claim(minute, &Limits::default()).await? else {
                 return Ok(After::later(HELD));

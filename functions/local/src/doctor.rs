@@ -1,5 +1,7 @@
 //! `vt doctor`: is all in place? A sentence each, and what to do where something is not.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use azul_vt::{
     azul::dispatcher::Pong,
     errors::chain,
@@ -237,6 +239,12 @@ fn clock(seen: &[(&str, Option<Timestamp>, Timestamp)]) -> Finding {
 
 async fn writable(settings: &Settings) -> Finding {
     let place = settings.state_place();
+    // What is written under STATEDIR is written by its user alone, and what is not there is made by the first run.
+    if settings.aws.is_none()
+        && let Some(finding) = looked_at(settings).await
+    {
+        return finding;
+    }
     let key = format!("doctor/{}", std::process::id());
     let tried = async {
         let store = store::open(settings).await?;
@@ -248,6 +256,28 @@ async fn writable(settings: &Settings) -> Finding {
         Ok(_) => Good(format!("{place} can be written")),
         Err(error) => Bad(chain(&error)),
     }
+}
+
+/// What can be said of STATEDIR without writing; `None` where it is there and this user's.
+async fn looked_at(settings: &Settings) -> Option<Finding> {
+    let (place, dir) = (settings.state_place(), &settings.state_dir);
+    let me = std::fs::metadata("/proc/self").ok()?.uid();
+    let Ok(found) = std::fs::metadata(dir) else {
+        let above = dir.ancestors().skip(1).find(|above| above.exists())?;
+        // What root made the service could not use.
+        let makes_none = me == 0 && above.is_dir();
+        return makes_none.then(|| Good(format!("{place} is not there: `vt load` makes it")));
+    };
+    if found.uid() == me {
+        return None;
+    }
+    Some(match store::look(settings).await {
+        Ok(_) => Good(format!(
+            "{place} can be read; whether it can be written is for its own user (uid {}) to find out",
+            found.uid()
+        )),
+        Err(error) => Bad(chain(&error)),
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use axum::{
 };
 use azul_vt::{
     lambda::Function as _,
-    peers::{ClockCheck, Outage},
+    peers::{ClockCheck, Outage, Peer},
     pipeline::{Limits, Pipeline},
     settings::Settings,
     store::{self, Clock, Store, StoreError, SystemClock},
@@ -315,21 +315,10 @@ impl Served {
         }
     }
 
-    /// 200 where each function is well; 503 where one failed last, a peer has been out for over a minute, or a
-    /// peer's clock and ours are apart.
     fn health(&self) -> Response<Bytes> {
-        let functions = self.board.all();
         let peers = &self.settings.peers;
-        let (outages, clock) = (peers.outages(), peers.clock(Timestamp::now()));
-        let is_apart = matches!(clock, ClockCheck::Apart { .. });
-        let ok = functions.values().all(|state| state.error.is_none())
-            && !outages.values().any(Outage::is_long)
-            && !is_apart;
-        let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let mut body = json!({ "ok": ok, "functions": functions, "outages": outages });
-        if is_apart && let Some(body) = body.as_object_mut() {
-            body.insert("clock".to_owned(), json!(clock.to_string()));
-        }
+        let clock = peers.clock(Timestamp::now());
+        let (status, body) = health(&self.board.all(), &peers.outages(), clock);
         json(status, &body)
     }
 
@@ -343,6 +332,25 @@ impl Served {
             }
         }
     }
+}
+
+/// 200 where each function is well; 503 where one failed last, a peer has been out for over a minute, or a peer's clock
+/// and ours are apart. Names which.
+fn health(
+    functions: &BTreeMap<&'static str, Standing>,
+    outages: &BTreeMap<Peer, Outage>,
+    clock: ClockCheck,
+) -> (StatusCode, Value) {
+    let is_apart = matches!(clock, ClockCheck::Apart { .. });
+    let ok = functions.values().all(|state| state.error.is_none())
+        && !outages.values().any(Outage::is_long)
+        && !is_apart;
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut body = json!({ "ok": ok, "functions": functions, "outages": outages });
+    if is_apart && let Some(body) = body.as_object_mut() {
+        body.insert("clock".to_owned(), json!(clock.to_string()));
+    }
+    (status, body)
 }
 
 fn line(failure: &Failure) -> String {
@@ -359,6 +367,22 @@ fn json(status: StatusCode, body: &Value) -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_is_out_for_over_a_minute_makes_health_bad() {
+        let outage = |seconds| Outage {
+            since: Timestamp::UNIX_EPOCH,
+            error: "connection refused".to_owned(),
+            lasts: Duration::from_secs(seconds),
+        };
+        for (seconds, status) in [(59, 200), (61, 503)] {
+            let outages = BTreeMap::from([(Peer::Dispatcher, outage(seconds))]);
+            let (told, body) = health(&BTreeMap::new(), &outages, ClockCheck::Confirmed);
+            assert_eq!(told.as_u16(), status, "{body}");
+            assert_eq!(body["outages"]["dispatcher"]["error"], "connection refused", "{body}");
+            assert_eq!(body["outages"]["dispatcher"]["since"], "1970-01-01T00:00:00Z", "{body}");
+        }
+    }
 
     #[test]
     fn why_a_function_failed_stands_there_until_it_is_well() {

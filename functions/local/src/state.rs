@@ -7,12 +7,9 @@ use azul_vt::{
 
 use crate::failure::Failure;
 
-/// Opens the state; `None` where nothing was kept in STATEDIR yet, so that looking does not make it.
+/// Opens the state for looking at it, whoever looks; `None` where nothing was kept in STATEDIR yet.
 pub(crate) fn existing(settings: &Settings) -> Result<Option<Store>, Failure> {
-    if settings.aws.is_none() && !settings.state_dir.join("state.sqlite").exists() {
-        return Ok(None);
-    }
-    block_on(async { store::open(settings).await.map(Some).map_err(Failure::job) })
+    block_on(async { store::look(settings).await.map_err(Failure::job) })
 }
 
 /// What there is to say where [`existing`] gives `None`.

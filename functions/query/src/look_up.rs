@@ -121,11 +121,13 @@ impl Query {
         Ok(())
     }
 
-    /// Removes reports that are too old to be used, at most once an hour.
+    /// Removes reports that are too old to be used, at most once an hour, while a peer confirms our clock.
     pub(crate) async fn remove_old_reports(&self) -> Result<(), StoreError> {
         let now = self.common.clock.now();
         let hour = SignedDuration::from_hours(1);
-        if !self.common.store.memory.remember("housekeeping", "reports", hour, now).await? {
+        if !self.common.settings.peers.confirm(now)
+            || !self.common.store.memory.remember("housekeeping", "reports", hour, now).await?
+        {
             return Ok(());
         }
         self.common

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::errors::chain;
+use crate::{errors::chain, peers::latest_written};
 
 /// Whose work it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -150,6 +150,9 @@ pub(super) struct Message {
     /// Not to be worked before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<Timestamp>,
+    /// When that was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) written: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outage: Option<Outage>,
     #[serde(flatten)]
@@ -178,9 +181,18 @@ impl Message {
             attempts,
             since,
             due: None,
+            written: None,
             outage: None,
             body: Body::Body(body.to_owned()),
         }
+    }
+
+    /// How long it is to wait still. What a clock wrote that was ahead is due now.
+    pub(super) fn wait(&self, now: Timestamp) -> SignedDuration {
+        if self.written.is_some_and(|written| written > latest_written(now)) {
+            return SignedDuration::ZERO;
+        }
+        self.due.map_or(SignedDuration::ZERO, |due| due.duration_since(now))
     }
 
     /// Reads a message; the error says why it is none, and quotes nothing of it.
@@ -310,4 +322,24 @@ pub trait Inbox: Send + Sync {
 
     /// How much waits at `now`; for display, and roughly right is enough.
     async fn counts(&self, queue: Queue, now: Timestamp) -> Result<InboxCounts, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_waits_until_it_is_due_unless_a_clock_wrote_it_that_was_ahead() {
+        let now: Timestamp = "2026-11-24T09:00:00Z".parse().unwrap();
+        let minute = SignedDuration::from_mins(1);
+        let mut message = Message::new(Queue::Query, "a", "{}", 0, now);
+        assert_eq!(message.wait(now), SignedDuration::ZERO);
+        message.due = Some(now + minute);
+        assert_eq!(message.wait(now), minute);
+        message.written = Some(now);
+        assert_eq!(message.wait(now), minute);
+        let ahead = now + SignedDuration::from_hours(400 * 24);
+        (message.due, message.written) = (Some(ahead + minute), Some(ahead));
+        assert_eq!(message.wait(now), SignedDuration::ZERO);
+    }
 }

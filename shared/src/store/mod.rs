@@ -274,13 +274,13 @@ pub struct Counts {
 impl Counts {
     /// Adds another count to this one.
     pub fn add(&mut self, other: Self) {
-        self.records += other.records;
-        self.delivered += other.delivered;
-        self.filtered += other.filtered;
-        self.rejected += other.rejected;
-        self.requests += other.requests;
-        self.bad_values += other.bad_values;
-        self.replaced_utf8 += other.replaced_utf8;
+        self.records = self.records.saturating_add(other.records);
+        self.delivered = self.delivered.saturating_add(other.delivered);
+        self.filtered = self.filtered.saturating_add(other.filtered);
+        self.rejected = self.rejected.saturating_add(other.rejected);
+        self.requests = self.requests.saturating_add(other.requests);
+        self.bad_values = self.bad_values.saturating_add(other.bad_values);
+        self.replaced_utf8 = self.replaced_utf8.saturating_add(other.replaced_utf8);
     }
 
     /// What was counted since `earlier`, which this count grew from.
@@ -603,9 +603,21 @@ pub async fn open(settings: &Settings) -> Result<Store, StoreError> {
     if let Some(places) = &settings.aws {
         return aws::open(settings, places).await;
     }
-    let state_dir = settings.state_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || local::open(&state_dir)).await;
+    let (state_dir, peers) = (settings.state_dir.clone(), settings.peers.clone());
+    let opened = tokio::task::spawn_blocking(move || local::open_with(&state_dir, &peers)).await;
     opened.unwrap_or_else(|error| {
         Err(StoreError::Unavailable { action: "opening it".into(), source: error.into() })
     })
+}
+
+/// Opens the state for looking at it: makes and changes nothing where it is under STATEDIR. `None` where nothing was
+/// kept there yet.
+///
+/// # Errors
+/// As [`local::look`] and [`aws::open`].
+pub async fn look(settings: &Settings) -> Result<Option<Store>, StoreError> {
+    if let Some(places) = &settings.aws {
+        return aws::open(settings, places).await.map(Some);
+    }
+    local::look(&settings.state_dir)
 }

@@ -33,7 +33,8 @@ impl Content {
     /// [`VirusTotalError::Transient`]: it broke off, or stood still.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, VirusTotalError> {
         let piece = self.virustotal.piece(&mut self.reply, self.received).await?;
-        self.received += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let more = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        self.received = self.received.saturating_add(more);
         Ok(piece)
     }
 }

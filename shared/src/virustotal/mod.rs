@@ -1,5 +1,7 @@
 //! VirusTotal's API, version 3, as this project uses it.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 pub mod asks;
 pub mod client;
 pub mod content;

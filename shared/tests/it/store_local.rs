@@ -7,7 +7,7 @@ use std::{
     future::{Ready, ready},
     io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -15,7 +15,7 @@ use azul_vt::minute::Minute;
 use azul_vt::store::{
     Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
     inbox::{Again, Item, NewItem, Queue},
-    local::{go_plugin_position, open},
+    local::{go_plugin_position, look, open},
 };
 use jiff::{SignedDuration, Timestamp, civil::date};
 use tempfile::TempDir;
@@ -45,6 +45,82 @@ const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 async fn take(store: &Store, now: Timestamp) -> Option<Item> {
     store.inbox.take(Queue::Query, 1, MINUTE, now).await.unwrap().pop()
+}
+
+#[tokio::test]
+async fn an_item_that_a_clock_put_back_that_was_ahead_is_due_now() {
+    let (store, _dir) = with_an_item().await;
+    let ahead = at(400 * 86_400);
+    let item = take(&store, ahead).await.unwrap();
+    let again = Again { after: MINUTE, is_attempt: false };
+    assert!(store.inbox.again(Queue::Query, &item, again.clone(), ahead).await.unwrap());
+    let item = take(&store, at(0)).await.unwrap();
+    // One that is taken is its taker's, and one put back by a right clock waits.
+    assert_eq!(take(&store, at(1)).await, None);
+    assert!(store.inbox.again(Queue::Query, &item, again, at(1)).await.unwrap());
+    assert_eq!(take(&store, at(2)).await, None);
+    assert!(take(&store, at(62)).await.is_some());
+}
+
+#[tokio::test]
+async fn looking_at_the_state_makes_nothing_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    assert!(look(&state).unwrap().is_none());
+    assert!(!state.exists());
+    let all = || {
+        let mut names: Vec<_> = walk(&state);
+        names.sort();
+        names
+    };
+    let store = open(&state).unwrap();
+    let lease = acquire(&store, "load").await;
+    assert!(store.cursors.advance("steps", None, 60).await.unwrap());
+    let before = all();
+    let looked = look(&state).unwrap().unwrap();
+    assert!(looked.cursors.read("steps").await.unwrap().is_some());
+    let holder = looked.leases.holder("load", at(1)).await.unwrap();
+    assert_eq!(holder.map(|(owner, _)| owner).as_deref(), Some("test"));
+    assert!(looked.bundles.list("").await.unwrap().is_empty());
+    assert!(looked.bundles.put("a/b", b"c").await.is_err());
+    assert!(looked.cursors.advance("other", None, 1).await.is_err());
+    drop(looked);
+    assert_eq!(all(), before, "while it is open elsewhere");
+    store.leases.release(lease).await.unwrap();
+    drop(store);
+    let before = all();
+    let looked = look(&state).unwrap().unwrap();
+    assert!(looked.cursors.read("steps").await.unwrap().is_some());
+    assert!(looked.leases.holder("load", at(1)).await.unwrap().is_none());
+    drop(looked);
+    assert_eq!(all(), before);
+}
+
+/// All paths under a directory, folders and hidden ones among them.
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        }
+        found.push(path);
+    }
+    found
+}
+
+#[tokio::test]
+async fn scratch_of_another_user_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let scratch = dir.path().join("bundles/.scratch");
+    fs::create_dir_all(scratch.join("0")).unwrap();
+    // What this user may neither open nor remove; root may.
+    fs::write(scratch.join("0.lock"), "").unwrap();
+    fs::write(scratch.join("0/left"), "").unwrap();
+    fs::set_permissions(scratch.join("0.lock"), fs::Permissions::from_mode(0o000)).unwrap();
+    let store = open(dir.path()).unwrap();
+    store.bundles.put("a", b"b").await.unwrap();
+    assert_eq!(store.bundles.read("a").await.unwrap().unwrap(), b"b");
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ macro_rules! store_suite {
             a_budget_grants_no_more_than_its_limit_in_any_window
             a_budget_of_several_windows_keeps_all_of_them
             eight_askers_never_exceed_a_budget
+            what_a_clock_wrote_that_was_ahead_does_not_count
         );
     };
     ($fresh:path: $($case:ident)+) => {
@@ -941,4 +942,42 @@ pub(crate) async fn eight_askers_never_exceed_a_budget(store: &Store) {
     // All that may be, at once when it may be: 10 seconds and the margin apart.
     let expected: Vec<u64> = (0..24).map(|n| if n % 11 == 0 { 5 } else { 0 }).collect();
     assert_eq!(granted, expected);
+}
+
+pub(crate) async fn what_a_clock_wrote_that_was_ahead_does_not_count(store: &Store) {
+    let ahead = at(400 * 86_400);
+    let hour = SignedDuration::from_hours(1);
+    let memory = &store.memory;
+    assert!(memory.remember("pause", "a", hour, ahead).await.unwrap());
+    assert!(!memory.knows("pause", "a", at(0)).await.unwrap());
+    assert!(memory.remember("pause", "a", hour, at(0)).await.unwrap());
+    assert!(memory.knows("pause", "a", at(1)).await.unwrap());
+
+    let windows = [window("minute", 60, 1)];
+    assert_eq!(store.budget.ask("vt", &windows, ahead).await.unwrap(), Permit::Granted);
+    assert_eq!(store.budget.ask("vt", &windows, at(0)).await.unwrap(), Permit::Granted);
+    let Permit::Wait(wait) = store.budget.ask("vt", &windows, at(1)).await.unwrap() else {
+        panic!("the grant of the right clock counts")
+    };
+    assert!(wait < SignedDuration::from_secs(61), "{wait:?}");
+    let usage = store.budget.usage("vt", &windows, at(1)).await.unwrap();
+    assert_eq!(usage.first().map(|usage| usage.used), Some(1));
+
+    let lease = acquire(store, "load").await;
+    let gap = |next_try| MinuteState::Gap {
+        kind: GapKind::Missing,
+        reason: "404".to_owned(),
+        attempts: 1,
+        next_try,
+    };
+    let put = async |minute: i64, state, updated| {
+        let minute = Minute::of(at(0)).plus(minute);
+        let row = LedgerRow { minute, state, counts: Counts::default(), updated };
+        store.ledger.put(&row, &lease).await.unwrap();
+        minute
+    };
+    let wrong = put(0, gap(ahead + hour), ahead).await;
+    put(1, gap(at(600)), at(0)).await;
+    let due = store.ledger.unfinished(at(1), 10).await.unwrap();
+    assert_eq!(due.iter().map(|row| row.minute).collect::<Vec<_>>(), [wrong]);
 }

@@ -24,4 +24,5 @@ pub use fault::Fault;
 pub use gateway::{Gateway, Pushed};
 pub use proxy::{Chaos, Mode, Proxy, Through};
 pub use runtime_api::{Outcome, RuntimeApi};
+pub use server::Date;
 pub use virustotal::{Asked, Behaviour, Hit, Request, TEST_KEY, Unknown, VirusTotal};

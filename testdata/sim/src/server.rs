@@ -1,17 +1,23 @@
 //! One HTTP server on 127.0.0.1 whose connections can be refused and reset: what all stand-ins stand on.
 
 use std::{
-    future::pending,
+    future::{pending, ready},
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
 use anyhow::{Context as _, Result};
-use axum::{Extension, Router, response::Response};
+use axum::{
+    Extension, Router,
+    http::{HeaderValue, header::DATE},
+    middleware::map_response,
+    response::Response,
+};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -27,6 +33,31 @@ pub(crate) struct Server {
     commands: mpsc::UnboundedSender<Command>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
+    date: Arc<Mutex<Date>>,
+}
+
+/// What a server says that time it is, in the header `Date` of each answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Date {
+    /// The machine's time.
+    #[default]
+    Now,
+    /// Always that time.
+    At(Timestamp),
+    /// Nothing.
+    Untold,
+}
+
+impl Date {
+    fn header(self) -> Option<HeaderValue> {
+        let time = match self {
+            Self::Now => Timestamp::now(),
+            Self::At(time) => time,
+            Self::Untold => return None,
+        };
+        let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
+        HeaderValue::from_str(&text).ok()
+    }
 }
 
 #[derive(Debug)]
@@ -44,8 +75,21 @@ impl Server {
         let address = listener.local_addr().context("own address")?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
+        let date: Arc<Mutex<Date>> = Arc::default();
+        let told = Arc::clone(&date);
+        let router = router.layer(map_response(move |mut response: Response| {
+            if let Some(date) = lock(&told).header() {
+                response.headers_mut().entry(DATE).or_insert(date);
+            }
+            ready(response)
+        }));
         let task = tokio::spawn(run(listener, router, receiver, stop.clone()));
-        Ok(Self { address, commands, stop, task: Some(task) })
+        Ok(Self { address, commands, stop, task: Some(task), date })
+    }
+
+    /// Tells that time from now on.
+    pub(crate) fn set_date(&self, date: Date) {
+        *lock(&self.date) = date;
     }
 
     pub(crate) fn url(&self) -> String {
@@ -143,7 +187,9 @@ async fn serve(stream: TcpStream, router: Router, kill: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let io = TokioIo::new(Killable { stream, kill: kill.clone() });
     let service = TowerToHyperService::new(router.layer(Extension(Conn(kill.clone()))));
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .auto_date_header(false)
+        .serve_connection(io, service);
     tokio::select! {
         () = kill.cancelled() => {}
         // The client's doings; nobody to tell.

@@ -14,7 +14,7 @@ use azul_vt::{
 };
 use hunt::{Hunt, NAME, Report, Trigger};
 use jiff::{SignedDuration, Timestamp};
-use sim::{Hit, Model};
+use sim::{Date, Hit, Model};
 
 /// The time of the tests, seconds since 1970: 2026-11-24T09:00:00Z.
 pub(crate) const NOW: i64 = 1_795_510_800;
@@ -49,6 +49,9 @@ impl World {
             state: tempfile::tempdir().unwrap(),
             clock: Arc::new(Moved(Mutex::new(Timestamp::from_second(NOW).unwrap()))),
         };
+        // The tests' clock is none of the peers' business.
+        world.virustotal.set_date(Date::Untold);
+        world.dispatcher.set_date(Date::Untold);
         world.dispatcher.register_source("vtlivehunt");
         world.dispatcher.register_source("vtretrohunt");
         world

@@ -1,5 +1,5 @@
 //! Random histories of `load`: ticks, workers, crashes at any await, several runners, missing minutes, faults
-//! of both sides, clocks that jump. After each step, and at the end, nothing is lost.
+//! of both sides, clocks that jump, peers that lie about the time. After each step, and at the end, nothing is lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use load::{Load, LoadError, NAME, Report, Trigger};
 use proptest::{prelude::*, test_runner::Config};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::Value;
-use sim::{Behaviour, Fault, Unknown, feed::Style};
+use sim::{Behaviour, Date, Fault, Unknown, feed::Style};
 use tokio::{runtime::Runtime, time::Instant};
 
 const SEED: u64 = 23;
@@ -33,8 +33,9 @@ const RECORDS: u64 = 70;
 /// The first minute, and the clock at the start: three minutes are due.
 const FIRST: &str = "202611240900";
 const START: &str = "2026-11-24T10:02:30Z";
-/// Clocks jump less than the seven days that VirusTotal keeps: what is buried then is another test's.
+/// The true time goes on less than the seven days that VirusTotal keeps: what is buried then is another test's.
 const FURTHEST_HOURS: i64 = 72;
+const DAY: i64 = 86_400;
 
 /// A step of a history.
 #[derive(Clone, Debug)]
@@ -55,14 +56,29 @@ enum Step {
     WorkCrash(usize, usize),
     /// Workers of two processes, and a replay of the n-th minute.
     WorkTwo(i64),
-    /// The clock goes on, or jumps, by so many seconds.
+    /// The true time goes on, or back, by so many seconds, and everybody's clock with it.
     Clock(i64),
+    /// Our clock is so many seconds ahead of the true time, or behind it.
+    Wrong(i64),
+    /// What the peers say that time it is.
+    Tell(Told),
     /// VirusTotal has no such minute, the n-th, for so many requests.
     Missing(i64, usize),
     /// VirusTotal answers the next requests for the n-th minute like this.
     VirusTotal(i64, Behaviour, usize),
     /// The dispatcher answers the next posts like this.
     Dispatcher(Fault, usize),
+}
+
+/// The true time, but for one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Truth,
+    VirusTotalLies(i64),
+    DispatcherLies(i64),
+    NotByVirusTotal,
+    NotByTheDispatcher,
+    Nothing,
 }
 
 /// The model knows only how far the clock is from its start, to keep it in bounds.
@@ -78,6 +94,8 @@ impl ReferenceStateMachine for Histories {
 
     fn transitions(_: &i64) -> BoxedStrategy<Step> {
         let minute = || 0..MINUTES;
+        let apart =
+            || prop_oneof![Just(20 * DAY), Just(-20 * DAY), Just(400 * DAY), Just(-400 * DAY)];
         let virustotal = prop_oneof![
             Just(Behaviour::NotAvailableYet),
             Just(Behaviour::TooManyRequests(None)),
@@ -104,8 +122,18 @@ impl ReferenceStateMachine for Histories {
                 .prop_map(|(workers, time)| Step::Work(workers, time)),
             4 => (1_usize..4, 1_usize..400).prop_map(|(workers, n)| Step::WorkCrash(workers, n)),
             1 => minute().prop_map(Step::WorkTwo),
-            3 => prop_oneof![30_i64..600, -3600_i64..3600, Just(86_400), Just(-86_400)]
+            3 => prop_oneof![30_i64..600, -3600_i64..3600, Just(DAY), Just(-DAY)]
                 .prop_map(Step::Clock),
+            2 => prop_oneof![Just(0), -3600_i64..3600, apart()].prop_map(Step::Wrong),
+            2 => prop_oneof![
+                Just(Told::Truth),
+                apart().prop_map(Told::VirusTotalLies),
+                apart().prop_map(Told::DispatcherLies),
+                Just(Told::NotByVirusTotal),
+                Just(Told::NotByTheDispatcher),
+                Just(Told::Nothing),
+            ]
+            .prop_map(Step::Tell),
             2 => (minute(), 1_usize..4).prop_map(|(n, times)| Step::Missing(n, times)),
             2 => (minute(), virustotal, 1_usize..4)
                 .prop_map(|(n, behaviour, times)| Step::VirusTotal(n, behaviour, times)),
@@ -145,7 +173,16 @@ struct World {
     state: tempfile::TempDir,
     store: Store,
     clock: Arc<Adjustable>,
+    time: Mutex<Time>,
     highest: Mutex<Option<i64>>,
+}
+
+/// What time it is, how far our clock is ahead of it, and what is told of it.
+#[derive(Clone, Copy)]
+struct Time {
+    truth: Timestamp,
+    ahead: i64,
+    told: Told,
 }
 
 /// A future that is dropped at its n-th wait: what a crash leaves behind.
@@ -198,7 +235,31 @@ impl World {
         std::fs::write(state.path().join("v3_files"), before).unwrap();
         let store = local::open(state.path()).unwrap();
         let clock = Arc::new(Adjustable(Mutex::new(START.parse().unwrap())));
-        Self { runtime, virustotal, dispatcher, state, store, clock, highest: Mutex::default() }
+        let time = Time { truth: START.parse().unwrap(), ahead: 0, told: Told::Truth };
+        let (time, highest) = (Mutex::new(time), Mutex::default());
+        let world = Self { runtime, virustotal, dispatcher, state, store, clock, time, highest };
+        world.change(|_| ());
+        world
+    }
+
+    /// Changes what time it is, for all.
+    fn change(&self, how: impl FnOnce(&mut Time)) {
+        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        how(&mut time);
+        let Time { truth, ahead, told } = *time;
+        let by = |seconds| truth + SignedDuration::from_secs(seconds);
+        *self.clock.0.lock().unwrap_or_else(PoisonError::into_inner) = by(ahead);
+        let truth = Date::At(truth);
+        let (virustotal, dispatcher) = match told {
+            Told::Truth => (truth, truth),
+            Told::VirusTotalLies(by_seconds) => (Date::At(by(by_seconds)), truth),
+            Told::DispatcherLies(by_seconds) => (truth, Date::At(by(by_seconds))),
+            Told::NotByVirusTotal => (Date::Untold, truth),
+            Told::NotByTheDispatcher => (truth, Date::Untold),
+            Told::Nothing => (Date::Untold, Date::Untold),
+        };
+        self.virustotal.set_date(virustotal);
+        self.dispatcher.set_date(dispatcher);
     }
 
     /// A process of its own, as far as state goes.
@@ -243,8 +304,9 @@ impl World {
         self.load().await.run(&Trigger::Range { from, to }, &limits(1000)).await
     }
 
+    /// The true time, which everybody knows.
     fn set_clock(&self, now: Timestamp) {
-        *self.clock.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.change(|time| *time = Time { truth: now, ahead: 0, told: Told::Truth });
     }
 
     async fn cursor(&self) -> Option<Minute> {
@@ -381,8 +443,10 @@ impl StateMachineTest for Loading {
                     let _ = tokio::join!(one, other, replay);
                 }
                 Step::Clock(by) => {
-                    world.set_clock(world.clock.now() + SignedDuration::from_secs(by));
+                    world.change(|time| time.truth += SignedDuration::from_secs(by));
                 }
+                Step::Wrong(by) => world.change(|time| time.ahead = by),
+                Step::Tell(told) => world.change(|time| time.told = told),
                 Step::Missing(n, times) => {
                     world.virustotal.behave(
                         &first().plus(n).to_string(),

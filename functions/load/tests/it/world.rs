@@ -16,7 +16,7 @@ use azul_vt::{
 };
 use jiff::Timestamp;
 use load::{Load, NAME};
-use sim::{Unknown, feed::Style};
+use sim::{Date, Unknown, feed::Style};
 
 pub(crate) const NOW: &str = "2026-11-24T10:05:30Z";
 pub(crate) const SEED: u64 = 7;
@@ -56,7 +56,20 @@ impl World {
         (0..6).map(|m| format!("2026112409{m:02}")).collect()
     }
 
+    /// A `Load` whose clock agrees with the peers'.
     pub(crate) async fn load_at(&self, now: &str, more: &[(&str, &str)]) -> Load {
+        self.tell(Date::At(now.parse().unwrap()));
+        self.load_by(now, more).await
+    }
+
+    /// Both peers tell that time.
+    pub(crate) fn tell(&self, date: Date) {
+        self.virustotal.set_date(date);
+        self.dispatcher.set_date(date);
+    }
+
+    /// A `Load` whose clock says that it is `now`, whatever the peers say.
+    pub(crate) async fn load_by(&self, now: &str, more: &[(&str, &str)]) -> Load {
         let settings = self.settings(more);
         let store = local::open(Path::new(&settings.state_dir)).unwrap();
         // The first run starts at 0900.
@@ -96,7 +109,8 @@ impl World {
             Options { headers_timeout: moment, idle_timeout: moment, ..Options::new(settings) };
         let virustotal = VirusTotal::with_options(client.clone(), settings, options);
         let options = DispatcherOptions { post_timeout: moment, ping_timeout: moment };
-        let dispatcher = Dispatcher::new(client, settings.events_url.clone(), options);
+        let dispatcher = Dispatcher::new(client, settings.events_url.clone(), options)
+            .with_peers(&settings.peers);
         let options = PublisherOptions {
             min_backoff: instant,
             max_backoff: instant,

@@ -30,3 +30,5 @@ mod running;
 mod served;
 #[cfg(test)]
 mod serves;
+#[cfg(test)]
+mod users;

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use sim::{Hit, Model, feed::Style};
+use sim::{Date, Hit, Model, feed::Style};
 
 use crate::{
     commands::MINUTE,
@@ -304,4 +304,43 @@ async fn whoever_is_slow_does_not_keep_it_from_its_end() {
     assert!(status.success(), "{said}");
     // Four seconds, and what a busy machine adds.
     assert!(begun.elapsed() < 2 * ENDS_WITHIN, "{:?}: {said}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_names_the_peer_that_is_out_and_clocks_that_are_apart() {
+    let stage = Stage::new().await;
+    stage.dispatcher.set_date(Date::At(Timestamp::now() - SignedDuration::from_hours(24)));
+    let mut command = stage.vt(&["serve", "--functions", "download"]);
+    command.env("PLUGIN_DATA_URL", stage.dispatcher.url()).env("SERVE_LISTEN", "127.0.0.1:0");
+    let (_running, url) = Running::serve(command);
+    let health = async || {
+        let answer = reqwest::get(format!("{url}/health")).await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let until = async |is_so: fn(&Value) -> bool| {
+        let begun = Instant::now();
+        loop {
+            let (status, body) = health().await;
+            if is_so(&body) {
+                return (status, body);
+            }
+            assert!(begun.elapsed() < PATIENCE, "{body}");
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let (status, body) = until(|body| body["clock"].is_string()).await;
+    assert_eq!(status, 503, "{body}");
+    assert!(body["clock"].as_str().unwrap().contains("ahead of that of the dispatcher"), "{body}");
+    assert_eq!(body["outages"], json!({}), "{body}");
+    stage.dispatcher.set_date(Date::Now);
+    until(|body| body["clock"].is_null()).await;
+    stage.dispatcher.down().await;
+    let is_told = |body: &Value| {
+        let error = body["outages"]["dispatcher"]["error"].as_str();
+        error.is_some_and(|error| error.contains("cannot be reached"))
+    };
+    let (_, body) = until(is_told).await;
+    assert!(body["outages"]["dispatcher"]["since"].is_string(), "{body}");
+    stage.dispatcher.up().await;
+    until(|body| body["outages"] == json!({})).await;
 }

@@ -14,6 +14,7 @@ use super::table::{
 };
 use crate::{
     http_client::Backoff,
+    peers::latest_written,
     store::{
         StoreError,
         budget::{Budget, Permit, Window, WindowUsage},
@@ -85,7 +86,9 @@ impl AwsBudget {
             }
             let nth = last.and_then(|l| (l.number + 1).checked_sub(u64::from(window.limit)));
             let Some(nth) = nth.filter(|nth| *nth > 0) else { continue };
-            if let Some(granted) = self.granted(name, nth, action).await? {
+            // What a clock that was ahead granted counts for nothing.
+            let granted = self.granted(name, nth, action).await?;
+            if let Some(granted) = granted.filter(|granted| *granted <= latest_written(now)) {
                 wait = wait.max(window.counted().saturating_sub(now.duration_since(granted)));
             }
         }
@@ -108,8 +111,9 @@ impl Budget for AwsBudget {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         while backoff.attempts() < MEETINGS {
             let last = self.last(name, &action).await?;
-            // A clock that went back must not make room: time goes on from the last grant.
-            let now = last.map_or(now, |last| last.granted.max(now));
+            // A clock that went back a little must not make room: time goes on from the last grant.
+            let latest = last.map(|last| last.granted).filter(|at| *at <= latest_written(now));
+            let now = latest.map_or(now, |latest| latest.max(now));
             let wait = self.wait(name, windows, last, now, &action).await?;
             if wait > SignedDuration::ZERO {
                 return Ok(Permit::Wait(wait));
@@ -146,7 +150,8 @@ impl Budget for AwsBudget {
             while young - old > 1 {
                 let middle = old + (young - old) / 2;
                 let granted = self.granted(name, middle, &action).await?;
-                if granted.is_some_and(|granted| granted > from) {
+                // Those of a clock that was ahead come before those that were made since.
+                if granted.is_some_and(|granted| granted > from && granted <= latest_written(now)) {
                     young = middle;
                 } else {
                     old = middle;

@@ -484,6 +484,7 @@ impl Inbox for SqsInbox {
         let mut message = Message::new(queue, &item.id, &item.body, attempts, item.since);
         message.outage = again.outage.or(item.outage);
         message.due = Some(now.saturating_add(again.after).unwrap_or(Timestamp::MAX));
+        message.written = Some(now);
         let (text, object) = self.write(queue, message, LONG).await?;
         self.send(place, &text, again.after).await?;
         let ours = self.end(place, &receipt.handle).await?;
@@ -544,6 +545,7 @@ impl SqsInbox {
                 return self.give_up(place, text, handle, &reason).await.map(|()| None);
             }
         };
+        let wait = message.wait(now);
         if let Some(other) = message.queue.filter(|name| name != queue.name()) {
             return Err(StoreError::Refused {
                 action: format!("taking work of {}", queue.name()),
@@ -554,7 +556,6 @@ impl SqsInbox {
                 source: format!("it holds work of {other}").into(),
             });
         }
-        let wait = message.due.map_or(SignedDuration::ZERO, |due| due.duration_since(now));
         if wait > TOLERANCE {
             self.send(place, text, wait).await?;
             return self.end(place, handle).await.map(|_| None);

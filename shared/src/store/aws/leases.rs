@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::table::{
     Item, Key, Table, Updated, expiry, item, mark, number, number_of, text, text_of, time, time_of,
 };
+use crate::peers::latest_written;
 use crate::store::{Grant, Lease, Leases, StoreError, keys::check_lease_name};
 
 /// How long a lease lasts without a renewal.
@@ -39,8 +40,11 @@ impl Leases for AwsLeases {
         let what = format!("the lease {name}");
         let change = "SET #owner = :owner, #since = :now, #renewed = :now, #until = :until, \
                       #expires_at = :expires, #by = :me ADD #fence :one";
-        let condition = "attribute_not_exists(#pk) OR #until <= :now";
+        // No owner whose clock is right keeps it for longer than it lasts.
+        let condition = "attribute_not_exists(#pk) OR #until <= :now OR #until > :latest";
         let mut values = times(now);
+        let latest = latest_written(now).saturating_add(LASTS).unwrap_or(Timestamp::MAX);
+        values.extend(item([(":latest", time(latest))]));
         values.extend(item([(":owner", text(owner)), (":me", text(mark())), (":one", number(1))]));
         let action = format!("taking {what}");
         match self.0.update(&action, key(name), change, condition, values).await? {

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     minute::Minute,
+    peers::latest_written,
     store::{Lease, Ledger, LedgerRow, LedgerTotals, MinuteState, StoreError},
 };
 
@@ -112,8 +113,8 @@ impl Ledger for AwsLedger {
 
     async fn unfinished(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
         let filter = Filter {
-            condition: Some("#due <= :now"),
-            values: item([(":now", time(now))]),
+            condition: Some("#due <= :now OR #updated > :latest"),
+            values: item([(":now", time(now)), (":latest", time(latest_written(now)))]),
             limit: Some(limit),
             ..Filter::default()
         };
@@ -230,7 +231,13 @@ impl AwsLedger {
             writes.push(table.put(key(row.minute), attributes, Some(condition), values)?);
             copies.push(if open {
                 let (state, due) = state_of(&row.state);
-                let copy = item([("row", json), ("state", text(state)), ("due", due)]);
+                let updated = time(row.updated);
+                let copy = item([
+                    ("row", json),
+                    ("state", text(state)),
+                    ("due", due),
+                    ("updated", updated),
+                ]);
                 table.put(open_key(row.minute), copy, None, item([]))?
             } else {
                 table.delete(open_key(row.minute), None, item([]))?

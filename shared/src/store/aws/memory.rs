@@ -9,10 +9,14 @@ use super::table::{
     Item, Key, TRANSACTION, Table, Transacted, Updated, expiry, item, mark, part, text, time,
     time_of,
 };
-use crate::store::{Memory, StoreError};
+use crate::{
+    peers::latest_written,
+    store::{Memory, StoreError},
+};
 
-const CHANGE: &str = "SET #until = :until, #expires_at = :expires, #by = :me";
-const NEW: &str = "attribute_not_exists(#pk) OR #until <= :now";
+const CHANGE: &str = "SET #until = :until, #expires_at = :expires, #written = :now, #by = :me";
+/// What a clock wrote that was ahead counts as absent.
+const NEW: &str = "attribute_not_exists(#pk) OR #until <= :now OR #written > :latest";
 
 pub(super) struct AwsMemory(pub(super) Table);
 
@@ -25,7 +29,12 @@ impl Memory for AwsMemory {
     async fn knows(&self, kind: &str, id: &str, now: Timestamp) -> Result<bool, StoreError> {
         let action = format!("looking for a {kind} in the memory");
         let Some(found) = self.0.get(&action, key(kind, id)).await? else { return Ok(false) };
-        Ok(time_of(&found, "until", &format!("the memory of a {kind}"))? > now)
+        let what = format!("the memory of a {kind}");
+        if found.contains_key("written") && time_of(&found, "written", &what)? > latest_written(now)
+        {
+            return Ok(false);
+        }
+        Ok(time_of(&found, "until", &what)? > now)
     }
 
     async fn remember(
@@ -106,6 +115,7 @@ fn values(ttl: SignedDuration, now: Timestamp) -> Item {
         (":until", time(until)),
         (":expires", expiry(until)),
         (":now", time(now)),
+        (":latest", time(latest_written(now))),
         (":me", text(mark())),
     ])
 }

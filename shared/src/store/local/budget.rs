@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::db::{Db, nanoseconds, unsigned};
+use crate::peers::{Peers, latest_written};
 use crate::store::{
     StoreError,
     budget::{Budget, Permit, Window, WindowUsage},
@@ -12,6 +13,8 @@ use crate::store::{
 
 pub(super) struct LocalBudget {
     pub(super) db: Db,
+    /// Who confirms the clock that says which grants are old.
+    pub(super) peers: Peers,
 }
 
 /// In nanoseconds.
@@ -30,13 +33,18 @@ impl Budget for LocalBudget {
         if windows.is_empty() {
             return Ok(Permit::Granted);
         }
+        // What a clock that was ahead granted counts for nothing.
+        let latest = nanoseconds(latest_written(now));
+        let may_forget = self.peers.confirm(now);
         let (name, windows, now) = (name.to_owned(), windows.to_vec(), nanoseconds(now));
         self.db
             .write(format!("asking for a request of the budget {name}"), move |db| {
-                // A clock that went back must not make room: time goes on from the last grant.
+                // A clock that went back a little must not make room: time goes on from the last grant.
                 let last: Option<i64> = db
-                    .prepare_cached("SELECT max(granted) FROM budget WHERE name = ?1")?
-                    .query_row([&name], |row| row.get(0))?;
+                    .prepare_cached(
+                        "SELECT max(granted) FROM budget WHERE name = ?1 AND granted <= ?2",
+                    )?
+                    .query_row(params![name, latest], |row| row.get(0))?;
                 let now = last.map_or(now, |last| last.max(now));
                 let mut wait = 0;
                 for window in &windows {
@@ -46,10 +54,10 @@ impl Budget for LocalBudget {
                     };
                     let nth: Option<i64> = db
                         .prepare_cached(
-                            "SELECT granted FROM budget WHERE name = ?1
+                            "SELECT granted FROM budget WHERE name = ?1 AND granted <= ?3
                              ORDER BY granted DESC, number DESC LIMIT 1 OFFSET ?2",
                         )?
-                        .query_row(params![name, before], |row| row.get(0))
+                        .query_row(params![name, before, latest], |row| row.get(0))
                         .optional()?;
                     if let Some(nth) = nth {
                         let free = nth.saturating_add(counted(window));
@@ -63,11 +71,13 @@ impl Budget for LocalBudget {
                     "INSERT INTO budget (name, granted) VALUES (?1, ?2)",
                     params![name, now],
                 )?;
-                let longest = windows.iter().map(counted).max().unwrap_or(0);
-                db.execute(
-                    "DELETE FROM budget WHERE name = ?1 AND granted < ?2",
-                    params![name, now.saturating_sub(longest)],
-                )?;
+                if may_forget {
+                    let longest = windows.iter().map(counted).max().unwrap_or(0);
+                    db.execute(
+                        "DELETE FROM budget WHERE name = ?1 AND (granted < ?2 OR granted > ?3)",
+                        params![name, now.saturating_sub(longest), latest],
+                    )?;
+                }
                 Ok(Permit::Granted)
             })
             .await
@@ -79,16 +89,19 @@ impl Budget for LocalBudget {
         windows: &[Window],
         now: Timestamp,
     ) -> Result<Vec<WindowUsage>, StoreError> {
+        let latest = nanoseconds(latest_written(now));
         let (name, windows, now) = (name.to_owned(), windows.to_vec(), nanoseconds(now));
         self.db
             .read(format!("reading the budget {name}"), move |db| {
                 let mut statement = db.prepare_cached(
-                    "SELECT count(*) FROM budget WHERE name = ?1 AND granted > ?2",
+                    "SELECT count(*) FROM budget
+                     WHERE name = ?1 AND granted > ?2 AND granted <= ?3",
                 )?;
                 let mut usage = Vec::new();
                 for window in windows {
                     let from = now.saturating_sub(counted(&window));
-                    let used = statement.query_row(params![name, from], |row| row.get(0))?;
+                    let used =
+                        statement.query_row(params![name, from, latest], |row| row.get(0))?;
                     usage.push(WindowUsage { window, used: unsigned(used, "the budget")? });
                 }
                 Ok(usage)

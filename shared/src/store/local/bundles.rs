@@ -17,7 +17,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::scratch::{SCRATCH, Scratch, new_file};
+use super::{
+    adopt,
+    scratch::{SCRATCH, Scratch, new_file},
+};
 use crate::store::{
     BundleInfo, BundleReader, Bundles, StoreError,
     keys::{check_key, check_prefix},
@@ -34,7 +37,8 @@ pub(super) struct LocalBundles {
 
 struct Inner {
     root: PathBuf,
-    scratch: Scratch,
+    /// `None`: it was opened for looking.
+    scratch: Option<Scratch>,
     /// Names the next file in `scratch`.
     next: AtomicU64,
 }
@@ -44,7 +48,16 @@ impl LocalBundles {
     /// by one process at a time.
     pub(super) fn open(root: PathBuf) -> Result<Self, StoreError> {
         let scratch = Scratch::open(&root.join(SCRATCH))?;
-        Ok(Self { inner: Arc::new(Inner { root, scratch, next: AtomicU64::new(0) }) })
+        Ok(Self::with(root, Some(scratch)))
+    }
+
+    /// Looks at the directory `root`, which need not be there. Makes nothing and puts nothing.
+    pub(super) fn look(root: PathBuf) -> Self {
+        Self::with(root, None)
+    }
+
+    fn with(root: PathBuf, scratch: Option<Scratch>) -> Self {
+        Self { inner: Arc::new(Inner { root, scratch, next: AtomicU64::new(0) }) }
     }
 
     /// Runs blocking `work` away from the async threads.
@@ -117,7 +130,7 @@ impl Bundles for LocalBundles {
     }
 
     fn scratch(&self) -> &Path {
-        &self.inner.scratch.path
+        self.inner.scratch.as_ref().map_or(&self.inner.root, |scratch| &scratch.path)
     }
 }
 
@@ -132,7 +145,7 @@ impl Inner {
         // A hard link, unlike a rename, fails where the name exists: one of two that race wins.
         let linked = self.name(key, || match fs::hard_link(from, &to) {
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-                let near = self.temporary();
+                let near = self.temporary()?;
                 let linked = copy(from, &near).and_then(|()| fs::hard_link(&near, &to));
                 discard(&near);
                 linked
@@ -140,7 +153,10 @@ impl Inner {
             other => other,
         });
         let new = match linked {
-            Ok(()) => true,
+            Ok(()) => {
+                adopt(&to)?;
+                true
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.is_file(key)? => false,
             Err(e) => return Err(e),
         };
@@ -152,7 +168,7 @@ impl Inner {
 
     fn put(&self, key: &str, content: &[u8]) -> io::Result<()> {
         let to = self.root.join(key);
-        let temporary = self.temporary();
+        let temporary = self.temporary()?;
         let write = || {
             let mut file = new_file(&temporary)?;
             file.write_all(content)?;
@@ -189,7 +205,10 @@ impl Inner {
             }
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                _ => sync_parent(&folder)?,
+                _ => {
+                    adopt(&folder)?;
+                    sync_parent(&folder)?;
+                }
             }
         }
         Ok(())
@@ -279,10 +298,14 @@ impl Inner {
         Ok(())
     }
 
-    fn temporary(&self) -> PathBuf {
+    fn temporary(&self) -> io::Result<PathBuf> {
+        let Some(scratch) = &self.scratch else {
+            let reason = "the state was opened for looking at it";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        };
         // Far from any name a caller would choose for its own files here.
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        self.scratch.path.join(format!(".put-{n}"))
+        Ok(scratch.path.join(format!(".put-{n}")))
     }
 }
 

@@ -10,11 +10,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
+use url::Url;
 
-use super::{StoreError, unusable};
+use super::{StoreError, adopt, unusable};
 
 /// Marks the file as ours (the letters `AzVt`), so that somebody else's database is not taken for state.
 const APPLICATION_ID: i64 = 0x417a_5674;
@@ -122,6 +123,11 @@ const SCHEMA: &[&str] = &[
     ALTER TABLE inbox ADD COLUMN outage_since INTEGER;
     ALTER TABLE inbox ADD COLUMN outage_last INTEGER;
 ",
+    "
+    -- When `due` and `expires` were written: what a clock wrote that was ahead does not count.
+    ALTER TABLE inbox ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE memory ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// What can go wrong inside of a call, before it is known what was attempted.
@@ -164,12 +170,29 @@ impl Db {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(path, e)),
             _ => {}
         }
+        adopt(path).map_err(|e| unusable(path, e))?;
         let mut connection = Connection::open(path).map_err(|e| unusable(path, e))?;
-        prepare(&mut connection, path).map_err(|fault| match fault {
-            Fault::Store(error) => error,
-            Fault::Sql(error) if is_damage(&error) => damaged(path, &error),
-            Fault::Sql(error) => unusable(path, error),
-        })?;
+        prepare(&mut connection, path).map_err(|fault| refused(path, fault))?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), path: path.into() })
+    }
+
+    /// Opens a database that is there, for reading alone: makes and changes nothing.
+    pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
+        // Without a WAL nobody has it open, and it is whole. SQLite would make a WAL and its index to read it.
+        let is_still = !wal(path).exists();
+        let mut url =
+            Url::from_file_path(path).map_err(|()| unusable(path, "its path is not absolute"))?;
+        if is_still {
+            url.set_query(Some("immutable=1"));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let opened = Connection::open_with_flags(url.as_str(), flags);
+        let connection = opened.map_err(|e| unusable(path, e))?;
+        let look = || {
+            connection.busy_timeout(BUSY)?;
+            recognise(&connection, path).map(drop)
+        };
+        look().map_err(|fault| refused(path, fault))?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)), path: path.into() })
     }
 
@@ -238,20 +261,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     connection.pragma_update(None, "synchronous", "FULL")?;
 
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let known = i64::try_from(SCHEMA.len()).unwrap_or(i64::MAX);
-    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let id: i64 = transaction.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if id != APPLICATION_ID && (id != 0 || found != 0 || tables != 0) {
-        let reason = "it is a SQLite database of another program; set STATEDIR to another \
-                      directory"
-            .to_owned();
-        return Err(StoreError::Damaged { what: path.display().to_string(), reason }.into());
-    }
-    if found > known {
-        return Err(StoreError::Newer { path: path.into(), found, known }.into());
-    }
+    let (found, known) = recognise(&transaction, path)?;
     let done = usize::try_from(found).unwrap_or(0);
     for step in SCHEMA.iter().skip(done) {
         transaction.execute_batch(step)?;
@@ -262,6 +272,40 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+/// The versions of the schema that the database has and that is known here.
+fn recognise(db: &Connection, path: &Path) -> Result<(i64, i64), Fault> {
+    let known = i64::try_from(SCHEMA.len()).unwrap_or(i64::MAX);
+    let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let id: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if id != APPLICATION_ID && (id != 0 || found != 0 || tables != 0) {
+        let reason = "it is a SQLite database of another program; set STATEDIR to another \
+                      directory"
+            .to_owned();
+        return Err(StoreError::Damaged { what: path.display().to_string(), reason }.into());
+    }
+    if found > known {
+        return Err(StoreError::Newer { path: path.into(), found, known }.into());
+    }
+    Ok((found, known))
+}
+
+/// Why a database cannot be opened.
+fn refused(path: &Path, fault: Fault) -> StoreError {
+    match fault {
+        Fault::Store(error) => error,
+        Fault::Sql(error) if is_damage(&error) => damaged(path, &error),
+        Fault::Sql(error) => unusable(path, error),
+    }
+}
+
+/// The write-ahead log of a database: it is there as long as somebody has the database open, or died with it open.
+fn wal(path: &Path) -> PathBuf {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::db::{Db, nanoseconds, timestamp, unsigned};
+use crate::peers::latest_written;
 use crate::store::{
     StoreError,
     inbox::{
@@ -76,7 +77,8 @@ impl LocalInbox {
         self.db
             .write(format!("putting work into the inbox of {}", queue.name()), move |db| {
                 let mut statement = db.prepare_cached(
-                    "INSERT INTO inbox (queue, id, body, since, due) VALUES (?1, ?2, ?3, ?4, ?4)
+                    "INSERT INTO inbox (queue, id, body, since, due, written)
+                     VALUES (?1, ?2, ?3, ?4, ?4, ?4)
                      ON CONFLICT (queue, id) DO NOTHING",
                 )?;
                 for NewItem { id, body } in items {
@@ -124,17 +126,20 @@ impl Inbox for LocalInbox {
         now: Timestamp,
     ) -> Result<Vec<Item>, StoreError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let latest = nanoseconds(latest_written(now));
         let (now, until) = (nanoseconds(now), later(now, hold));
         self.db
             .write(format!("taking work from the inbox of {}", queue.name()), move |db| {
                 let mut statement = db.prepare_cached(
-                    "UPDATE inbox SET due = ?3, lost = lost + taken, taken = 1, receipt = receipt + 1
+                    "UPDATE inbox SET due = ?3, lost = lost + taken, taken = 1, receipt = receipt + 1,
+                                      written = ?2
                      WHERE queue = ?1 AND id IN
-                         (SELECT id FROM inbox WHERE queue = ?1 AND buried IS NULL AND due <= ?2
+                         (SELECT id FROM inbox WHERE queue = ?1 AND buried IS NULL
+                              AND (due <= ?2 OR written > ?5)
                           ORDER BY due, since, id LIMIT ?4)
                      RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last",
                 )?;
-                let mut rows = statement.query(params![queue.name(), now, until, most])?;
+                let mut rows = statement.query(params![queue.name(), now, until, most, latest])?;
                 let mut items = Vec::new();
                 while let Some(row) = rows.next()? {
                     items.push(item(row)?);
@@ -158,29 +163,32 @@ impl Inbox for LocalInbox {
             reason,
         };
         let message = Message::parse(&delivery.body).map_err(damaged)?;
+        let due = later(now, message.wait(now));
         let Body::Body(body) = message.body else {
             return Err(damaged("its body is an object on AWS".into()));
         };
         let Message { id, attempts, since, outage, .. } = message;
         let outage = outage.map(|o| (nanoseconds(o.since), nanoseconds(o.last))).unzip();
-        let due = nanoseconds(message.due.unwrap_or(now));
+        let latest = nanoseconds(latest_written(now));
         let (now, until) = (nanoseconds(now), later(now, hold));
         self.db
             .write(format!("accepting work for the inbox of {}", queue.name()), move |db| {
                 db.execute(
-                    "INSERT INTO inbox (queue, id, body, attempts, since, due, outage_since, outage_last)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                    "INSERT INTO inbox (queue, id, body, attempts, since, due, outage_since, outage_last, written)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                      ON CONFLICT (queue, id) DO NOTHING",
                     params![
-                        queue.name(), id, body, attempts, nanoseconds(since), due, outage.0, outage.1
+                        queue.name(), id, body, attempts, nanoseconds(since), due, outage.0, outage.1, now
                     ],
                 )?;
                 let taken = db
                     .query_row(
-                        "UPDATE inbox SET due = ?4, lost = lost + taken, taken = 1, receipt = receipt + 1
-                         WHERE queue = ?1 AND id = ?2 AND buried IS NULL AND due <= ?3
+                        "UPDATE inbox SET due = ?4, lost = lost + taken, taken = 1, receipt = receipt + 1,
+                                          written = ?3
+                         WHERE queue = ?1 AND id = ?2 AND buried IS NULL
+                             AND (due <= ?3 OR written > ?5)
                          RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last",
-                        params![queue.name(), id, now, until],
+                        params![queue.name(), id, now, until, latest],
                         item,
                     )
                     .optional()?;
@@ -196,9 +204,10 @@ impl Inbox for LocalInbox {
         hold: SignedDuration,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let sql = "UPDATE inbox SET due = ?4
+        let sql = "UPDATE inbox SET due = ?4, written = ?5
                    WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
-        self.change("keeping", queue, item, sql, vec![later(now, hold).into()]).await
+        let more = vec![later(now, hold).into(), nanoseconds(now).into()];
+        self.change("keeping", queue, item, sql, more).await
     }
 
     async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError> {
@@ -217,7 +226,8 @@ impl Inbox for LocalInbox {
         let sql =
             "UPDATE inbox SET due = ?4, taken = 0, lost = 0, attempts = attempts + ?5, body = ?6,
                           outage_since = coalesce(?7, outage_since),
-                          outage_last = coalesce(?8, outage_last)
+                          outage_last = coalesce(?8, outage_last),
+                          written = ?9
                    WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
         let more = vec![
             later(now, again.after).into(),
@@ -225,6 +235,7 @@ impl Inbox for LocalInbox {
             item.body.clone().into(),
             again.outage.map(|outage| nanoseconds(outage.since)).into(),
             again.outage.map(|outage| nanoseconds(outage.last)).into(),
+            nanoseconds(now).into(),
         ];
         self.change("putting back", queue, item, sql, more).await
     }
@@ -250,7 +261,7 @@ impl Inbox for LocalInbox {
                 // it: one that ends each process that takes it must not drag its neighbours along.
                 let rows = db.execute(
                     "UPDATE inbox SET due = iif(lost > 0, ?2 + lost * (?3 + abs(random() % ?3)), min(due, ?2)),
-                                      lost = lost + 1, taken = 0, receipt = receipt + 1
+                                      lost = lost + 1, taken = 0, receipt = receipt + 1, written = ?2
                      WHERE queue = ?1 AND taken AND buried IS NULL",
                     params![queue.name(), now, LOST],
                 )?;

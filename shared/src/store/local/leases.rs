@@ -2,13 +2,14 @@
 //!
 //! The operating system frees the lock when its owner ends, however it ends, so a lease needs no expiry
 //! here. A lock belongs to an open file, not to a process: two owners in one process exclude each other
-//! too. The lock is taken and looked at only inside of a transaction that writes, so the row always
-//! agrees with it, and looking never makes somebody else's attempt fail. So is the file removed, by who
-//! gives the lease back: nobody can be between opening a file and locking it.
+//! too. The lock is taken only inside of a transaction that writes, so the row always
+//! agrees with it. So is the file removed, by who gives the lease back: nobody can be between opening a file and
+//! locking it. Looking locks it for a moment too, outside of any transaction, so one attempt is several.
 
 use std::{
     fs::{File, TryLockError},
     path::PathBuf,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -21,6 +22,10 @@ use super::{
     lock_file,
 };
 use crate::store::{Grant, Lease, Leases, StoreError, keys::check_lease_name};
+
+/// How often a lock is tried, and how long after another. Blocks a thread that may block.
+const TRIES: u32 = 3;
+const MOMENT: Duration = Duration::from_millis(5);
 
 pub(super) struct LocalLeases {
     pub(super) db: Db,
@@ -55,7 +60,7 @@ impl Leases for LocalLeases {
             .write(action.clone(), move |db| {
                 let file = lock_file(&path).map_err(|e| unavailable(&action, e))?;
                 let row = row(db, &name)?;
-                let locked = match file.try_lock() {
+                let locked = match try_lock(&file) {
                     Ok(()) => Locked(file),
                     Err(TryLockError::WouldBlock) => {
                         let (owner, since) = row.map_or_else(
@@ -151,7 +156,7 @@ impl Leases for LocalLeases {
         let name = name.to_owned();
         let action = format!("looking at the lease {name}");
         self.db
-            .write(action.clone(), move |db| {
+            .read(action.clone(), move |db| {
                 match File::open(&path) {
                     Ok(file) => match file.try_lock_shared() {
                         Ok(()) => {
@@ -168,6 +173,17 @@ impl Leases for LocalLeases {
             })
             .await
     }
+}
+
+/// Locks a file that nobody else has locked. Who looks at a lease locks its file for a moment.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(MOMENT),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Refuses a write under a lease that somebody took over.

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     minute::Minute,
+    peers::latest_written,
     store::{Counts, GapKind, Lease, Ledger, LedgerRow, LedgerTotals, MinuteState, StoreError},
 };
 
@@ -63,10 +64,11 @@ impl Ledger for LocalLedger {
             .read("reading what is unfinished", move |db| {
                 let sql = format!(
                     "{SELECT} WHERE state IN ('gap', 'planned', 'loading')
-                         AND (state <> 'gap' OR next_try <= ?1)
-                     ORDER BY minute LIMIT ?2"
+                         AND (state <> 'gap' OR next_try <= ?1 OR updated > ?2)
+                     ORDER BY minute LIMIT ?3"
                 );
-                rows(db, &sql, [nanoseconds(now), at_most(limit)])
+                let latest = nanoseconds(latest_written(now));
+                rows(db, &sql, [nanoseconds(now), latest, at_most(limit)])
             })
             .await
     }

@@ -7,7 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Transaction, params};
 
 use super::db::{Db, Fault, nanoseconds};
-use crate::store::{Memory, StoreError};
+use crate::{
+    peers::{Peers, latest_written},
+    store::{Memory, StoreError},
+};
 
 /// Expired rows are removed at the first write of a process and at each of this many after it, at most
 /// [`PURGED`] rows at a time: more than are written meanwhile, and never a long stop.
@@ -16,12 +19,14 @@ const PURGED: i64 = 1000;
 
 pub(super) struct LocalMemory {
     db: Db,
+    /// Who confirms the clock that says what expired.
+    peers: Peers,
     writes: AtomicU32,
 }
 
 impl LocalMemory {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, writes: AtomicU32::new(0) }
+    pub(super) fn new(db: Db, peers: Peers) -> Self {
+        Self { db, peers, writes: AtomicU32::new(0) }
     }
 }
 
@@ -32,9 +37,11 @@ impl Memory for LocalMemory {
         self.db
             .read(format!("looking for a {kind} in the memory"), move |db| {
                 let mut statement = db.prepare_cached(
-                    "SELECT 1 FROM memory WHERE kind = ?1 AND id = ?2 AND expires > ?3",
+                    "SELECT 1 FROM memory WHERE kind = ?1 AND id = ?2 AND expires > ?3
+                         AND written <= ?4",
                 )?;
-                Ok(statement.exists(params![kind, id, nanoseconds(now)])?)
+                let latest = nanoseconds(latest_written(now));
+                Ok(statement.exists(params![kind, id, nanoseconds(now), latest])?)
             })
             .await
     }
@@ -70,20 +77,23 @@ impl Memory for LocalMemory {
         let (kind, ids) = (kind.to_owned(), ids.to_vec());
         let now_ns = nanoseconds(now);
         let expires = nanoseconds(now.saturating_add(ttl).unwrap_or(Timestamp::MAX));
-        let purge = self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY);
+        let latest = nanoseconds(latest_written(now));
+        let purge = self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY)
+            && self.peers.confirm(now);
         self.db
             .write(format!("remembering {} of kind {kind}", ids.len()), move |db| {
                 if purge {
                     remove_expired(db, now_ns)?;
                 }
                 let mut statement = db.prepare_cached(
-                    "INSERT INTO memory (kind, id, expires) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (kind, id) DO UPDATE SET expires = excluded.expires
-                         WHERE memory.expires <= ?4",
+                    "INSERT INTO memory (kind, id, expires, written) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (kind, id) DO UPDATE
+                         SET expires = excluded.expires, written = excluded.written
+                         WHERE memory.expires <= ?4 OR memory.written > ?5",
                 )?;
                 let mut new = Vec::with_capacity(ids.len());
                 for id in ids {
-                    new.push(statement.execute(params![kind, id, expires, now_ns])? == 1);
+                    new.push(statement.execute(params![kind, id, expires, now_ns, latest])? == 1);
                 }
                 Ok(new)
             })

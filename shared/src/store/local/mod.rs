@@ -11,13 +11,13 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{Store, StoreError};
-use crate::minute::Minute;
+use crate::{minute::Minute, peers::Peers};
 
 mod budget;
 mod bundles;
@@ -44,22 +44,51 @@ const BUNDLES: &str = "bundles";
 /// [`StoreError::StateDir`] where the directory cannot be made or written, [`StoreError::Newer`] where
 /// a newer program wrote it, [`StoreError::Damaged`] where the database is not one of ours.
 pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
+    open_with(state_dir, &Peers::default())
+}
+
+/// As [`open`]; what expired is forgotten only while `peers` confirm the clock that says so.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(state_dir: &Path, peers: &Peers) -> Result<Store, StoreError> {
     let gate = begin(state_dir)?;
     let db = db::Db::open(&state_dir.join(DATABASE))?;
     let bundles = bundles::LocalBundles::open(state_dir.join(BUNDLES))?;
     drop(gate);
-    let locks = state_dir.join(LOCKS);
+    Ok(store(state_dir, &db, bundles, peers))
+}
 
-    Ok(Store {
+/// Opens the state under `state_dir` for reading alone: makes and changes nothing, and waits for nobody. Whatever
+/// writes fails. `None` where there is no state.
+///
+/// # Errors
+/// As [`open`].
+pub fn look(state_dir: &Path) -> Result<Option<Store>, StoreError> {
+    let state_dir = std::path::absolute(state_dir).map_err(|e| unusable(state_dir, e))?;
+    let database = state_dir.join(DATABASE);
+    match fs::metadata(&database) {
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(unusable(&database, e)),
+    }
+    let db = db::Db::look(&database)?;
+    let bundles = bundles::LocalBundles::look(state_dir.join(BUNDLES));
+    Ok(Some(store(&state_dir, &db, bundles, &Peers::default())))
+}
+
+fn store(state_dir: &Path, db: &db::Db, bundles: bundles::LocalBundles, peers: &Peers) -> Store {
+    let locks = state_dir.join(LOCKS);
+    Store {
         cursors: Arc::new(cursors::LocalCursors { db: db.clone() }),
         leases: Arc::new(leases::LocalLeases { db: db.clone(), locks }),
         ledger: Arc::new(ledger::LocalLedger { db: db.clone() }),
-        memory: Arc::new(memory::LocalMemory::new(db.clone())),
-        quotas: Arc::new(quotas::LocalQuotas::new(db.clone())),
+        memory: Arc::new(memory::LocalMemory::new(db.clone(), peers.clone())),
+        quotas: Arc::new(quotas::LocalQuotas::new(db.clone(), peers.clone())),
         inbox: Arc::new(inbox::LocalInbox { db: db.clone() }),
-        budget: Arc::new(budget::LocalBudget { db }),
+        budget: Arc::new(budget::LocalBudget { db: db.clone(), peers: peers.clone() }),
         bundles: Arc::new(bundles),
-    })
+    }
 }
 
 /// Scratch for a family that keeps its objects elsewhere.
@@ -138,7 +167,11 @@ fn unusable(
 /// `ours`: STATEDIR itself may be shared with other programs on purpose.
 fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
     let make = || {
+        let is_new = !path.exists();
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if is_new {
+            adopt(path)?;
+        }
         if ours {
             fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
         }
@@ -150,7 +183,26 @@ fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
 /// Opens a file to lock, and makes it where there is none. Two processes must find the same file under one
 /// name: whoever removes one takes care of that.
 fn lock_file(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+    let is_new = !path.exists();
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if is_new {
+        adopt(path)?;
+    }
+    Ok(file)
+}
+
+/// Gives what root made in another user's directory to that user: else the service, which runs as that user, could
+/// not use it. SQLite does the same for its own files.
+fn adopt(path: &Path) -> io::Result<()> {
+    let made = fs::symlink_metadata(path)?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let parent = fs::metadata(parent)?;
+    // Only root makes files of root.
+    if made.uid() == 0 && parent.uid() != 0 {
+        lchown(path, Some(parent.uid()), Some(parent.gid()))?;
+    }
+    Ok(())
 }
 
 /// A file that is locked until this is dropped.

@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan, civil::Date};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::db::{Db, Fault, unsigned};
+use crate::peers::Peers;
 use crate::store::{QuotaUsage, Quotas, Reservation, Stage, StoreError, totals::utc_day};
 
 /// Days that a place is kept after its own: far longer than any work on it takes.
@@ -17,12 +18,14 @@ const PURGED: i64 = 1000;
 
 pub(super) struct LocalQuotas {
     db: Db,
+    /// Who confirms the clock that says which places are old.
+    peers: Peers,
     reservations: AtomicU32,
 }
 
 impl LocalQuotas {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, reservations: AtomicU32::new(0) }
+    pub(super) fn new(db: Db, peers: Peers) -> Self {
+        Self { db, peers, reservations: AtomicU32::new(0) }
     }
 }
 
@@ -36,12 +39,14 @@ impl Quotas for LocalQuotas {
         id: &str,
     ) -> Result<Reservation, StoreError> {
         let (category, id) = (category.to_owned(), id.to_owned());
-        let purge = self.reservations.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY);
+        let now = Timestamp::now();
+        let purge = self.reservations.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY)
+            && self.peers.confirm(now);
         self.db
             .write(format!("reserving a place in the quota of {category}"), move |db| {
                 if purge {
                     // A place may be of any day that somebody's event names.
-                    remove_old(db, day.min(utc_day(Timestamp::now())))?;
+                    remove_old(db, day.min(utc_day(now)))?;
                 }
                 let day = number(day);
                 if let Some(stage) = stage_of(db, &category, day, &id)? {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Locked, lock_file, make_dir, unusable};
+use super::{Locked, adopt, lock_file, make_dir, unusable};
 use crate::store::StoreError;
 
 /// Unfinished files live on the file system of the finished ones, out of reach for keys, which have no
@@ -40,14 +40,25 @@ fn remove_abandoned(all: &Path) -> io::Result<()> {
         if lock.extension().is_none_or(|e| e != "lock") {
             continue;
         }
-        if lock_file(&lock)?.try_lock().is_ok() {
-            match fs::remove_dir_all(lock.with_extension("")) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => fs::remove_file(&lock)?,
+        match remove_where_abandoned(&lock) {
+            // Of another user: whoever may removes it.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(path = %lock.display(), "scratch of another user is passed over");
             }
+            removed => removed?,
         }
     }
     Ok(())
+}
+
+fn remove_where_abandoned(lock: &PathBuf) -> io::Result<()> {
+    if lock_file(lock)?.try_lock().is_err() {
+        return Ok(());
+    }
+    match fs::remove_dir_all(lock.with_extension("")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => fs::remove_file(lock),
+    }
 }
 
 /// Makes and locks scratch that no other process uses.
@@ -60,6 +71,7 @@ fn own_scratch(all: &Path) -> io::Result<(PathBuf, Locked)> {
                 file.lock()?;
                 let scratch = lock.with_extension("");
                 DirBuilder::new().mode(0o700).recursive(true).create(&scratch)?;
+                adopt(&scratch)?;
                 return Ok((scratch, Locked(file)));
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
@@ -69,5 +81,7 @@ fn own_scratch(all: &Path) -> io::Result<(PathBuf, Locked)> {
 }
 
 pub(super) fn new_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    adopt(path)?;
+    Ok(file)
 }

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     fault::{Fault, Faults, around},
-    server::{Conn, Server, lock},
+    server::{Conn, Date, Server, lock},
 };
 
 /// A running dispatcher. Dropping it ends it.
@@ -172,6 +172,11 @@ impl Dispatcher {
     }
 
     // Controls.
+
+    /// Tells that time in each answer from now on.
+    pub fn set_date(&self, date: Date) {
+        self.server.set_date(date);
+    }
 
     /// Binary events of this source are taken from now on.
     pub fn register_source(&self, name: &str) {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use self::{content::Files, hunting::Hunting, sandbox::Sandboxes, script::Script};
 pub use self::{hunting::Hit, script::Behaviour};
-use crate::server::{Server, lock};
+use crate::server::{Date, Server, lock};
 
 /// The key that is accepted until [`VirusTotal::set_key`].
 pub const TEST_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -176,6 +176,11 @@ impl VirusTotal {
         let content = Server::start(0, content).await?;
         lock(&inner.state).content_url = content.url();
         Ok(Self { api: Server::start(port, api).await?, content, inner })
+    }
+
+    /// Tells that time in each answer of its own origin from now on.
+    pub fn set_date(&self, date: Date) {
+        self.api.set_date(date);
     }
 
     /// `http://127.0.0.1:<port>`, without a slash at its end: what VIRUSTOTAL is set to.
