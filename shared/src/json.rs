@@ -15,29 +15,47 @@ pub(crate) const MAX_VALUES: usize = 2_000_000;
 
 /// Why a text is not JSON that we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum JsonError {
+pub enum JsonError {
+    /// It is no JSON.
     #[error("expected {expected} at byte {at}")]
-    Syntax { expected: &'static str, at: usize },
+    Syntax {
+        /// What may stand there.
+        expected: &'static str,
+        /// Where, in bytes from the start.
+        at: usize,
+    },
+    /// Lists and objects stand in each other too deep.
     #[error("more than {MAX_DEPTH} lists and objects in each other at byte {at}")]
-    TooDeep { at: usize },
+    TooDeep {
+        /// Where, in bytes from the start.
+        at: usize,
+    },
+    /// It holds too many values.
     #[error("more than {MAX_VALUES} values")]
     TooManyValues,
+    /// Its places do not fit into 32 bits.
     #[error("longer than 4 GB")]
     TooLong,
 }
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// `null`.
     Null,
+    /// `true`.
     True,
+    /// `false`.
     False,
+    /// A number, as it is written.
     Number,
     /// A string or key without escapes.
     Text,
     /// A string or key with escapes.
     EscapedText,
+    /// A list.
     List,
+    /// An object.
     Object,
 }
 
@@ -57,14 +75,18 @@ const NOTHING: Node = Node { kind: Kind::Null, start: 0, end: 0, next: u32::MAX 
 
 /// A parsed text.
 #[derive(Clone, Debug)]
-pub(crate) struct Document {
+pub struct Document {
     text: String,
     nodes: Vec<Node>,
     lone_surrogates: u64,
 }
 
 impl Document {
-    pub(crate) fn parse(text: String) -> Result<Self, JsonError> {
+    /// Reads a text that is one JSON value.
+    ///
+    /// # Errors
+    /// See [`JsonError`].
+    pub fn parse(text: String) -> Result<Self, JsonError> {
         if u32::try_from(text.len()).is_err() {
             return Err(JsonError::TooLong);
         }
@@ -81,16 +103,18 @@ impl Document {
         Ok(Self { text, nodes, lone_surrogates })
     }
 
-    pub(crate) fn text(&self) -> &str {
+    /// The text as it was read.
+    pub fn text(&self) -> &str {
         &self.text
     }
 
     /// Escapes such as `\ud800` without their other half. They read as U+FFFD.
-    pub(crate) fn lone_surrogates(&self) -> u64 {
+    pub fn lone_surrogates(&self) -> u64 {
         self.lone_surrogates
     }
 
-    pub(crate) fn root(&self) -> Value<'_> {
+    /// The value that the text is.
+    pub fn root(&self) -> Value<'_> {
         self.value(0)
     }
 
@@ -102,35 +126,37 @@ impl Document {
 
 /// A value of a [`Document`].
 #[derive(Clone, Copy)]
-pub(crate) struct Value<'a> {
+pub struct Value<'a> {
     document: &'a Document,
     node: Node,
     index: u32,
 }
 
 impl<'a> Value<'a> {
-    pub(crate) fn kind(self) -> Kind {
+    /// What it is.
+    pub fn kind(self) -> Kind {
         self.node.kind
     }
 
-    pub(crate) fn is_null(self) -> bool {
+    /// Whether it is `null`.
+    pub fn is_null(self) -> bool {
         self.node.kind == Kind::Null
     }
 
     /// The text of the value as it stands in the document, a string without its quotes.
-    pub(crate) fn raw(self) -> &'a str {
+    pub fn raw(self) -> &'a str {
         self.document.text.get(self.node.start as usize..self.node.end as usize).unwrap_or_default()
     }
 
     /// The value's own JSON as it stands in the document, a string with its quotes.
-    pub(crate) fn json(self) -> &'a str {
+    pub fn json(self) -> &'a str {
         let quote = u32::from(matches!(self.node.kind, Kind::Text | Kind::EscapedText));
         let range = (self.node.start - quote) as usize..(self.node.end + quote) as usize;
         self.document.text.get(range).unwrap_or_default()
     }
 
     /// What a string says; `None` for anything else.
-    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+    pub fn text(self) -> Option<Cow<'a, str>> {
         match self.node.kind {
             Kind::Text => Some(Cow::Borrowed(self.raw())),
             Kind::EscapedText => Some(Cow::Owned(unescape(self.raw()))),
@@ -138,14 +164,50 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A text, or a number or a truth value as it is written: for members that some senders write as one and some as
+    /// the other. `None` for anything else.
+    pub fn lenient_text(self) -> Option<Cow<'a, str>> {
+        match self.node.kind {
+            Kind::Number | Kind::True | Kind::False => Some(Cow::Borrowed(self.raw())),
+            _ => self.text(),
+        }
+    }
+
+    /// A whole number, also where it is written as a text or with a fraction, which is left out. `None` for anything
+    /// else, and where it does not fit.
+    pub fn lenient_integer(self) -> Option<i64> {
+        // Beyond this a fraction's neighbours are not whole numbers any more.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if matches!(self.node.kind, Kind::True | Kind::False) {
+            return None;
+        }
+        let text = self.lenient_text()?;
+        let text = text.trim();
+        text.parse().ok().or_else(|| {
+            let number: f64 = text.parse().ok().filter(|n: &f64| n.abs() < EXACT)?;
+            #[expect(clippy::cast_possible_truncation, reason = "the fraction is left out")]
+            let whole = number as i64;
+            Some(whole)
+        })
+    }
+
+    /// A truth value, also where it is written as a text or as 0 or 1.
+    pub fn lenient_bool(self) -> Option<bool> {
+        match &*self.lenient_text()? {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        }
+    }
+
     /// The member of an object; `None` where there is none and where this is no object.
-    pub(crate) fn get(self, key: &str) -> Option<Value<'a>> {
+    pub fn get(self, key: &str) -> Option<Value<'a>> {
         self.named(key).next()
     }
 
     /// All members of an object that are called so; none where this is no object. What is called otherwise is passed
     /// over without a look at more than the length of its key.
-    pub(crate) fn named(self, key: &str) -> impl Iterator<Item = Value<'a>> {
+    pub fn named(self, key: &str) -> impl Iterator<Item = Value<'a>> {
         let Document { text, nodes, .. } = self.document;
         let mut at = self.children(Kind::Object);
         std::iter::from_fn(move || {
@@ -172,12 +234,12 @@ impl<'a> Value<'a> {
     }
 
     /// The member of a member of …
-    pub(crate) fn at(self, path: &[&str]) -> Option<Value<'a>> {
+    pub fn at(self, path: &[&str]) -> Option<Value<'a>> {
         path.iter().try_fold(self, |value, key| value.get(key))
     }
 
     /// The items of a list; none where this is no list.
-    pub(crate) fn items(self) -> impl Iterator<Item = Value<'a>> {
+    pub fn items(self) -> impl Iterator<Item = Value<'a>> {
         let mut at = self.children(Kind::List);
         std::iter::from_fn(move || {
             let item = (at < self.node.next).then(|| self.document.value(at))?;
@@ -187,7 +249,7 @@ impl<'a> Value<'a> {
     }
 
     /// The members of an object in their order, each key once; none where this is no object.
-    pub(crate) fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
+    pub fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
         let mut seen = HashSet::new();
         self.pairs().filter_map(move |(key, value)| {
             let key = key.text()?;
@@ -196,7 +258,7 @@ impl<'a> Value<'a> {
     }
 
     /// The keys and values of an object in their order, each as often as it stands there; none where this is no object.
-    pub(crate) fn pairs(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
+    pub fn pairs(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
         let mut at = self.children(Kind::Object);
         std::iter::from_fn(move || {
             let key = (at < self.node.next).then(|| self.document.value(at))?;
@@ -497,6 +559,26 @@ mod tests {
         assert_eq!(root.members().map(|(key, _)| key).collect::<Vec<_>>(), ["a", "ad"]);
         assert!(root.at(&["a", "b c", "x"]).is_none());
         assert!(root.get("b").is_none());
+    }
+
+    #[test]
+    fn texts_numbers_and_truth_values_are_read_however_they_are_written() {
+        let document = parse(
+            r#"[7,"7"," 7 ",7.9,"7.5",-3,1e2,true,"true",0,null,[],{},"","x",1e300,99999999999999999999]"#,
+        );
+        let items: Vec<Value<'_>> = document.root().items().collect();
+        let integers: Vec<_> = items.iter().map(|item| item.lenient_integer()).collect();
+        let none = [None; 7];
+        let expected = [7, 7, 7, 7, 7, -3, 100].map(Some);
+        assert_eq!(integers[..7], expected);
+        assert_eq!((integers[7], integers[8], integers[9]), (None, None, Some(0)));
+        assert_eq!(integers[10..], none);
+        let texts: Vec<_> = items.iter().map(|item| item.lenient_text()).collect();
+        assert_eq!(texts[3].as_deref(), Some("7.9"));
+        assert_eq!(texts[7].as_deref(), Some("true"));
+        assert_eq!(texts[10..13], [None, None, None]);
+        let truths: Vec<_> = items[7..11].iter().map(|item| item.lenient_bool()).collect();
+        assert_eq!(truths, [Some(true), Some(true), Some(false), None]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub mod azul;
 pub mod bundle;
 pub mod errors;
 pub mod http_client;
-mod json;
+pub mod json;
 pub mod lambda;
 pub mod mapping;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 use azul_vt::{
     azul::{
+        dispatcher::PostError,
         event::{Datastream, DownloadEvent},
         streams::StreamError,
     },
@@ -138,7 +139,10 @@ impl Download {
             }
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
-            Err(error @ TransferError::Slow) => match self.common.again(item) {
+            // A proxy's page, or an answer that a gateway cut: what VirusTotal has of a hash is that file.
+            Err(
+                error @ (TransferError::Slow | TransferError::Mismatch(_) | TransferError::Empty),
+            ) => match self.common.again(item) {
                 Some(again) => Err(again.into()),
                 None => Err(failed(&error)),
             },
@@ -187,6 +191,11 @@ impl Download {
         match self.transfer(request).run(Vec::new(), content).await {
             Ok(stored) => Ok(Some(stored)),
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
+            // The store gives nothing else under a hash: this is of something before it.
+            Err(error @ (TransferError::Mismatch(_) | TransferError::Empty)) => {
+                let error = StreamError::NoAnswer(PostError::Nonsense(chain(&error)));
+                Err(self.refused_by_store(&error, item).await)
+            }
             Err(error) => Err(failed(&error)),
         }
     }

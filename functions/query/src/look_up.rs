@@ -5,7 +5,7 @@ use azul_vt::{
     pipeline::Limits,
     store::{StoreError, inbox::Item},
     tasks::unkept,
-    virustotal::VirusTotalError,
+    virustotal::{self, VirusTotalError},
     worker::After,
 };
 use bytes::Bytes;
@@ -105,9 +105,14 @@ impl Query {
         if !memory.knows(REPORT, sha256, now).await? {
             return Ok(None);
         }
-        // One that cannot be read is asked for again.
         let report = self.common.store.bundles.read(&format!("{FOLDER}{sha256}")).await?;
-        Ok(report.map(|report| Looked::Report(report.into())))
+        let Some(report) = report else { return Ok(None) };
+        // Versions before kept whatever came with the status 200.
+        if let Err(why) = virustotal::check_report(&report, sha256) {
+            tracing::warn!(sha256, why, "the report that is kept is not used; asking again");
+            return Ok(None);
+        }
+        Ok(Some(Looked::Report(report.into())))
     }
 
     /// The report first, then that it is there.

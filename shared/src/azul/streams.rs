@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Body, Response, StatusCode};
+use reqwest::{Body, Response, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 use url::Url;
 
@@ -73,7 +73,7 @@ impl Dispatcher {
         let answer = self.send(self.client().head(url), limit).await;
         let answer = answer.map_err(StreamError::NoAnswer)?;
         match answer.status() {
-            StatusCode::OK => Ok(true),
+            StatusCode::OK => unless_a_page(answer).map(|_| true),
             StatusCode::NOT_FOUND => Ok(false),
             status => Err(StreamError::Refused { status: status.as_u16(), detail: String::new() }),
         }
@@ -88,7 +88,7 @@ impl Dispatcher {
         let answer = self.send(self.client().get(url), STREAM_TIME).await;
         let answer = answer.map_err(StreamError::NoAnswer)?;
         match answer.status() {
-            StatusCode::OK => Ok(Some(answer)),
+            StatusCode::OK => unless_a_page(answer).map(Some),
             StatusCode::NOT_FOUND => Ok(None),
             _ => Err(refused(answer).await),
         }
@@ -131,6 +131,16 @@ impl Dispatcher {
         label.clone_into(&mut data.label);
         Ok(data)
     }
+}
+
+/// Refuses the page of a proxy: the dispatcher gives all content as bytes, whatever it is.
+fn unless_a_page(answer: Response) -> Result<Response, StreamError> {
+    let content_type = answer.headers().get(CONTENT_TYPE);
+    if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+        let why = "it is a page of HTML, so a proxy or a gateway gave it".to_owned();
+        return Err(StreamError::NoAnswer(PostError::Nonsense(why)));
+    }
+    Ok(answer)
 }
 
 async fn refused(answer: Response) -> StreamError {

@@ -79,7 +79,7 @@ impl VirusTotal {
     /// Content of a file by its hash: `GET /api/v3/files/{sha256}/download`. Costs one request.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`]: VirusTotal does not have it.
+    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`]: VirusTotal itself says that it does not have it.
     pub async fn open_file(
         &self,
         sha256: &str,
@@ -87,8 +87,8 @@ impl VirusTotal {
     ) -> Result<Content, VirusTotalError> {
         let path = format!("/api/v3/files/{sha256}/download");
         let what = format!("the content of file {sha256}");
-        let reply = self.get(&what, &path, Follow::Listed(hosts)).await?;
-        Ok(self.content(reply))
+        let reply = self.get(&what, &path, Follow::Listed(hosts)).await;
+        Ok(self.content(reply.map_err(VirusTotalError::unless_its_own_word)?))
     }
 
     /// The behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.

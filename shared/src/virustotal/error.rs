@@ -110,7 +110,21 @@ pub enum VirusTotalError {
     },
 }
 
+/// VirusTotal's own code of a 404.
+const NOT_FOUND: &str = "NotFoundError";
+
 impl VirusTotalError {
+    /// For a question about a single object: a 404 says that there is none only where VirusTotal wrote it, which its own
+    /// code shows. A proxy's or a gateway's 404 passes.
+    pub(super) fn unless_its_own_word(self) -> Self {
+        match self {
+            Self::Missing(answer) if answer.code != NOT_FOUND => {
+                Self::Transient { answer, retry_after: None, source: None }
+            }
+            error => error,
+        }
+    }
+
     /// Whether the same request may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Transient { .. } | Self::NotAvailableYet(_) | Self::KeyUnreadable(_))

@@ -17,6 +17,7 @@ pub use client::{Options, VirusTotal};
 pub use content::{BehaviourReport, Content};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
+pub use files::check_report;
 pub use hunting::{Page, Ruleset};
 pub use trust::ContentHosts;
 pub use user::{Allowance, CurrentUser, Privilege};

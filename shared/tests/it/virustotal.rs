@@ -375,8 +375,9 @@ async fn https_goes_through_the_proxy_as_a_tunnel() {
 async fn a_report_comes_as_it_is_and_an_unknown_file_is_missing() {
     let world = World::new().await;
     let (known, unknown) = ("a".repeat(64), "b".repeat(64));
-    world.sim.report(&known, r#"{"data":{"id":"a"}}"#);
-    assert_eq!(world.client().file_report(&known).await.unwrap(), r#"{"data":{"id":"a"}}"#);
+    let report = format!(r#"{{"data":{{"type":"file","id":"{known}"}}}}"#);
+    world.sim.report(&known, report.clone());
+    assert_eq!(world.client().file_report(&known).await.unwrap(), report);
     let error = world.client().file_report(&unknown).await.unwrap_err();
     assert!(matches!(error, VirusTotalError::Missing(_)), "{error}");
     world.sim.behave(&known, &Behaviour::TooManyRequests(Some(7)), 1);

@@ -124,6 +124,23 @@ async fn a_crash_at_any_stage_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxys_page_in_the_stores_place_is_neither_the_sample_nor_its_presence() {
+    let world = World::new().await;
+    let clock = Moved::at("2026-11-24T09:00:00Z");
+    let download = world.download_on(&clock, &[("VT_MAX_ATTEMPTS", "1")]);
+    put(&download, [world.by_hash("sample")]).await;
+    let headers = vec![("content-type".to_owned(), "text/html; charset=utf-8".to_owned())];
+    let page = Fault::Answer { status: 200, headers, body: "<html>Please log in</html>".into() };
+    world.dispatcher.fail_streams(&page, 1);
+    assert_eq!(drain(&download).await.again, 1);
+    assert_eq!((world.told().len(), world.virustotal.requests().len()), (0, 0));
+    clock.on(SignedDuration::from_mins(15));
+    assert_eq!(drain(&download).await.done, 1);
+    assert_eq!(world.actions(), ["success"]);
+    assert_eq!(world.sourced().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_is_told_until_it_is_taken_and_always_the_same() {
     let world = World::new().await;
     let clock = Moved::at("2026-11-24T09:00:00Z");

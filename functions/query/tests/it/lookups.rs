@@ -16,7 +16,7 @@ use serde_json::json;
 use sim::{Behaviour, Fault};
 use tokio::time::Instant;
 
-use sim::lookup::{event, sha256};
+use sim::lookup::{event, report, sha256};
 
 use crate::world::{Moved, World, example, no_limits, put};
 
@@ -224,6 +224,71 @@ async fn an_event_of_the_queue_that_cannot_be_begun_loses_no_life() {
     clock.on(hold);
     assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 1);
     assert_eq!(world.statuses(), [(sha256(5), "completed".to_owned(), 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_report_on_that_file_counts_and_anything_else_is_asked_for_again() {
+    let half = report(1).split_at(80).0.to_owned();
+    for body in [
+        "<html>Please log in</html>",
+        r#"{"error":{"code":"TransientError","message":"try later"}}"#,
+        "[]",
+        "",
+        "{}",
+        &half,
+        &report(2),
+        r#"{"data":{"type":"url","id":"x"}}"#,
+    ] {
+        let world = World::new().await;
+        let clock = Moved::new();
+        let query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
+        world.knows(1);
+        world.virustotal.behave(&sha256(1), &Behaviour::Bundle(body.to_owned().into()), 1);
+        put(&query, [event(1)]).await;
+        assert_eq!(query.drain(false, &no_limits()).await.unwrap().again, 1, "{body}");
+        assert_eq!(world.statuses(), [], "{body}");
+        let kept = world.store().bundles.list("reports/").await.unwrap();
+        assert!(kept.is_empty(), "{body}: {kept:?}");
+        clock.on(SignedDuration::from_mins(1));
+        assert_eq!(query.drain(false, &no_limits()).await.unwrap().done, 1, "{body}");
+        assert_eq!(world.statuses(), [(sha256(1), "completed".to_owned(), 1)], "{body}");
+        assert_eq!(world.virustotal.reports_asked().len(), 2, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_and_is_no_report_is_asked_for_again() {
+    let world = World::new().await;
+    let query = world.query();
+    world.knows(1);
+    put(&query, [event(1)]).await;
+    query.drain(false, &no_limits()).await.unwrap();
+    let page = b"<html>Please log in</html>";
+    world.store().bundles.put(&format!("reports/{}", sha256(1)), page).await.unwrap();
+    let mut again = event(1);
+    again["kafka_key"] = json!("another");
+    put(&query, [again]).await;
+    query.drain(false, &no_limits()).await.unwrap();
+    let completed = (sha256(1), "completed".to_owned());
+    let statuses: Vec<_> =
+        world.statuses().into_iter().map(|(hash, status, _)| (hash, status)).collect();
+    assert_eq!(statuses, [completed.clone(), completed]);
+    assert_eq!(world.virustotal.reports_asked().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxys_404_does_not_say_that_virustotal_does_not_know_the_file() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
+    world.knows(1);
+    let page = Behaviour::Api(Fault::answer(404, "<html>no such page</html>"));
+    world.virustotal.behave(&sha256(1), &page, 1);
+    put(&query, [event(1)]).await;
+    assert_eq!(query.drain(false, &no_limits()).await.unwrap().again, 1);
+    clock.on(SignedDuration::from_mins(1));
+    query.drain(false, &no_limits()).await.unwrap();
+    assert_eq!(world.statuses(), [(sha256(1), "completed".to_owned(), 1)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
