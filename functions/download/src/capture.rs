@@ -29,6 +29,8 @@ const MAGIC: [[u8; 4]; 5] = [
 ];
 /// How long a capture waits for the budget: its sample waits with it.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Pages of behaviour reports that are read at most, of ten reports each.
+const MOST_PAGES: usize = 25;
 /// For all captures of a sample.
 const TIME: Duration = Duration::from_mins(5);
 
@@ -82,16 +84,10 @@ impl Download {
     ) {
         let settings = &self.common.settings.download;
         // Captures cost requests, always.
-        if settings.direct_only || settings.pcap_limit == 0 || !self.grant_in_time(limits).await {
+        if settings.direct_only || settings.pcap_limit == 0 {
             return;
         }
-        let reports = match self.virustotal.behaviours(sha256).await {
-            Ok(reports) => reports,
-            Err(error) => {
-                tracing::warn!(sha256, error = chain(&error), "no network captures");
-                return;
-            }
-        };
+        let reports = self.behaviours(sha256, limits).await;
         for report in choose(reports, &settings.pcap_sandboxes, settings.pcap_limit) {
             if !self.grant_in_time(limits).await {
                 break;
@@ -104,6 +100,37 @@ impl Download {
                 }
             }
         }
+    }
+
+    /// The behaviour reports of a sample, as far as they can be had.
+    async fn behaviours(&self, sha256: &str, limits: &Limits) -> Vec<BehaviourReport> {
+        let (mut reports, mut cursor) = (Vec::new(), None::<String>);
+        for _ in 0..MOST_PAGES {
+            if !self.grant_in_time(limits).await {
+                return reports;
+            }
+            let page = match self.virustotal.behaviours(sha256, cursor.as_deref()).await {
+                Ok(page) => page,
+                Err(error) => {
+                    let known = reports.len();
+                    let error = chain(&error);
+                    tracing::warn!(sha256, known, error, "not all behaviour reports can be had");
+                    return reports;
+                }
+            };
+            if page.unreadable > 0 {
+                let count = page.unreadable;
+                tracing::warn!(sha256, count, "behaviour reports cannot be read");
+            }
+            reports.extend(page.reports);
+            if page.cursor.is_none() || page.cursor == cursor {
+                return reports;
+            }
+            cursor = page.cursor;
+        }
+        let known = reports.len();
+        tracing::warn!(sha256, known, "there are more behaviour reports than are read");
+        reports
     }
 
     async fn capture(

@@ -17,8 +17,12 @@ use crate::hit::Hit;
 
 /// Name of the author of hunting events. The Go plugin's, so that its events and ours merge.
 pub const AUTHOR: &str = "VirustotalHuntFeed";
-/// Bytes of a snippet that are kept.
-const MAX_SNIPPET_BYTES: usize = 4000;
+/// Bytes of a text of a hit that are kept: Azul drops an event with a longer one than 32,766 as a whole.
+const MAX_TEXT_BYTES: usize = 4000;
+/// Bytes of a rule's name in a request's category: a quota is kept by it.
+const MAX_CATEGORY_BYTES: usize = 200;
+/// Tags of a rule that are kept.
+const MAX_TAGS: usize = 100;
 
 /// The author of hunting events.
 pub fn author() -> Author {
@@ -32,7 +36,9 @@ pub fn descriptors() -> Vec<FeatureDescriptor> {
         ("hunt_ruleset", "Name of the ruleset that the matching rule is in."),
         ("hunt_rule_tag", "A tag of the matching rule."),
         ("hunt_notification", "VirusTotal's id of the notification."),
-        ("hunt_match_source", "What the match was found in, where not in the file itself."),
+        ("hunt_match_source", "Where in the file the match was, in VirusTotal's words."),
+        ("hunt_submitter_id", "VirusTotal's pseudonym (a ciphered id) of who submitted the file."),
+        ("hunt_source_country", "Country of who submitted the file."),
         ("hunt_match_snippet", "The bytes around the match, as VirusTotal prints them."),
     ];
     let own = own.map(|(name, desc)| FeatureDescriptor {
@@ -42,6 +48,15 @@ pub fn descriptors() -> Vec<FeatureDescriptor> {
         tags: Vec::new(),
     });
     mapping::descriptors().into_iter().chain(own).collect()
+}
+
+/// Why a hit has no event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoEvent {
+    /// Such a file is wanted by nobody, as the empty one.
+    Unwanted(String),
+    /// There can be none.
+    Impossible(String),
 }
 
 /// What events are made with.
@@ -55,22 +70,27 @@ pub struct Events {
 }
 
 impl Events {
-    /// The event of a hit in the object `report`.
+    /// The event of a hit in the object `report`, and how many of the report's values were left out.
     ///
     /// # Errors
     /// Why there is none.
     pub fn mapped(
         &self,
-        report: &str,
+        report: &Record,
         hit: &Hit,
         source: &str,
         now: Timestamp,
-    ) -> Result<BinaryEvent, String> {
-        let record = Record::parse(report.as_bytes()).map_err(|error| error.to_string())?;
-        let mut event = match self.mapper.map_report(&record, None, now) {
-            Mapped::Event { event, .. } => *event,
-            Mapped::Filtered(why) | Mapped::Rejected(why) => return Err(why),
+    ) -> Result<(BinaryEvent, u64), NoEvent> {
+        let (mut event, bad_values) = match self.mapper.map_report(report, None, now) {
+            Mapped::Event { event, bad_values } => (*event, bad_values),
+            Mapped::Filtered(why) => return Err(NoEvent::Unwanted(why)),
+            Mapped::Rejected(why) => return Err(NoEvent::Impossible(why)),
         };
+        // The report's own may be another kind of value, or in capitals.
+        event.entity.sha256.clone_from(&hit.sha256);
+        for node in &mut event.source.path {
+            node.sha256.clone_from(&hit.sha256);
+        }
         source.clone_into(&mut event.source.name);
         let references = [
             ("subject", &hit.rule),
@@ -80,7 +100,7 @@ impl Events {
         event.source.references = references
             .into_iter()
             .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .map(|(name, value)| (name.to_owned(), cut(value, MAX_TEXT_BYTES).to_owned()))
             .collect::<StringMap>();
         if let Some(date) = hit.date {
             event.source.timestamp = date;
@@ -88,27 +108,28 @@ impl Events {
                 node.timestamp = date;
             }
         }
-        let snippet = hit.snippet.floor_char_boundary(MAX_SNIPPET_BYTES);
-        let notification = if hit.date.is_some() { hit.id.as_str() } else { "" };
         let own = [
-            ("hunt_rule", hit.rule.as_str()),
-            ("hunt_ruleset", hit.ruleset_name.as_str()),
-            ("hunt_notification", notification),
-            ("hunt_match_source", hit.match_source.as_str()),
-            ("hunt_match_snippet", hit.snippet.get(..snippet).unwrap_or_default()),
+            ("hunt_rule", &hit.rule),
+            ("hunt_ruleset", &hit.ruleset_name),
+            ("hunt_notification", &hit.notification),
+            ("hunt_match_source", &hit.match_source),
+            ("hunt_submitter_id", &hit.submitter),
+            ("hunt_source_country", &hit.source_country),
+            ("hunt_match_snippet", &hit.snippet),
         ];
-        let tags = hit.rule_tags.iter().map(|tag| ("hunt_rule_tag", tag.as_str()));
+        let tags = hit.rule_tags.iter().take(MAX_TAGS).map(|tag| ("hunt_rule_tag", tag));
         let own = own.into_iter().chain(tags).filter(|(_, value)| !value.is_empty());
         // First: what does not fit is cut from the end.
         let own = own.map(|(name, value)| Feature {
             name: name.into(),
-            value: value.to_owned(),
+            value: cut(value, MAX_TEXT_BYTES).to_owned(),
             kind: "string".into(),
             ..Feature::default()
         });
         event.entity.features.splice(..0, own);
-        avro::cut_to_fit(event, self.model_version, self.max_event_bytes)
-            .map_err(|error| error.to_string())
+        let event = avro::cut_to_fit(event, self.model_version, self.max_event_bytes)
+            .map_err(|error| NoEvent::Impossible(error.to_string()))?;
+        Ok((event, bad_values))
     }
 
     /// The request for a hit's content, to go with its event.
@@ -118,6 +139,9 @@ impl Events {
         hit: &Hit,
         settings: &HuntSettings,
     ) -> DownloadEvent {
+        // A hit whose rule is not said counts for its ruleset.
+        let rule = [&hit.rule, &hit.ruleset_name].into_iter().find(|name| !name.is_empty());
+        let rule = rule.map_or("unnamed", |rule| cut(rule, MAX_CATEGORY_BYTES));
         DownloadEvent {
             model_version: self.model_version.number(),
             kafka_key: String::new(),
@@ -127,7 +151,7 @@ impl Events {
             action: download_action::REQUESTED.into(),
             entity: DownloadEntity {
                 hash: hit.sha256.clone(),
-                category: format!("{}/{}", event.source.name, hit.rule),
+                category: format!("{}/{rule}", event.source.name),
                 category_quota: settings.result_limit.into(),
                 pcap: settings.pcap,
                 ..DownloadEntity::default()
@@ -152,8 +176,13 @@ pub fn wanted(hit: &Hit, settings: &HuntSettings) -> Result<(), &'static str> {
     if !tags.want(&all) {
         return Err("HUNT_TAGS");
     }
-    if hit.positives < *min_positives {
+    if hit.positives.is_some_and(|positives| positives < *min_positives) {
         return Err("HUNT_MIN_POSITIVES");
     }
     Ok(())
+}
+
+/// The start of a text, at most so many bytes.
+fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }

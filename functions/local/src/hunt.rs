@@ -88,7 +88,10 @@ fn sentence(report: &Report) -> String {
     for (count, what) in [
         (report.unwanted, "not wanted"),
         (report.other_objects, "no files"),
-        (report.rejected, "rejected"),
+        (report.older, "older than asked for"),
+        (report.rejected, "rejected and kept (`vt rejects`)"),
+        (report.bad_values, "values left out"),
+        (report.too_large, "samples too large to be asked for"),
     ] {
         if count > 0 {
             text = format!("{text}; {count} {what}");

@@ -13,11 +13,12 @@ use azul_vt::{
     },
     settings::Settings,
     store::{
-        self, BundleInfo, Store, StoreError,
+        self, BundleInfo, Store, StoreError, SystemClock,
         rejects::{Reject, RejectStage, Rejects},
     },
     telemetry::{self, Format},
 };
+use hunt::{Hunt, Report};
 use jiff::Timestamp;
 
 use crate::{
@@ -101,7 +102,9 @@ async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
     }
     let pipeline = Pipeline::from_settings(settings, store).await.map_err(Failure::usage)?;
     let ageless = assemble::mapper(settings, true).map_err(Failure::usage)?;
-    let again = Again { pipeline, ageless: Arc::new(ageless), limits: Limits::default() };
+    let hunt = Hunt::without_key(settings.clone(), pipeline.store.clone(), Arc::new(SystemClock));
+    let hunt = hunt.map_err(Failure::usage)?;
+    let again = Again { pipeline, ageless: Arc::new(ageless), hunt, limits: Limits::default() };
     stop_on_signal(&again.limits);
     match again.pipeline.register(Timestamp::now(), &again.limits).await {
         Err(PublishError::Interrupted { .. }) => return Err(stopped()),
@@ -124,6 +127,8 @@ struct Again {
     pipeline: Pipeline,
     /// Rejects are older than the age limit before long.
     ageless: Arc<Mapper>,
+    /// Delivers hits.
+    hunt: Hunt,
     limits: Limits,
 }
 
@@ -132,6 +137,7 @@ impl Again {
     /// leaves it.
     async fn one(&self, key: &str, found: Vec<Reject>) -> Result<String, Failure> {
         let (mut lines, mut requests, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let mut hits = Vec::new();
         for reject in found {
             let bytes = reject.bytes().filter(|_| !reject.cut);
             match (reject.stage, bytes) {
@@ -145,14 +151,20 @@ impl Again {
                         Err(_) => left.push(reject),
                     }
                 }
+                (RejectStage::Hit, Some(_)) => hits.push(reject),
                 _ => left.push(reject),
             }
         }
         let unusable = left.len();
         let records = self.records(key, lines).await?;
         let requested = self.requests(requests, &mut left).await?;
+        let mut hunted = Report::default();
+        left.extend(self.hits(hits, &mut hunted).await?);
         self.keep(key, &left).await?;
-        let counts = records.counts;
+        let mut counts = records.counts;
+        counts.delivered += hunted.delivered;
+        counts.requests += hunted.requests;
+        counts.filtered += hunted.unwanted;
         let mut sentence = format!(
             "{} events delivered, {} downloads requested, {} refused again",
             counts.delivered,
@@ -189,6 +201,14 @@ impl Again {
             Ended::Complete => Ok(posted),
             Ended::Paused => Err(stopped()),
         }
+    }
+
+    /// Delivers hits; gives what is refused again.
+    async fn hits(&self, hits: Vec<Reject>, report: &mut Report) -> Result<Vec<Reject>, Failure> {
+        if hits.is_empty() {
+            return Ok(hits);
+        }
+        self.hunt.retry(hits, &self.limits, report).await.map_err(Failure::job)
     }
 
     /// Posts download requests; those that are refused go to `left`.

@@ -60,6 +60,11 @@ impl Record {
         self.document.text()
     }
 
+    /// The record as a JSON value.
+    pub fn root(&self) -> Value<'_> {
+        self.document.root()
+    }
+
     pub(crate) fn document(&self) -> &Document {
         &self.document
     }

@@ -31,6 +31,8 @@ pub enum RejectStage {
     Request,
     /// A bundle that cannot be decoded.
     Bundle,
+    /// A hit of Livehunt or Retrohunt that cannot be read, or whose event the dispatcher refuses.
+    Hit,
 }
 
 /// How [`Reject::record`] is written.
@@ -46,9 +48,9 @@ pub enum Encoding {
 /// One thing that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
-    /// Where it came from: `feed/202611240857` or `posted/<sha256 of the body>`.
+    /// Where it came from: `feed/202611240857`, `posted/<sha256 of the body>`, `hunt` or `retrohunt/<job>`.
     pub origin: String,
-    /// Its line there, counted from 1; 0 where it is the whole bundle.
+    /// Its line there, of a hit its place in VirusTotal's page, counted from 1; 0 where it is the whole bundle.
     pub line: u64,
     /// What was refused.
     pub stage: RejectStage,

@@ -2,16 +2,18 @@
 //! behaviour reports of a file", "Get the PCAP file generated during a file's behavior analysis").
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use url::Url;
 
 use super::{
     client::{Follow, Reply, VirusTotal},
     error::VirusTotalError,
+    hunting::Page,
     trust::{self, ContentHosts, Untrusted},
 };
+use crate::json::{Document, Value};
 
-/// Bytes of a list of behaviour reports that are read: each holds what a sandbox saw, and may be large.
+/// Bytes of a page of behaviour reports that are read: each holds what a sandbox saw, and may be large.
 const MAX_BEHAVIOURS_BYTES: u64 = 33_554_432;
 
 /// Content on its way.
@@ -50,6 +52,34 @@ pub struct BehaviourReport {
     pub analysis_date: i64,
     /// Whether there is a capture.
     pub has_pcap: bool,
+}
+
+/// A page of behaviour reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BehaviourReports {
+    /// Those that can be read.
+    pub reports: Vec<BehaviourReport>,
+    /// Objects that are no behaviour reports.
+    pub unreadable: u64,
+    /// Where the next page begins; `None`: this is the last.
+    pub cursor: Option<String>,
+}
+
+impl BehaviourReport {
+    fn read(object: &str) -> Option<Self> {
+        let document = Document::parse(object.to_owned()).ok()?;
+        let id = document.root().get("id")?.text().filter(|id| !id.is_empty())?.into_owned();
+        let attribute = |name| document.root().at(&["attributes", name]);
+        let sandbox = attribute("sandbox_name").and_then(Value::lenient_text);
+        Some(Self {
+            sandbox: sandbox.unwrap_or_default().into_owned(),
+            analysis_date: attribute("analysis_date")
+                .and_then(Value::lenient_integer)
+                .unwrap_or_default(),
+            has_pcap: attribute("has_pcap").and_then(Value::lenient_bool).unwrap_or_default(),
+            id,
+        })
+    }
 }
 
 impl VirusTotal {
@@ -91,51 +121,25 @@ impl VirusTotal {
         Ok(self.content(reply.map_err(VirusTotalError::unless_its_own_word)?))
     }
 
-    /// The behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.
+    /// A page of the behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
-    pub async fn behaviours(&self, sha256: &str) -> Result<Vec<BehaviourReport>, VirusTotalError> {
-        #[derive(Deserialize)]
-        struct Body {
-            data: Vec<Report>,
-        }
-        #[derive(Deserialize)]
-        struct Report {
-            id: String,
-            attributes: Attributes,
-        }
-        #[derive(Deserialize)]
-        struct Attributes {
-            #[serde(default)]
-            sandbox_name: String,
-            #[serde(default)]
-            analysis_date: i64,
-            #[serde(default)]
-            has_pcap: bool,
-        }
-        let path = format!("/api/v3/files/{sha256}/behaviours");
-        let what = format!("behaviour reports of file {sha256}");
-        let reply = self.get(&what, &path, Follow::Public).await?;
-        let unreadable = reply.asked.answer(
-            Some(200),
-            "UnreadableAnswer",
-            "the answer is not a list of behaviour reports".to_owned(),
-        );
-        let body = self.whole(reply, MAX_BEHAVIOURS_BYTES).await?;
-        let Ok(Body { data }) = serde_json::from_slice(&body) else {
-            return Err(VirusTotalError::Unexpected(unreadable));
-        };
-        // What else the reports hold was passed over: it may be megabytes.
-        Ok(data
-            .into_iter()
-            .map(|Report { id, attributes }| BehaviourReport {
-                id,
-                sandbox: attributes.sandbox_name,
-                analysis_date: attributes.analysis_date,
-                has_pcap: attributes.has_pcap,
-            })
-            .collect())
+    pub async fn behaviours(
+        &self,
+        sha256: &str,
+        cursor: Option<&str>,
+    ) -> Result<BehaviourReports, VirusTotalError> {
+        let mut url = self.origin().clone();
+        url.set_path(&format!("/api/v3/files/{sha256}/behaviours"));
+        let subject = format!("behaviour reports of file {sha256}");
+        let Page { objects, cursor } =
+            self.page_of(&subject, url, cursor, MAX_BEHAVIOURS_BYTES).await?;
+        // Of what else the reports hold, which may be megabytes, nothing stays.
+        let read = |object: &Box<RawValue>| BehaviourReport::read(object.get());
+        let reports: Vec<BehaviourReport> = objects.iter().filter_map(read).collect();
+        let unreadable = (objects.len() - reports.len()) as u64;
+        Ok(BehaviourReports { reports, unreadable, cursor })
     }
 
     /// The network capture of a behaviour report: `GET /api/v3/file_behaviours/{id}/pcap`. Costs one request.
@@ -176,4 +180,25 @@ fn refused(what: &str, link: &Url, source: Option<Untrusted>) -> VirusTotalError
         is_own: true,
     };
     VirusTotalError::Redirect { answer: Box::new(answer), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_behaviour_report_needs_its_id_alone() {
+        let good = r#"{"id":"aa_Box","attributes":{"sandbox_name":"Box","analysis_date":5,"has_pcap":true}}"#;
+        let report = BehaviourReport::read(good).unwrap();
+        assert_eq!((report.sandbox.as_str(), report.analysis_date), ("Box", 5));
+        assert!(report.has_pcap);
+        let odd = r#"{"id":"aa_Box","attributes":{"sandbox_name":null,"analysis_date":"5","has_pcap":1}}"#;
+        let report = BehaviourReport::read(odd).unwrap();
+        assert_eq!((report.sandbox.as_str(), report.analysis_date), ("", 5));
+        assert!(report.has_pcap);
+        for none in ["7", "{}", r#"{"id":null}"#, r#"{"id":7,"attributes":{"has_pcap":true}}"#] {
+            assert_eq!(BehaviourReport::read(none), None, "{none}");
+        }
+        assert!(!BehaviourReport::read(r#"{"id":"aa_Box","attributes":null}"#).unwrap().has_pcap);
+    }
 }

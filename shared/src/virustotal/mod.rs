@@ -14,10 +14,10 @@ pub mod trust;
 pub mod user;
 
 pub use client::{Options, VirusTotal};
-pub use content::{BehaviourReport, Content};
+pub use content::{BehaviourReport, BehaviourReports, Content};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
 pub use files::check_report;
-pub use hunting::{Page, Ruleset};
+pub use hunting::{Page, Ruleset, Rulesets};
 pub use trust::ContentHosts;
 pub use user::{Allowance, CurrentUser, Privilege};

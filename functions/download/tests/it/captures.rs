@@ -114,6 +114,33 @@ async fn a_capture_that_cannot_be_had_never_costs_its_sample() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_pages_of_reports_are_read_and_an_odd_report_costs_itself() {
+    let world = World::new().await;
+    let (request, sha256) = wants_captures(world.with_link("sample"));
+    world.virustotal.behaviour(&sha256, "Last box", 5, Some(capture("traffic")));
+    let report = |n: usize| {
+        json!({"type": "file_behaviour", "id": format!("{sha256}_Box{n}"),
+               "attributes": {"sandbox_name": format!("Box{n}"), "has_pcap": false}})
+    };
+    let mut first: Vec<Value> = (0..9).map(report).collect();
+    first.push(json!({"id": null, "attributes": null}));
+    let last = json!({"type": "file_behaviour", "id": format!("{sha256}_Last box"),
+                      "attributes": {"sandbox_name": null, "analysis_date": "5", "has_pcap": true}});
+    for page in [
+        json!({"data": first, "meta": {"count": 11, "cursor": "Y3Vy"}}),
+        json!({"data": [last], "meta": {"count": 11}}),
+    ] {
+        let page = Behaviour::Bundle(page.to_string().into());
+        world.virustotal.behave_behaviours(&sha256, &page, 1);
+    }
+    let download = world.download(&[]);
+    put(&download, [request]).await;
+    assert_eq!(drain(&download).await.done, 1);
+    assert_eq!(world.captured().1, [capture("traffic")]);
+    world.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_direct_only_no_capture_is_asked_for() {
     let world = World::new().await;
     let (request, sha256) = wants_captures(world.with_link("sample"));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use azul_vt::pipeline::Limits;
 use hunt::{HuntError, Trigger};
+use serde_json::json;
 use sim::{Behaviour, Fault, Hit};
 use tokio::time::Instant;
 
@@ -80,10 +81,88 @@ async fn a_cursor_that_repeats_ends_the_run() {
     let world = World::new().await;
     world.hits(60, 2);
     world.virustotal.repeat_cursor(true);
-    let report = run(&world.hunt(&[])).await;
-    assert_eq!(report.delivered, 40);
+    let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert!(matches!(error, HuntError::RepeatedPage), "{error:?}");
+    assert_eq!((world.mapped().len(), world.position().await), (40, None));
     world.virustotal.repeat_cursor(false);
     assert_eq!(run(&world.hunt(&[])).await.delivered, 20);
+}
+
+/// The answers to the next requests: the first one is for the rulesets.
+fn then(world: &World, pages: usize, behaviour: &Behaviour) {
+    let normal = Behaviour::Api(Fault::Delay { ms: 1 });
+    world.virustotal.behave_hunting(&normal, 1 + pages);
+    world.virustotal.behave_hunting(behaviour, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cannot_be_read_ends_the_run_and_the_position_stays_before_it() {
+    for page in ["<html>login</html>", r#"{"data":{"id":1}}"#, r#"{"data":[]"#, "{}", "[]"] {
+        for api in ["ioc_stream", "legacy"] {
+            let world = World::new().await;
+            world.hits(100, 60);
+            then(&world, 1, &Behaviour::Bundle(page.into()));
+            let hunt = world.hunt(&[("HUNT_API", api)]);
+            let error = hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+            let said = azul_vt::errors::chain(&error);
+            assert!(said.contains("not a page of objects"), "{page} {said}");
+            let position = world.position().await;
+            assert!(position.is_none_or(|at| at <= NOW - 61 * 60), "{page} {api} {position:?}");
+            assert_eq!(run(&hunt).await.delivered, 60, "{page} {api}");
+            assert_eq!(world.position().await, Some(NOW - 60), "{page} {api}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_other_objects_is_not_the_end_of_the_legacy_interface() {
+    for odd in [json!({"type": "url", "id": "u"}), json!(7)] {
+        let world = World::new().await;
+        for n in 0..15 {
+            world.virustotal.hit(Hit::file(n, NOW - 9000 + i64::try_from(n).unwrap(), "rule"));
+        }
+        for n in 0..80 {
+            world.virustotal.malformed_hit(odd.clone(), NOW - 5000 + n);
+        }
+        world.virustotal.hit(Hit::file(99, NOW - 60, "rule"));
+        let report = run(&world.hunt(&[("HUNT_API", "legacy")])).await;
+        assert_eq!(report.delivered, 16, "{odd} {report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_waits_for_the_end_where_the_newest_come_first() {
+    let world = World::new().await;
+    world.hits(100, 600);
+    world.virustotal.ignore_order(true);
+    then(&world, 1, &Behaviour::Unauthorized);
+    let hunt = world.hunt(&[]);
+    hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert_eq!((world.mapped().len(), world.position().await), (40, None));
+    world.virustotal.ignore_order(false);
+    assert_eq!(run(&hunt).await.delivered, 60);
+    assert_eq!(world.position().await, Some(NOW - 600));
+    // All the same where it stays so.
+    let world = World::new().await;
+    world.hits(100, 600);
+    world.virustotal.ignore_order(true);
+    assert_eq!(run(&world.hunt(&[])).await.delivered, 100);
+    assert_eq!(world.position().await, Some(NOW - 600));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_without_an_end_end_the_run() {
+    let world = World::new().await;
+    let hunt = world.hunt(&[]);
+    then(&world, 0, &Behaviour::Bundle(r#"{"data":[]}"#.into()));
+    run(&hunt).await;
+    for n in 0..25 {
+        let page = format!(r#"{{"data":[],"meta":{{"cursor":"c{n}"}}}}"#);
+        world.virustotal.behave_hunting(&Behaviour::Bundle(page.into()), 1);
+    }
+    let error = hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert!(matches!(error, HuntError::EndlessPages { empty: 20, .. }), "{error:?}");
+    assert_eq!(world.position().await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,6 +195,17 @@ async fn rulesets_over_their_limit_are_told() {
     assert_eq!(run(&hunt).await.rate_limited, ["loud"]);
     let known = hunt::rate_limited(&world.store()).await.unwrap().unwrap();
     assert_eq!(known.rulesets, ["loud"]);
+    // Each of them is looked at, however many pages they are on.
+    for n in 100..190 {
+        world.virustotal.ruleset(&n.to_string(), &format!("loud {n}"), n == 189);
+    }
+    world.clock.on(jiff::SignedDuration::from_hours(2));
+    assert_eq!(run(&hunt).await.rate_limited, ["loud", "loud 189"]);
+    world.clock.on(jiff::SignedDuration::from_hours(2));
+    for n in 100..190 {
+        world.virustotal.ruleset(&n.to_string(), "quiet", false);
+    }
+    assert_eq!(run(&hunt).await.rate_limited, ["loud"]);
     // Not again within the hour.
     let asked = world.virustotal.hunting_asked().len();
     assert_eq!(run(&hunt).await.rate_limited, ["loud"], "as it was known");

@@ -1,9 +1,21 @@
 //! What becomes of hits.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use azul_vt::{pipeline::Limits, store::Grant};
-use hunt::{NAME, Trigger};
+use azul_vt::{
+    pipeline::Limits,
+    store::{
+        Grant,
+        rejects::{Reject, RejectStage, Rejects},
+    },
+};
+use hunt::{NAME, Report, Trigger};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sim::{Hit, Model};
@@ -16,7 +28,9 @@ async fn a_hit_becomes_an_event_and_a_request() {
     let mut hit = Hit::file(1, NOW - 60, "apt_one");
     hit.ruleset = ("77".into(), "My rules".into());
     hit.rule_tags = vec!["apt".into(), "loader".into()];
-    hit.source_key = Some("memory".into());
+    hit.source_key = Some("0a1b2c3d".into());
+    hit.source_country = Some("AU".into());
+    hit.match_source = "BUNDLED_FILE".into();
     hit.snippet = "é".repeat(3000);
     let sha256 = hit.id.clone();
     let notification = hit.notification_id.clone();
@@ -41,7 +55,9 @@ async fn a_hit_becomes_an_event_and_a_request() {
     assert_eq!(features("hunt_ruleset"), ["My rules"]);
     assert_eq!(features("hunt_rule_tag"), ["apt", "loader"]);
     assert_eq!(features("hunt_notification"), [notification.as_str()]);
-    assert_eq!(features("hunt_match_source"), ["memory"]);
+    assert_eq!(features("hunt_match_source"), ["BUNDLED_FILE"]);
+    assert_eq!(features("hunt_submitter_id"), ["0a1b2c3d"]);
+    assert_eq!(features("hunt_source_country"), ["AU"]);
     assert_eq!(features("hunt_match_snippet"), ["é".repeat(2000).as_str()]);
     assert!(
         !features("tag").is_empty() || event["entity"]["features"].as_array().unwrap().len() > 7
@@ -174,7 +190,135 @@ async fn samples_are_asked_for_where_they_fit_and_are_wanted() {
         world.virustotal.hit(large);
         let report = run(&world.hunt(settings)).await;
         assert_eq!((report.delivered, report.requests), (2, requests), "{settings:?}");
+        let is_limited = settings != [("MAX_DOWNLOAD_SIZE_MB", "0")];
+        assert_eq!(report.too_large, u64::from(is_limited), "{settings:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_whose_size_is_not_said_is_asked_for() {
+    let world = World::new().await;
+    let mut silent = Hit::file(1, NOW - 60, "rule");
+    silent.attributes.as_object_mut().unwrap().remove("size");
+    world.virustotal.hit(silent);
+    let report = run(&world.hunt(&[])).await;
+    assert_eq!((report.delivered, report.requests, report.too_large), (1, 1, 0));
+}
+
+/// A change of a hit's object.
+type Change = Box<dyn Fn(&mut Value)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_odd_member_of_a_hit_costs_that_member_alone() {
+    let set = |path: &'static str, value: Value| -> Change {
+        Box::new(move |object: &mut Value| *object.pointer_mut(path).unwrap() = value.clone())
+    };
+    let add = |name: &'static str, value: Value| -> Change {
+        Box::new(move |object: &mut Value| object["context_attributes"][name] = value.clone())
+    };
+    let changes: Vec<Change> = vec![
+        set("/context_attributes/tags", json!(null)),
+        set("/context_attributes/sources", json!(null)),
+        set("/context_attributes/sources", json!([null])),
+        set("/context_attributes/sources/0/id", json!(77)),
+        set("/context_attributes/sources/0/label", json!(null)),
+        set("/context_attributes/notification_id", json!(10_000_000_001_i64)),
+        set("/context_attributes/notification_date", json!((NOW - 60).to_string())),
+        set("/context_attributes/notification_date", json!(1_795_510_700.5)),
+        set("/context_attributes/notification_date", json!(null)),
+        set("/context_attributes/hunting_info", json!(null)),
+        set("/context_attributes/hunting_info/rule_name", json!(null)),
+        set("/context_attributes/hunting_info/rule_tags", json!(null)),
+        set("/context_attributes/hunting_info/snippet", json!(["s"])),
+        set("/attributes/last_analysis_stats", json!(null)),
+        set("/attributes/last_analysis_stats/malicious", json!(null)),
+        set("/attributes/size", json!("100")),
+        set("/attributes/size", json!(-1)),
+        set("/attributes", json!(null)),
+        set("/id", json!(null)),
+        add("notification_tags", json!(["y"])),
+        add("rule_name", json!("rule")),
+        add("hunting_notification_id", json!("n-2")),
+    ];
+    let world = World::new().await;
+    let count = changes.len();
+    for (n, change) in changes.into_iter().enumerate() {
+        let date = NOW - 100 + i64::try_from(n).unwrap();
+        let mut object = Hit::file(n, date, "rule").to_json();
+        change(&mut object);
+        world.virustotal.malformed_hit(object, date);
+    }
+    let report = run(&world.hunt(&[])).await;
+    assert_eq!((report.delivered, report.rejected), (count as u64, 0), "{report:?}");
+    assert_eq!(world.mapped().len(), count);
+    assert_eq!(report.requests, count as u64);
+    assert!(report.bad_values >= 4, "{report:?}");
+    world.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dispatcher_refuses_is_kept_and_arrives_when_it_is_tried_again() {
+    let world = World::new().await;
+    let hits: Vec<Hit> = (1..=3).map(|n| Hit::file(n, NOW - 60 + n as i64, "rule")).collect();
+    let (event, request) = (hits[0].id.clone(), hits[1].id.clone());
+    let is_refused = |event: &Value, hash: &str| {
+        event["entity"]["sha256"] == hash || event["entity"]["hash"] == hash
+    };
+    let mended = Arc::new(AtomicBool::new(false));
+    let (flag, refused) = (Arc::clone(&mended), [event.clone(), request.clone()]);
+    world.dispatcher.refuse(move |of| {
+        let [event, request] = &refused;
+        let is_request = of["entity"]["hash"].is_string();
+        !flag.load(Ordering::Relaxed)
+            && (is_refused(of, event) || (is_request && is_refused(of, request)))
+    });
+    for hit in hits {
+        world.virustotal.hit(hit);
+    }
+    let hunt = world.hunt(&[]);
+    let report = run(&hunt).await;
+    assert_eq!((report.delivered, report.requests, report.rejected), (2, 1, 2), "{report:?}");
+    assert_eq!(world.position().await, Some(NOW - 57));
+    let rejects = Rejects::new(Arc::clone(&world.store().bundles));
+    let [kept] = &rejects.list().await.unwrap()[..] else { panic!("one object for the page") };
+    let kept = rejects.read(&kept.key).await.unwrap().unwrap();
+    let stages: Vec<_> =
+        kept.iter().map(|reject| (reject.stage, reject.sha256.clone().unwrap())).collect();
+    assert_eq!(stages, [(RejectStage::Hit, event.clone()), (RejectStage::Request, request)]);
+    // What was refused is not sent again by itself, nor kept twice.
+    let again = run(&hunt).await;
+    assert_eq!((again.delivered, again.rejected, again.known), (0, 0, 3));
+    let hits: Vec<_> = kept.into_iter().filter(|r| r.stage == RejectStage::Hit).collect();
+    let (limits, mut report) = (Limits::default(), Report::default());
+    let left = hunt.retry(hits.clone(), &limits, &mut report).await.unwrap();
+    assert_eq!((left.len(), report.delivered), (1, 0), "refused again");
+    mended.store(true, Ordering::Relaxed);
+    let left = hunt.retry(left, &limits, &mut report).await.unwrap();
+    assert_eq!((left.len(), report.delivered, report.requests), (0, 1, 1));
+    assert!(world.mapped().contains(&event));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_hit_is_kept_once_with_the_object_and_the_reason() {
+    let world = World::new().await;
+    let mut object = Hit::file(1, NOW - 60, "rule").to_json();
+    object["context_attributes"]["notification_id"] = json!(null);
+    world.virustotal.malformed_hit(object.clone(), NOW - 60);
+    let hunt = world.hunt(&[]);
+    assert_eq!(run(&hunt).await.rejected, 1);
+    let again = run(&hunt).await;
+    assert_eq!((again.rejected, again.known), (0, 1));
+    let rejects = Rejects::new(Arc::clone(&world.store().bundles));
+    let [kept] = &rejects.list().await.unwrap()[..] else { panic!("one object") };
+    let kept = rejects.read(&kept.key).await.unwrap().unwrap();
+    assert_eq!((kept.len(), kept[0].origin.as_str()), (1, "hunt"));
+    assert_eq!(serde_json::from_str::<Value>(&kept[0].record).unwrap(), object);
+    assert!(kept[0].reason.contains("notification has no id"), "{}", kept[0].reason);
+    // A match of a Retrohunt job needs none.
+    let of_job = Reject { origin: "retrohunt/user-1".into(), ..kept[0].clone() };
+    let (limits, mut report) = (Limits::default(), Report::default());
+    let left = hunt.retry(vec![kept[0].clone(), of_job], &limits, &mut report).await.unwrap();
+    assert_eq!((left.len(), report.delivered), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

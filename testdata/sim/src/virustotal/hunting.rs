@@ -50,8 +50,12 @@ pub struct Hit {
     pub rule_tags: Vec<String>,
     /// The notification's tags.
     pub tags: Vec<String>,
-    /// The key of the submitter, where the hunter may see it.
+    /// The submitter's identity, ciphered, where the hunter may see it.
     pub source_key: Option<String>,
+    /// The submitter's country.
+    pub source_country: Option<String>,
+    /// Where in the file the match was.
+    pub match_source: String,
     /// The place that matched, as a hexdump.
     pub snippet: String,
     /// `file`, `url`, `domain` or `ip_address`.
@@ -78,6 +82,8 @@ impl Hit {
             rule_tags: vec!["hunted".to_owned()],
             tags: vec![rule.to_lowercase(), "synthetic".to_owned()],
             source_key: None,
+            source_country: None,
+            match_source: "ORIGINAL_FILE".to_owned(),
             snippet: "00000000  *begin_highlight*73 61 6D 70 6C 65*end_highlight*  sample\n"
                 .to_owned(),
             object_type: "file".to_owned(),
@@ -102,7 +108,7 @@ impl Hit {
     }
 
     /// As the IoC stream tells it.
-    fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let (id, name) = &self.ruleset;
         self.object(&json!({
             "notification_id": self.notification_id,
@@ -114,8 +120,9 @@ impl Hit {
                 "rule_name": self.rule,
                 "rule_tags": self.rule_tags,
                 "snippet": self.snippet,
-                "source_country": null,
+                "source_country": self.source_country,
                 "source_key": self.source_key,
+                "match_source": self.match_source,
             },
         }))
     }
@@ -148,6 +155,7 @@ pub(super) struct Hunting {
     rulesets: BTreeMap<String, Ruleset>,
     script: Script,
     repeat_cursor: bool,
+    ignore_order: bool,
 }
 
 /// Where an entry stands among others: the later one is the greater.
@@ -371,7 +379,8 @@ impl Hunting {
     }
 
     fn stream(&self, ask: &Ask) -> Result<Page, Refusal> {
-        let (filter, newest_first) = (Filter::of(&ask.filter)?, ask.newest_first()?);
+        let newest_first = ask.newest_first()? || self.ignore_order;
+        let filter = Filter::of(&ask.filter)?;
         let taken = self.entries.iter().filter(|(place, entry)| filter.takes(place.date, entry));
         let taken = taken.map(|(place, entry)| (place.clone(), entry));
         let to_json = |entry: &Entry| match entry {
@@ -472,6 +481,11 @@ impl VirusTotal {
     /// that lies.
     pub fn repeat_cursor(&self, repeat: bool) {
         lock(&self.inner.state).hunting.repeat_cursor = repeat;
+    }
+
+    /// Whether the stream gives the newest first whatever order is asked for: a peer that does not keep its word.
+    pub fn ignore_order(&self, ignore: bool) {
+        lock(&self.inner.state).hunting.ignore_order = ignore;
     }
 
     /// What of hunting was asked for so far, in order, repeats too: the last part of the path

@@ -92,6 +92,7 @@ async fn a_hit_is_told_as_the_stream_and_as_the_older_route_tell_it() {
         "hunting_info": {
             "rule_name": "some_rule", "rule_tags": ["hunted"], "snippet": hit.snippet,
             "source_country": null, "source_key": "abcd",
+            "match_source": "ORIGINAL_FILE",
         },
     });
     let object = json!({
