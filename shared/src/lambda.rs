@@ -42,6 +42,30 @@ const MEASURING: Duration = Duration::from_secs(2);
 /// Whatever kept an invocation from its end.
 pub type Error = Box<dyn StdError + Send + Sync>;
 
+/// An event of another kind than those that a function takes. It must not count as a tick: what it asks for would be
+/// lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the event is none that this function takes, which are {takes}; a schedule's event, {{}} and null only start it"
+)]
+pub struct UnknownEvent {
+    /// The kinds of events that ask for more.
+    pub takes: &'static str,
+}
+
+/// Whether an event only starts a run: that of a schedule, `{}`, `[]` or `null`.
+pub fn is_tick(event: &Value) -> bool {
+    match event {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => {
+            let source = members.get("source").and_then(Value::as_str);
+            members.is_empty() || matches!(source, Some("aws.events" | "aws.scheduler"))
+        }
+        _ => false,
+    }
+}
+
 /// A function: what [`serve`] makes a Lambda of.
 #[async_trait]
 pub trait Function: Send + Sync + 'static {
@@ -50,7 +74,7 @@ pub trait Function: Send + Sync + 'static {
     /// What it keeps of an invocation's time for its own end.
     const MARGIN: Duration;
 
-    /// Does what an event asks for, any JSON, until `limits`, and gives the answer to it.
+    /// Does what an event asks for until `limits`, and gives the answer to it.
     ///
     /// # Errors
     /// The invocation failed. What it left undone is done by a later one.
@@ -231,6 +255,24 @@ pub fn answer(response: &Response<Bytes>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_schedules_event_or_an_empty_one_is_a_tick() {
+        let schedule = json!({"source": "aws.scheduler", "detail-type": "Scheduled Event"});
+        for tick in [json!(null), json!({}), json!([]), schedule] {
+            assert!(is_tick(&tick), "{tick}");
+        }
+        for other in [
+            json!({"Records": []}),
+            json!({"source": "aws.s3", "detail": {}}),
+            json!({"Event": "s3:TestEvent"}),
+            json!([{}]),
+            json!("tick"),
+            json!(7),
+        ] {
+            assert!(!is_tick(&other), "{other}");
+        }
+    }
 
     #[test]
     fn a_lambda_is_named_by_its_function_and_its_log_stream() {

@@ -22,7 +22,7 @@ use crate::{
     },
     errors::chain,
     http_client::{self, HttpSetupError},
-    lambda::{self, Function},
+    lambda::{self, Function, UnknownEvent},
     metrics,
     pipeline::{
         Limits, assemble,
@@ -94,6 +94,9 @@ pub enum TasksError {
     /// An event of Lambda looks like a request and is none.
     #[error("the event is no request of a function URL")]
     Request(#[source] serde_json::Error),
+    /// An event that asks for something else.
+    #[error(transparent)]
+    Unknown(#[from] UnknownEvent),
 }
 
 impl TasksError {
@@ -545,8 +548,8 @@ pub trait Tasks: Work + Sized {
         Ok((!polled.paused).then_some(accepted))
     }
 
-    /// Does what an event of Lambda asks for, any JSON, and gives the answer to it: takes a webhook; works what
-    /// a queue hands over; or else polls and works until the deadline.
+    /// Does what an event of Lambda asks for, and gives the answer to it: takes a webhook; works what a queue hands over;
+    /// where it only starts the function ([`lambda::is_tick`]), polls and works until the deadline.
     ///
     /// # Errors
     /// See [`TasksError`]. What was handed over comes back then.
@@ -562,7 +565,10 @@ pub trait Tasks: Work + Sized {
         }
         match Delivery::all_of(event) {
             Some(deliveries) => Ok(self.deliver(&deliveries, limits).await?.answer()),
-            None => Ok(json!(self.run(limits).await?)),
+            None if lambda::is_tick(event) => Ok(json!(self.run(limits).await?)),
+            None => {
+                Err(UnknownEvent { takes: "webhooks by its function URL and its queue's" }.into())
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The Lambda `download`: webhooks by its function URL; what its queue hands over; any other event polls the
+//! The Lambda `download`: webhooks by its function URL; what its queue hands over; a schedule's event, `{}` or `null` polls the
 //! dispatcher and works what waits, until its time is over.
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use azul_vt::{
     errors::chain,
     http_client::{Backoff, HttpSetupError},
-    lambda::{self, Function},
+    lambda::{self, Function, UnknownEvent},
     mapping::{HandlerSet, Mapper, MapperOptions, UnknownHandler},
     metrics,
     pipeline::{
@@ -151,11 +151,16 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    /// The trigger of an event of Lambda: any JSON.
-    pub fn of(event: &Value) -> Self {
+    /// The trigger of an event of Lambda: `{"retrohunt":"<job>"}`, or one that only starts the function
+    /// ([`lambda::is_tick`]).
+    ///
+    /// # Errors
+    /// Any other event.
+    pub fn of(event: &Value) -> Result<Self, UnknownEvent> {
         match event.get("retrohunt").and_then(Value::as_str) {
-            Some(job) => Self::Retrohunt(job.to_owned()),
-            None => Self::Tick,
+            Some(job) if !job.is_empty() => Ok(Self::Retrohunt(job.to_owned())),
+            None if lambda::is_tick(event) => Ok(Self::Tick),
+            _ => Err(UnknownEvent { takes: r#"{"retrohunt":"<job>"}"# }),
         }
     }
 }
@@ -339,6 +344,6 @@ impl Function for Hunt {
     const MARGIN: Duration = Duration::from_secs(10);
 
     async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
-        Ok(json!(self.run(&Trigger::of(event), limits).await?))
+        Ok(json!(self.run(&Trigger::of(event)?, limits).await?))
     }
 }

@@ -1,4 +1,4 @@
-//! The Lambda `hunt`: any JSON reads what is new, `{"retrohunt":"<job>"}` the matches of a job.
+//! The Lambda `hunt`: a schedule's event, `{}` or `null` reads what is new, `{"retrohunt":"<job>"}` the matches of a job.
 
 use std::process::ExitCode;
 

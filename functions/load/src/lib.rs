@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use azul_vt::{
+    errors::chain,
     http_client::{Backoff, HttpSetupError},
     lambda::{self, Function},
     mapping::Mapper,
@@ -22,6 +23,7 @@ use azul_vt::{
     settings::{FEED_RETENTION_HOURS, Settings},
     store::{Clock, Counts, Store, StoreError, inbox::Delivery, local},
     virustotal::{VirusTotal, VirusTotalError},
+    worker::Delivered,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -251,6 +253,47 @@ impl Load {
         }
     }
 
+    /// Works what a queue handed over: minutes, and news of objects.
+    async fn deliver_all(
+        &self,
+        deliveries: &[Delivery],
+        limits: &Limits,
+    ) -> Result<Delivered, lambda::Error> {
+        let (mut minutes, mut failed) = (Vec::new(), Vec::new());
+        for delivery in deliveries {
+            let Some(triggers) = Trigger::of_message(&delivery.body) else {
+                minutes.push(delivery.clone());
+                continue;
+            };
+            if let Err(error) = self.news(triggers, limits).await {
+                let id = &delivery.message_id;
+                tracing::error!(
+                    id,
+                    error = chain(&*error),
+                    "an object is not loaded; its message stays"
+                );
+                failed.push(delivery.message_id.clone());
+            }
+        }
+        if minutes.is_empty() {
+            return Ok(Delivered { failed, stopped: None });
+        }
+        let mut delivered = self.deliver(&minutes, limits).await?;
+        delivered.failed.append(&mut failed);
+        Ok(delivered)
+    }
+
+    async fn news(
+        &self,
+        triggers: Result<Vec<Trigger>, NotATrigger>,
+        limits: &Limits,
+    ) -> Result<(), lambda::Error> {
+        for trigger in triggers? {
+            self.invoked(&trigger, limits).await?;
+        }
+        Ok(())
+    }
+
     /// Delivers an object that somebody put under `incoming/`.
     async fn object(&self, key: &str, limits: &Limits) -> Result<Report, LoadError> {
         let mut report = Report::default();
@@ -316,7 +359,7 @@ impl Function for Load {
 
     async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
         if let Some(deliveries) = Delivery::all_of(event) {
-            return Ok(self.deliver(&deliveries, limits).await?.answer());
+            return Ok(self.deliver_all(&deliveries, limits).await?.answer());
         }
         let mut reports = Vec::new();
         for trigger in Trigger::parse(event)? {

@@ -1,4 +1,5 @@
-//! The Lambda `load`: any JSON is a trigger.
+//! The Lambda `load`: a schedule's event, `{}` or `null` catches up; others ask for a range of minutes, or bring news of
+//! objects or its queue's messages.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,16 @@
-//! What starts a run: any JSON.
+//! What starts a run: a schedule's event, a range of minutes, or objects that were put into the bucket, whichever of
+//! AWS's services brings the news of these.
 
-use azul_vt::minute::Minute;
+use azul_vt::{
+    lambda::{self, UnknownEvent},
+    minute::Minute,
+};
 use serde::Deserialize;
 use serde_json::Value;
+
+/// Wrappings around an event that are taken off: SNS in SQS is two.
+const MOST_WRAPPINGS: usize = 4;
+const TAKES: &str = r#"{"from":"YYYYMMDDhhmm","to":"YYYYMMDDhhmm"}, news of S3 of objects under incoming/ (also by SNS, SQS or EventBridge), and its queue's"#;
 
 /// What a run is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +42,12 @@ pub enum NotATrigger {
     /// An object event for something else.
     #[error("the event is of the object `{0}`, but only objects under incoming/ are loaded")]
     Object(String),
+    /// An event of another kind.
+    #[error(transparent)]
+    Unknown(#[from] UnknownEvent),
 }
+
+const UNKNOWN: NotATrigger = NotATrigger::Unknown(UnknownEvent { takes: TAKES });
 
 #[derive(Deserialize)]
 struct Range {
@@ -43,8 +56,8 @@ struct Range {
 }
 
 impl Trigger {
-    /// Reads an event: `{"from":…,"to":…}` is a range, an S3 object-created event (as S3 or `EventBridge`
-    /// sends it) an object, and any other JSON, a schedule's event, `{}` or `null` among them, a tick.
+    /// Reads an event: `{"from":…,"to":…}` is a range, news of S3 are objects, and one that only starts the function
+    /// ([`lambda::is_tick`]) is a tick. S3's own test of a notification asks for nothing.
     ///
     /// # Errors
     /// See [`NotATrigger`].
@@ -54,33 +67,82 @@ impl Trigger {
                 serde_json::from_value(event.clone()).map_err(NotATrigger::Range)?;
             return Ok(vec![Self::Range { from, to }]);
         }
-        let records = event.get("Records").and_then(Value::as_array);
-        let keys: Vec<&str> = match records {
-            Some(records) => {
-                records.iter().filter_map(|r| r.pointer("/s3/object/key")?.as_str()).collect()
-            }
-            None => {
-                event.pointer("/detail/object/key").and_then(Value::as_str).into_iter().collect()
-            }
-        };
-        if keys.is_empty() {
+        if lambda::is_tick(event) {
             return Ok(vec![Self::Tick]);
         }
-        // S3 writes keys as a form does: `+` is a blank, the rest percent-encoded. EventBridge does not.
-        let decode = |key: &str| if records.is_some() { form_decode(key) } else { key.to_owned() };
-        keys.into_iter()
-            .map(decode)
-            .map(|key| {
-                if key.starts_with("incoming/") {
-                    Ok(Self::Object { key })
-                } else {
-                    Err(NotATrigger::Object(key))
-                }
-            })
-            .collect()
+        objects(event, MOST_WRAPPINGS)
+    }
+
+    /// The objects that a message of a queue brings news of; `None` where it is of another kind.
+    pub fn of_message(body: &str) -> Option<Result<Vec<Self>, NotATrigger>> {
+        let event = serde_json::from_str(body).ok()?;
+        match objects(&event, MOST_WRAPPINGS) {
+            Err(NotATrigger::Unknown(_)) => None,
+            known => Some(known),
+        }
     }
 }
 
+/// What S3 tells of, by itself, or wrapped by `EventBridge`, SNS or SQS.
+fn objects(event: &Value, wrappings: usize) -> Result<Vec<Trigger>, NotATrigger> {
+    let text = |path: &str| event.pointer(path).and_then(Value::as_str);
+    if text("/Event") == Some("s3:TestEvent") {
+        tracing::info!(
+            bucket = text("/Bucket"),
+            "S3 tests its notifications; there is nothing to do"
+        );
+        return Ok(Vec::new());
+    }
+    if let Some(records) = event.get("Records").and_then(Value::as_array) {
+        if records.is_empty() {
+            return Err(UNKNOWN);
+        }
+        let records: Result<Vec<_>, _> =
+            records.iter().map(|record| of_record(record, wrappings)).collect();
+        return Ok(records?.concat());
+    }
+    // SNS as it stands in a message of SQS.
+    if text("/Type") == Some("Notification") {
+        return unwrap(text("/Message"), wrappings);
+    }
+    match (text("/source"), text("/detail-type"), text("/detail/object/key")) {
+        // `EventBridge` has the key as it is.
+        (Some("aws.s3"), Some("Object Created"), Some(key)) => Ok(vec![object(key.to_owned())?]),
+        _ => Err(UNKNOWN),
+    }
+}
+
+fn of_record(record: &Value, wrappings: usize) -> Result<Vec<Trigger>, NotATrigger> {
+    let text = |path: &str| record.pointer(path).and_then(Value::as_str);
+    if let Some(key) = text("/s3/object/key") {
+        let name = text("/eventName").unwrap_or("ObjectCreated:?");
+        if !name.starts_with("ObjectCreated") {
+            tracing::warn!(key, name, "news of S3 of something else than a new object is left");
+            return Ok(Vec::new());
+        }
+        return Ok(vec![object(form_decode(key))?]);
+    }
+    unwrap(text("/Sns/Message").or_else(|| text("/body")), wrappings)
+}
+
+/// Reads the event in a wrapping.
+fn unwrap(message: Option<&str>, wrappings: usize) -> Result<Vec<Trigger>, NotATrigger> {
+    let event = message.and_then(|message| serde_json::from_str(message).ok());
+    let (Some(event), Some(wrappings)) = (event, wrappings.checked_sub(1)) else {
+        return Err(UNKNOWN);
+    };
+    objects(&event, wrappings)
+}
+
+fn object(key: String) -> Result<Trigger, NotATrigger> {
+    if key.starts_with("incoming/") {
+        Ok(Trigger::Object { key })
+    } else {
+        Err(NotATrigger::Object(key))
+    }
+}
+
+/// S3 writes keys in its own news as a form does: `+` is a blank, the rest percent-encoded.
 fn form_decode(text: &str) -> String {
     let pair = format!("k={text}");
     url::form_urlencoded::parse(pair.as_bytes())
@@ -95,10 +157,69 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_json_is_a_tick_unless_it_asks_for_more() {
+    fn what_only_starts_the_function_is_a_tick_and_nothing_else_is() {
         for event in [json!(null), json!({}), json!([]), json!({"source": "aws.scheduler"})] {
             assert_eq!(Trigger::parse(&event).unwrap(), [Trigger::Tick]);
         }
+        for event in [
+            json!({"form": "202611240857", "till": "202611240857"}),
+            json!({"Records": []}),
+            json!({"Records": [{}]}),
+            json!({"Records": [{"Sns": {"Message": "the disk is full"}}]}),
+            json!({"source": "aws.s3", "detail-type": "Object Deleted",
+                   "detail": {"object": {"key": "incoming/a"}}}),
+            json!({"requestContext": {"http": {"method": "POST"}}}),
+            json!("tick"),
+        ] {
+            let error = Trigger::parse(&event).unwrap_err();
+            assert!(matches!(error, NotATrigger::Unknown(_)), "{event}: {error}");
+        }
+    }
+
+    fn s3(key: &str) -> Value {
+        json!({"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put",
+                            "s3": {"bucket": {"name": "b"}, "object": {"key": key}}}]})
+    }
+
+    #[test]
+    fn news_of_an_object_are_known_whoever_brings_them() {
+        let event_bridge = |key: &str| {
+            json!({"source": "aws.s3", "detail-type": "Object Created",
+                   "detail": {"bucket": {"name": "b"}, "object": {"key": key}}})
+        };
+        let sns = |inner: &Value| json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": inner.to_string()}}]});
+        let envelope =
+            |inner: &Value| json!({"Type": "Notification", "Message": inner.to_string()});
+        let sqs = |inner: &Value| json!({"Records": [{"eventSource": "aws:sqs", "body": inner.to_string()}]});
+        let (encoded, plain) = (s3("incoming/a+b%2Bc.bz2"), event_bridge("incoming/a b+c.bz2"));
+        for event in [
+            encoded.clone(),
+            plain.clone(),
+            sns(&encoded),
+            sns(&plain),
+            sqs(&encoded),
+            sqs(&plain),
+            sqs(&envelope(&encoded)),
+            sqs(&envelope(&plain)),
+        ] {
+            let expected = Trigger::Object { key: "incoming/a b+c.bz2".into() };
+            assert_eq!(Trigger::parse(&event).unwrap(), [expected], "{event}");
+        }
+        let message = envelope(&encoded).to_string();
+        assert_eq!(Trigger::of_message(&message).unwrap().unwrap().len(), 1);
+        assert!(Trigger::of_message(r#"{"format":1,"id":"202611240857"}"#).is_none());
+        // Of what is wrapped again and again no end is looked for.
+        let deep = (0..9).fold(encoded, |inner, _| envelope(&inner));
+        assert!(matches!(Trigger::parse(&deep), Err(NotATrigger::Unknown(_))));
+    }
+
+    #[test]
+    fn a_test_of_s3_and_removed_objects_ask_for_nothing() {
+        let test = json!({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"});
+        assert_eq!(Trigger::parse(&test).unwrap(), []);
+        let mut removed = s3("incoming/a");
+        removed["Records"][0]["eventName"] = json!("ObjectRemoved:Delete");
+        assert_eq!(Trigger::parse(&removed).unwrap(), []);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! behaviour reports of a file", "Get the PCAP file generated during a file's behavior analysis").
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 use url::Url;
 
 use super::{
@@ -136,8 +135,8 @@ impl VirusTotal {
         let Page { objects, cursor } =
             self.page_of(&subject, url, cursor, MAX_BEHAVIOURS_BYTES).await?;
         // Of what else the reports hold, which may be megabytes, nothing stays.
-        let read = |object: &Box<RawValue>| BehaviourReport::read(object.get());
-        let reports: Vec<BehaviourReport> = objects.iter().filter_map(read).collect();
+        let reports: Vec<BehaviourReport> =
+            objects.iter().filter_map(|object| BehaviourReport::read(object.get())).collect();
         let unreadable = (objects.len() - reports.len()) as u64;
         Ok(BehaviourReports { reports, unreadable, cursor })
     }

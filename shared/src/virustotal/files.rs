@@ -1,5 +1,7 @@
 //! Files: what VirusTotal knows about one (its reference, "Get a file report").
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use reqwest::StatusCode;
 
@@ -70,7 +72,7 @@ pub fn check_report(body: &[u8], hash: &str) -> Result<(), String> {
         return Err("the object's type is not `file`".into());
     }
     let text = |value: Option<Value<'_>>| {
-        value.and_then(Value::text).filter(|text| !text.is_empty()).map(|text| text.into_owned())
+        value.and_then(Value::text).filter(|text| !text.is_empty()).map(Cow::into_owned)
     };
     let attribute = |name| text(file.at(&["attributes", name]));
     let sha256 = attribute("sha256").or_else(|| text(file.get("id")));

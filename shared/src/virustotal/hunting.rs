@@ -1,7 +1,7 @@
 //! Livehunt and Retrohunt: what rules of one's own matched (VirusTotal's reference, "Get objects from the IoC
 //! Stream", "Get hunting notification files", "Get a Retrohunt job's matching files", "Get Livehunt rulesets").
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -154,7 +154,7 @@ impl Ruleset {
         let document = Document::parse(object.to_owned()).ok()?;
         let text = |path: &[&str]| {
             let text = document.root().at(path).and_then(Value::lenient_text);
-            text.filter(|text| !text.is_empty()).map(|text| text.into_owned())
+            text.filter(|text| !text.is_empty()).map(Cow::into_owned)
         };
         let limited = document.root().at(&["attributes", "rate_limited"]);
         let id = text(&["id"])?;

@@ -384,7 +384,8 @@ async fn matches_of_a_retrohunt_job_come_from_a_source_of_their_own() {
     let files: Vec<Value> = (0..50).map(file).collect();
     world.virustotal.retrohunt("user-123", files);
     let hunt = world.hunt(&[]);
-    let job = Trigger::of(&json!({"retrohunt": "user-123"}));
+    let job = Trigger::of(&json!({"retrohunt": "user-123"})).unwrap();
+    assert!(Trigger::of(&json!({"retrohunt": 7})).is_err());
     let report = hunt.run(&job, &Limits::default()).await.unwrap();
     assert_eq!((report.delivered, report.requests), (50, 50));
     assert_eq!(world.position().await, None, "it is no position of Livehunt's");

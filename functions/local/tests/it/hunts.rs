@@ -1,6 +1,14 @@
 //! `vt hunt`, killed again and again, over notifications of three days.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -94,6 +102,49 @@ async fn a_thousand_notifications_arrive_whoever_is_killed_and_a_second_run_send
     assert!(status["hunted_until"].is_string(), "{status}");
     assert_eq!(stage.dispatcher.problems(), Vec::<String>::new());
     assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_hits_are_listed_shown_and_tried_again() {
+    let stage = Stage::new().await;
+    stage.dispatcher.register_source("hunting");
+    let now = Timestamp::now().as_second();
+    let (refused, unnamed) = (Hit::file(1, now - 60, "rule"), Hit::file(2, now - 50, "rule"));
+    let sha256 = refused.id.clone();
+    let mut unnamed = unnamed.to_json();
+    unnamed["context_attributes"]["notification_id"] = Value::Null;
+    stage.virustotal.hit(refused);
+    stage.virustotal.malformed_hit(unnamed, now - 50);
+    let mended = Arc::new(AtomicBool::new(false));
+    let (flag, of_hit) = (Arc::clone(&mended), sha256.clone());
+    stage
+        .dispatcher
+        .refuse(move |event| !flag.load(Ordering::Relaxed) && event["entity"]["sha256"] == of_hit);
+    let (status, said) = Running::start(stage.hunt(&[])).end().await;
+    assert!(status.success() && said.contains("2 rejected and kept"), "{said}");
+    let listed = output(stage.vt(&["rejects", "list"])).await;
+    let listed = text(&listed.stdout);
+    let key = listed.split_whitespace().next().unwrap().to_owned();
+    assert!(key.starts_with("rejects/hunt/"), "{listed}");
+    let shown = output(stage.vt(&["rejects", "show", &key])).await;
+    let reasons: Vec<Value> =
+        text(&shown.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(reasons.iter().all(|reject| reject["stage"] == "hit"), "{reasons:?}");
+    mended.store(true, Ordering::Relaxed);
+    let mut retry = stage.vt(&["rejects", "retry", &key]);
+    retry.env("HUNT_SOURCE", "hunting").env_remove("VIRUSTOTAL_APIKEY");
+    let retried = output(retry).await;
+    let said = text(&retried.stdout);
+    assert!(
+        said.contains("1 events delivered, 1 downloads requested, 1 refused again"),
+        "{said} {}",
+        text(&retried.stderr)
+    );
+    let arrived = stage.dispatcher.arrived();
+    let mapped = arrived.of(Model::Binary).next().unwrap();
+    assert_eq!(mapped.event["entity"]["sha256"], *sha256);
+    assert_eq!(arrived.downloads().len(), 1);
 }
 
 #[cfg(unix)]

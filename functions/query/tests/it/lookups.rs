@@ -243,7 +243,7 @@ async fn only_a_report_on_that_file_counts_and_anything_else_is_asked_for_again(
         let clock = Moved::new();
         let query = world.query_at(Arc::<Moved>::clone(&clock), &[]);
         world.knows(1);
-        world.virustotal.behave(&sha256(1), &Behaviour::Bundle(body.to_owned().into()), 1);
+        world.virustotal.behave(&sha256(1), &Behaviour::Api(Fault::answer(200, body)), 1);
         put(&query, [event(1)]).await;
         assert_eq!(query.drain(false, &no_limits()).await.unwrap().again, 1, "{body}");
         assert_eq!(world.statuses(), [], "{body}");
