@@ -30,7 +30,7 @@ struct Reached {
 }
 
 impl Reached {
-    fn add(&mut self, dates: Dates) {
+    fn add(&mut self, dates: &Dates) {
         let goes_back =
             dates.oldest.zip(self.newest).is_some_and(|(oldest, newest)| oldest < newest);
         if self.is_ordered && (goes_back || !dates.is_ascending) {
@@ -67,7 +67,7 @@ impl Hunt {
             };
             let dates = self.deliver(&page.objects, job, from, limits, report).await?;
             let is_over = is_legacy && dates.is_all_older;
-            reached.add(dates);
+            reached.add(&dates);
             if reached.is_ordered {
                 self.move_to(reached.before, report).await?;
             }

@@ -259,7 +259,7 @@ async fn an_odd_member_of_a_hit_costs_that_member_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_dispatcher_refuses_is_kept_and_arrives_when_it_is_tried_again() {
     let world = World::new().await;
-    let hits: Vec<Hit> = (1..=3).map(|n| Hit::file(n, NOW - 60 + n as i64, "rule")).collect();
+    let hits = [(1, 59), (2, 58), (3, 57)].map(|(n, back)| Hit::file(n, NOW - back, "rule"));
     let (event, request) = (hits[0].id.clone(), hits[1].id.clone());
     let is_refused = |event: &Value, hash: &str| {
         event["entity"]["sha256"] == hash || event["entity"]["hash"] == hash
