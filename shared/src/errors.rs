@@ -2,7 +2,13 @@
 
 use std::error::Error;
 
-/// An error and its causes on one line, outermost first: `what failed: why: why that`.
+use crate::peer_text;
+
+/// Longest line of an error, in characters.
+const MAX_CHARS: usize = 4000;
+
+/// An error and its causes on one line, outermost first: `what failed: why: why that`. Secrets in it are hidden, because
+/// the words of libraries and of peers are among the causes.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -14,5 +20,5 @@ pub fn chain(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    text
+    peer_text::line(&text, MAX_CHARS)
 }

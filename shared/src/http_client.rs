@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use jiff::{Timestamp, fmt::rfc2822};
 use reqwest::{
     Certificate, ClientBuilder, NoProxy, Proxy,
@@ -139,6 +140,25 @@ fn ca_bundle(settings: &Settings) -> Result<Option<Vec<Certificate>>, HttpSetupE
 /// As [`builder`], or a TLS that cannot be set up.
 pub fn build(settings: &Settings) -> Result<reqwest::Client, HttpSetupError> {
     builder(settings)?.build().map_err(HttpSetupError::Client)
+}
+
+/// At most `cap` bytes of a body, from its start; the rest is left.
+///
+/// # Errors
+/// The body breaks off before.
+pub async fn start_of_body(
+    mut response: reqwest::Response,
+    cap: usize,
+) -> Result<Bytes, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await? {
+        let room = cap.saturating_sub(body.len());
+        body.extend_from_slice(piece.get(..room).unwrap_or(&piece));
+        if body.len() >= cap {
+            break;
+        }
+    }
+    Ok(body.into())
 }
 
 /// Longest wait that a peer can ask of a run, which holds its leases meanwhile.

@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     errors::chain,
+    peer_text,
     settings::Settings,
     store::{StoreError, aws},
 };
@@ -179,6 +180,7 @@ impl Secret {
         let answer = answer.map_err(|e| unreadable(e.into()))?;
         let text = answer.secret_string.map(|text| SecretString::from(text.trim()));
         let text = text.filter(|text| !text.expose_secret().is_empty());
+        text.iter().for_each(peer_text::hide);
         text.ok_or_else(|| SecretError::NoText { setting: self.setting, entry: entry.name.clone() })
     }
 }

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::{azul::event::ModelVersion, peers::Peers, secrets::SecretSource};
+use crate::{azul::event::ModelVersion, peer_text, peers::Peers, secrets::SecretSource};
 
 mod download;
 mod hunt;
@@ -119,8 +119,10 @@ pub struct Settings {
     pub ingest_secrets: Option<SecretSource>,
     /// `INGEST_TOKENS` or `INGEST_TOKENS_SECRET`: bearer tokens.
     pub ingest_tokens: Option<SecretSource>,
-    /// `SERVE_LISTEN`: where `vt serve` says how it is, and takes webhooks.
+    /// `SERVE_LISTEN`: the operators' address, where a process says how it is.
     pub serve_listen: SocketAddr,
+    /// `MAX_CONNECTIONS`: open at once at an address where posts are taken.
+    pub max_connections: usize,
     /// `LOAD_SOURCE`: the Azul source of mapped events.
     pub load_source: String,
     /// CONTACT: whom the plugin's registration names.
@@ -297,6 +299,10 @@ impl Settings {
             "an address and a port, such as 127.0.0.1:8853",
             |t| t.parse().ok(),
         )?;
+        let max_connections =
+            r.parse(&["MAX_CONNECTIONS"], "256", "a number from 8 to 65536", |t| {
+                within(t, 8, 65_536)
+            })?;
         let load_source = r.text(&["LOAD_SOURCE"], "virustotal");
         let contact = r.text(&["CONTACT"], "azul-vt");
         let log = r.text(&["LOG"], "info");
@@ -324,6 +330,9 @@ impl Settings {
         let lookup = LookupSettings::read(&mut r)?;
         let download = DownloadSettings::read(&mut r)?;
         let hunt = HuntSettings::read(&mut r)?;
+        let optional = [&push_gateway, &https_proxy, &plain_proxy, &inbox_queue, &download_queue];
+        let urls = [&virustotal, &data_url, &events_url].into_iter();
+        urls.chain(optional.into_iter().flatten()).for_each(peer_text::hide_userinfo);
         Ok(Self {
             virustotal,
             virustotal_apikey,
@@ -352,6 +361,7 @@ impl Settings {
             request_memory,
             ingest_listen,
             serve_listen,
+            max_connections,
             ingest_secrets,
             ingest_tokens,
             load_source,
@@ -475,7 +485,10 @@ impl Reader<'_> {
                 shown: entry_name,
                 expected: format!("unset it or {name}: the secret is in one place"),
             }),
-            (Some(value), true) => Ok(Some(SecretSource::Value(value))),
+            (Some(value), true) => {
+                peer_text::hide(&value);
+                Ok(Some(SecretSource::Value(value)))
+            }
             (None, false) => Ok(Some(SecretSource::Entry(entry_name))),
             (None, true) => Ok(None),
         }
@@ -667,6 +680,7 @@ mod tests {
             ("RULES_ROOT", "s3://"),
             ("RULES_LENIENT", "yes"),
             ("INGEST_LISTEN", "0.0.0.0:8854"),
+            ("MAX_CONNECTIONS", "7"),
             ("PLUGIN_HEADERS", "[]"),
             ("MAX_DOWNLOAD_SIZE_MB", "20GB"),
         ] {

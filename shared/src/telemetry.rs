@@ -1,4 +1,4 @@
-//! Logs: how they are filtered and written.
+//! Logs: how they are filtered and written. A line has at most 2 KB and no secret in it ([`lines`]).
 
 use std::{
     io::{self, IsTerminal as _},
@@ -13,6 +13,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+mod lines;
 
 /// The crates of this project, whose log knows no secrets.
 const OWN: [&str; 7] = ["azul_vt", "load", "ingest", "query", "download", "hunt", "vt"];
@@ -53,6 +55,7 @@ pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
         Format::Text => init_text(log, io::stderr),
         Format::Json => tracing_subscriber::fmt()
             .with_env_filter(filter(log)?)
+            .with_writer(lines::Bounded { inner: io::stdout, is_json: true })
             .json()
             .flatten_event(true)
             .with_current_span(false)
@@ -74,7 +77,7 @@ where
 {
     tracing_subscriber::fmt()
         .with_env_filter(filter(log)?)
-        .with_writer(stderr)
+        .with_writer(lines::Bounded { inner: stderr, is_json: false })
         .with_ansi(io::stderr().is_terminal())
         .finish()
         .with(filter_fn(is_for_the_log))

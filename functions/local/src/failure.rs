@@ -73,7 +73,7 @@ pub(crate) fn say(line: &str) {
 
 /// The error and its causes on one line: `what: why: why`.
 pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    errors::chain(error).lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    errors::chain(error)
 }
 
 #[cfg(test)]

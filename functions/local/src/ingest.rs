@@ -35,7 +35,12 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let gateway = metrics::gateway(&settings, ingest::NAME)?;
     stop_on_signal(&ingest.limits);
     let server = bind(&settings).await?;
-    let working = listen(server, &ingest);
+    let operators = Server::bind_for_operators(&settings).await;
+    let working = async {
+        let measure = || async { Ok(()) };
+        tokio::join!(listen(server, &ingest), metrics::serve(operators, &ingest.limits, measure),);
+        Ok(())
+    };
     metrics::pushing(gateway.as_ref(), &ingest.limits, async || Ok(()), working).await
 }
 
@@ -43,18 +48,18 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 pub(crate) async fn bind(settings: &Settings) -> Result<Server, Failure> {
     let open = !settings.ingest_is_authenticated();
     let secrets = open.then_some("INGEST_SECRETS or INGEST_TOKENS");
-    Server::bind("INGEST_LISTEN", settings.ingest_listen, secrets).await
+    Server::bind("INGEST_LISTEN", settings.ingest_listen, settings, secrets).await
 }
 
 /// Takes bodies until the limits of `ingest` end, and delivers what was left.
-pub(crate) async fn listen(server: Server, ingest: &Arc<Ingest>) -> Result<(), Failure> {
+pub(crate) async fn listen(server: Server, ingest: &Arc<Ingest>) {
     tokio::spawn(keep_up(Arc::clone(ingest)));
     let service = Arc::clone(ingest);
     let answer = move |request| {
         let ingest = Arc::clone(&service);
         async move { ingest.handle(request).await }
     };
-    server.serve(&ingest.limits, answer).await.map_err(Failure::job)
+    server.serve(&ingest.limits, answer).await;
 }
 
 /// Registers the plugin, and delivers what is left staged, now and then.

@@ -2,10 +2,6 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use axum::{
-    body::Bytes,
-    http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE},
-};
 use azul_vt::{
     errors::chain,
     http_client,
@@ -14,8 +10,13 @@ use azul_vt::{
     settings::Settings,
     store::StoreError,
 };
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    server::{Request, Server},
+};
 
 /// How often a process that goes on for long pushes.
 pub(crate) const INTERVAL: Duration = Duration::from_mins(1);
@@ -77,4 +78,32 @@ pub(crate) fn answer(measured: Result<(), StoreError>) -> Response<Bytes> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+/// Serves `GET /health` and `/metrics` until `limits` end, where there is a `server` for them.
+pub(crate) async fn serve<Measured>(
+    server: Option<Server>,
+    limits: &Limits,
+    measure: impl Fn() -> Measured + Clone + Send + Sync + 'static,
+) where
+    Measured: Future<Output = Result<(), StoreError>> + Send + 'static,
+{
+    let Some(server) = server else { return };
+    let respond = move |request: Request| {
+        let measured = (request.uri().path() == "/metrics").then(&measure);
+        let is_health = request.uri().path() == "/health";
+        let is_question = matches!(*request.method(), Method::GET | Method::HEAD);
+        async move {
+            let error = "there is nothing here: GET /health, /metrics\n";
+            let (status, text) = match measured {
+                Some(measured) if is_question => return answer(measured.await),
+                None if is_health && is_question => (StatusCode::OK, "ok\n"),
+                _ => (StatusCode::NOT_FOUND, error),
+            };
+            let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+            *response.status_mut() = status;
+            response
+        }
+    };
+    server.serve(limits, respond).await;
 }

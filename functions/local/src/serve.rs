@@ -7,11 +7,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axum::{
-    body::Bytes,
-    extract::Request,
-    http::{HeaderValue, Method, Response, StatusCode, Uri, header::CONTENT_TYPE},
-};
 use azul_vt::{
     lambda::Function as _,
     peers::{ClockCheck, Outage, Peer},
@@ -21,7 +16,9 @@ use azul_vt::{
     tasks::Tasks,
     webhook::receive::Receiver,
 };
+use bytes::Bytes;
 use download::Download;
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header::CONTENT_TYPE};
 use hunt::Hunt;
 use ingest::Ingest;
 use jiff::Timestamp;
@@ -35,7 +32,7 @@ use crate::{
     failure::{Failure, say},
     load::{runtime, stop_on_signal},
     metrics,
-    server::Server,
+    server::{Request, Server},
     status, tasks,
 };
 
@@ -119,7 +116,14 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
     let all = Arc::new(Box::pin(Served::new(args, settings, &limits)).await?);
     let gateway = metrics::gateway(&all.settings, "serve")?;
     // Without secrets only what comes from this machine may post, which the receivers check.
-    let server = Server::bind("SERVE_LISTEN", all.settings.serve_listen, None).await?;
+    let at = &all.settings;
+    let server = Server::bind("SERVE_LISTEN", at.serve_listen, at, None).await?;
+    let posts = if all.query.is_some() || all.download.is_some() {
+        let (address, most) = (at.lookup.webhook_listen, at.max_connections);
+        Server::bind_beside("WEBHOOK_LISTEN", address, most, "webhooks").await
+    } else {
+        None
+    };
     let ingest_server = match &all.ingest {
         Some(_) => Some(crate::ingest::bind(&all.settings).await?),
         None => None,
@@ -134,10 +138,22 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
         let all = Arc::clone(&answering);
         async move { all.answer(request).await }
     };
-    let working = async { tokio::join!(functions, Box::pin(server.serve(&limits, respond))).1 };
+    let taking = Arc::clone(&all);
+    let take = move |request| {
+        let all = Arc::clone(&taking);
+        async move { all.take(request).await }
+    };
+    let webhooks = async {
+        if let Some(posts) = posts {
+            posts.serve(&limits, take).await;
+        }
+    };
+    let answers = Box::pin(server.serve(&limits, respond));
+    let working = async {
+        tokio::join!(functions, answers, Box::pin(webhooks));
+    };
     let measure = async || all.measure().await;
-    let answered = metrics::pushing(gateway.as_ref(), &limits, measure, working).await;
-    answered.map_err(Failure::job)?;
+    metrics::pushing(gateway.as_ref(), &limits, measure, working).await;
     say("vt serve: ended");
     Ok(())
 }
@@ -225,8 +241,8 @@ impl Served {
             self.board.set(ingest::NAME, "running", None);
             let ingest = Arc::clone(ingest);
             let run = tokio::spawn(async move { crate::ingest::listen(server, &ingest).await });
-            if let Err(failure) = run.await.unwrap_or_else(|panic| Err(Failure::job(panic))) {
-                let error = line(&failure);
+            if let Err(panic) = run.await {
+                let error = line(&Failure::job(panic));
                 tracing::error!(error, "ingest failed; until a restart it takes nothing");
                 self.board.set(ingest::NAME, "ended", Some(error));
             }
@@ -306,10 +322,17 @@ impl Served {
             "/health" if get => self.health(),
             "/status" if get => self.status().await,
             "/metrics" if get => metrics::answer(self.measure().await),
+            _ => self.take(request).await,
+        }
+    }
+
+    /// Takes a webhook of a function that runs here.
+    async fn take(&self, request: Request) -> Response<Bytes> {
+        match request.uri().path() {
             "/query" if let Some(query) = &self.query => query.take(request).await,
             "/download" if let Some(download) = &self.download => download.take(request).await,
             _ => {
-                let error = "there is nothing here: GET /health, /status, /metrics; POST /query, /download, where these run";
+                let error = "there is nothing here: POST /query, /download, where these run; at SERVE_LISTEN GET /health, /status, /metrics";
                 json(StatusCode::NOT_FOUND, &json!({ "error": error }))
             }
         }

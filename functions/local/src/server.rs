@@ -1,26 +1,73 @@
-//! Serving HTTP on this machine.
+//! Serving HTTP/1.1 on this machine, for callers of whom nothing is known.
+//!
+//! Each address has a limit of open connections; where it is reached, the one that is idle for the longest time is closed
+//! for a new one. A connection is closed when it is idle for 15 seconds: its request's head is not complete by then,
+//! however its bytes drip in, or its answer is not taken, or it asks for nothing more. A body has to come at a pace
+//! ([`body`]). Posts take at most half of the connections, so that questions such as `GET /health` are answered while
+//! many are posting.
 
-use std::{future::IntoFuture as _, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    extract::Request,
-    http::Response,
+use azul_vt::{errors::chain, pipeline::Limits, settings::Settings, webhook::LetIn};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
 };
-use azul_vt::{pipeline::Limits, webhook::LetIn};
-use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::failure::{Failure, say};
 
+mod body;
+mod connections;
+
+pub(crate) use body::PacedBody;
+use connections::{Connections, Place};
+
+/// A request with a body that has to come at a pace.
+pub(crate) type Request = http::Request<PacedBody>;
+
 /// How long requests may still take once it is time to end: whoever sends or reads slowly holds nobody up.
 const GRACE: Duration = Duration::from_secs(3);
+/// Bytes of a request's head; longer ones are answered with 431.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Connections at an address that is for operators alone.
+const OPERATORS: usize = 64;
+/// How long nobody is accepted after that failed: mostly there are too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection may take for what.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// Until a request's head is complete, an answer taken, or another request begun.
+    idle: Duration,
+    /// Between two pieces of a body.
+    body_silence: Duration,
+    /// For a body, beside what its length allows.
+    body_grace: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(15),
+            body_silence: Duration::from_secs(30),
+            body_grace: Duration::from_secs(30),
+        }
+    }
+}
 
 /// A server that has its address and serves nobody yet.
 pub(crate) struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    most_connections: usize,
+    times: Times,
 }
 
 impl Server {
@@ -29,48 +76,308 @@ impl Server {
     pub(crate) async fn bind(
         setting: &str,
         address: SocketAddr,
+        settings: &Settings,
         secrets: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let server = Self::quietly(setting, address, settings.max_connections).await?;
+        let note = secrets.map_or_else(String::new, |secrets| {
+            format!(" (loopback only: set {secrets} to serve others)")
+        });
+        say(&format!("listening on http://{}{note}", server.address));
+        Ok(server)
+    }
+
+    /// Takes a further address, whose paths are served at the first one too: one that cannot be had is a warning.
+    pub(crate) async fn bind_beside(
+        setting: &str,
+        address: SocketAddr,
+        most_connections: usize,
+        what: &str,
+    ) -> Option<Self> {
+        match Self::quietly(setting, address, most_connections).await {
+            Ok(server) => {
+                say(&format!("{what} at http://{}", server.address));
+                Some(server)
+            }
+            Err(failure) => {
+                let error = failure.line();
+                tracing::warn!(error, "{what}: not at an address of their own");
+                None
+            }
+        }
+    }
+
+    /// Takes the operators' address (`SERVE_LISTEN`) for a command whose first address is for posts.
+    pub(crate) async fn bind_for_operators(settings: &Settings) -> Option<Self> {
+        let what = "/health and /metrics for operators";
+        Self::bind_beside("SERVE_LISTEN", settings.serve_listen, OPERATORS, what).await
+    }
+
+    async fn quietly(
+        setting: &str,
+        address: SocketAddr,
+        most_connections: usize,
     ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("{setting}: cannot listen on {address}"))
             .map_err(Failure::Job)?;
         let address = listener.local_addr().map_err(Failure::job)?;
-        let note = secrets.map_or_else(String::new, |secrets| {
-            format!(" (loopback only: set {secrets} to serve others)")
-        });
-        say(&format!("listening on http://{address}{note}"));
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, most_connections, times: Times::default() })
     }
 
-    /// Answers requests until `limits` end, and those that came before for three seconds more. Where only this machine can reach it, they are marked with
-    /// [`LetIn`]; without secrets settings.rs allows no other addresses.
+    /// Answers requests until `limits` end, and those that came before for three seconds more. Where only this machine can
+    /// reach it, they are marked with [`LetIn`]; without secrets settings.rs allows no other addresses.
     pub(crate) async fn serve<Answer>(
         self,
         limits: &Limits,
         handle: impl Fn(Request) -> Answer + Clone + Send + Sync + 'static,
-    ) -> io::Result<()>
-    where
+    ) where
         Answer: Future<Output = Response<Bytes>> + Send + 'static,
     {
-        let let_in = self.address.ip().is_loopback();
-        let app = Router::new().fallback(move |mut request: Request| {
-            if let_in {
+        let connections = Connections::new(self.most_connections);
+        let door = Door {
+            is_let_in: self.address.ip().is_loopback(),
+            times: self.times,
+            posts: Arc::new(Semaphore::new((self.most_connections / 2).max(1))),
+            stop: limits.stop.clone(),
+        };
+        let (all_end, tasks) = (CancellationToken::new(), TaskTracker::new());
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = limits.stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((socket, _)) => match connections.admit(&all_end) {
+                    Some(place) => {
+                        tasks.spawn(door.clone().attend(socket, place, handle.clone()));
+                    }
+                    // All of them are at work: the caller sees a closed connection, and comes again.
+                    None => drop(socket),
+                },
+                Err(error) => {
+                    if !is_callers_fault(&error) {
+                        tracing::warn!(error = chain(&error), "a connection was not accepted");
+                        connections.make_room();
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+        tasks.close();
+        let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
+        all_end.cancel();
+    }
+}
+
+/// What all connections of an address have in common.
+#[derive(Clone)]
+struct Door {
+    is_let_in: bool,
+    times: Times,
+    /// Places for requests with a body.
+    posts: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Door {
+    /// Serves one connection to its end.
+    async fn attend<Answer>(
+        self,
+        socket: TcpStream,
+        place: Place,
+        handle: impl Fn(Request) -> Answer,
+    ) where
+        Answer: Future<Output = Response<Bytes>>,
+    {
+        // Answers are short: they leave at once.
+        let _ = socket.set_nodelay(true);
+        let service = service_fn(|request: http::Request<Incoming>| {
+            let at_work = place.begin();
+            let is_question = matches!(*request.method(), Method::GET | Method::HEAD);
+            let post = if is_question { None } else { Some(Arc::clone(&self.posts)) };
+            let post = post.map(Semaphore::try_acquire_owned).transpose();
+            let mut request = request.map(|body| PacedBody::new(body, self.times));
+            if self.is_let_in {
                 request.extensions_mut().insert(LetIn);
             }
-            let answer = handle(request);
-            async move { answer.await.map(Body::from) }
+            let answer = post.map(|post| (handle(request), post));
+            async move {
+                let answer = match answer {
+                    Ok((answer, _post)) => answer.await,
+                    Err(_) => too_many_posts(),
+                };
+                drop(at_work);
+                Ok::<_, Infallible>(answer.map(Full::new))
+            }
         });
-        let stop = limits.stop.clone();
-        let serving = axum::serve(self.listener, app)
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        let late = async {
-            limits.stop.cancelled().await;
-            tokio::time::sleep(GRACE).await;
-        };
+        let connection = http1::Builder::new()
+            .max_buf_size(MAX_HEAD_BYTES)
+            // `Place::over` is this and more.
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(socket), service);
+        let (mut connection, mut over) =
+            (std::pin::pin!(connection), std::pin::pin!(place.over(self.times.idle)));
         tokio::select! {
-            served = serving.into_future() => served,
-            () = late => Ok(()),
+            _ = connection.as_mut() => return,
+            () = over.as_mut() => return,
+            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
         }
+        tokio::select! {
+            _ = connection => {}
+            () = over => {}
+        }
+    }
+}
+
+fn too_many_posts() -> Response<Bytes> {
+    let body = "{\"error\":\"too many are posting at once: send it again later\"}\n";
+    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Whether accepting failed because the caller went away.
+fn is_callers_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(150);
+    const LONG: Duration = Duration::from_hours(1);
+    const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+
+    /// A server that reads bodies, and says how many bytes they had or why they broke off.
+    async fn start(most_connections: usize, times: Times) -> (SocketAddr, Limits) {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let mut server = Server::quietly("TEST", address, most_connections).await.unwrap();
+        server.times = times;
+        let (address, limits) = (server.address, Limits::default());
+        let until = limits.clone();
+        tokio::spawn(async move {
+            let answer = |request: Request| async {
+                Response::new(match request.into_body().collect().await {
+                    Ok(body) => format!("{} bytes", body.to_bytes().len()).into(),
+                    Err(error) => error.to_string().into(),
+                })
+            };
+            server.serve(&until, answer).await;
+        });
+        (address, limits)
+    }
+
+    async fn open(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        socket
+    }
+
+    /// What a server says until it closes the connection.
+    async fn said(mut socket: TcpStream) -> String {
+        let mut said = Vec::new();
+        let _ = socket.read_to_end(&mut said).await;
+        String::from_utf8(said).unwrap()
+    }
+
+    #[tokio::test]
+    async fn half_sent_heads_make_room_for_others() {
+        let times = Times { idle: LONG, ..Times::default() };
+        let (address, _limits) = start(4, times).await;
+        let mut half = Vec::new();
+        for _ in 0..20 {
+            half.push(open(address, b"POST / HTTP/1.1\r\nHost: x\r\nX-a: ").await);
+            assert!(said(open(address, GET).await).await.ends_with("0 bytes"));
+        }
+        // The first ones were closed without an answer.
+        assert_eq!(said(half.remove(0)).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_drips_in_is_given_up() {
+        let times = Times { idle: SHORT, ..Times::default() };
+        let (address, _limits) = start(4, times).await;
+        let mut socket = open(address, b"GET / HTTP/1.1\r\nHost: x\r\nX-a: ").await;
+        while socket.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+        // Neither does one stay that asks for nothing more, or never takes its answer.
+        let idle = open(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(said(idle).await.ends_with("0 bytes"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_or_drips_in_is_given_up() {
+        let stops = Times { body_silence: SHORT, body_grace: LONG, idle: LONG };
+        let drips = Times { body_silence: LONG, body_grace: SHORT, idle: LONG };
+        for (times, drip) in [(stops, false), (drips, true)] {
+            let (address, _limits) = start(4, times).await;
+            let (read, mut write) = open(address, POST).await.into_split();
+            let dripping = tokio::spawn(async move {
+                while drip && write.write_all(b"a").await.is_ok() {
+                    tokio::time::sleep(SHORT / 10).await;
+                }
+                write
+            });
+            let mut read = tokio::io::BufReader::new(read);
+            let mut said = String::new();
+            while !said.contains("too slowly") {
+                let read = tokio::io::AsyncBufReadExt::read_line(&mut read, &mut said).await;
+                if read.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            assert!(said.contains("it came too slowly"), "{said}");
+            drop(read);
+            dripping.await.unwrap();
+        }
+    }
+
+    /// A post whose head is read, and whose body is waited for.
+    async fn posting(address: SocketAddr) -> TcpStream {
+        let head =
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+        let mut socket = open(address, head).await;
+        let mut go_on = *b"HTTP/1.1 100 Continue\r\n\r\n";
+        socket.read_exact(&mut go_on).await.unwrap();
+        assert!(go_on.starts_with(b"HTTP/1.1 100"));
+        socket
+    }
+
+    #[tokio::test]
+    async fn questions_are_answered_while_posts_take_what_they_may() {
+        let (address, limits) = start(4, Times::default()).await;
+        let (mut one, other) = (posting(address).await, posting(address).await);
+        for _ in 0..10 {
+            // Posts above half of the connections are told to come again.
+            let third = said(open(address, POST).await).await;
+            assert!(third.starts_with("HTTP/1.1 503 "), "{third}");
+            assert!(third.contains("retry-after: 5\r\n"), "{third}");
+            assert!(said(open(address, GET).await).await.ends_with("0 bytes"));
+        }
+        // One that is at work is never closed for another.
+        one.write_all(b"123456789").await.unwrap();
+        let mut answer = [0; 15];
+        one.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        // The other would go on for long: the end waits a moment, and no longer.
+        limits.stop.cancel();
+        said(other).await;
     }
 }

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use axum::{extract::Request, http::Method};
 use azul_vt::{
     pipeline::Limits,
     settings::Settings,
     store::{self, Claim, Clock, Store, SystemClock},
     tasks::{Common, Tasks},
 };
+use http::Method;
 
 use crate::{
     failure::{Failure, say},
     load::{runtime, stop_on_signal},
     metrics,
-    server::Server,
+    server::{Request, Server},
 };
 
 /// Runs a function that `build` makes of settings, state and clock; with `listen` it takes webhooks too.
@@ -73,8 +73,11 @@ async fn take_webhooks<T: Tasks + 'static>(tasks: &Arc<T>, limits: &Limits) -> R
     let receiver = Arc::new(receiver);
     let lookup = &common.settings.lookup;
     let secrets = lookup.webhook_secrets.is_none().then_some("WEBHOOK_SECRETS");
-    let server = Server::bind("WEBHOOK_LISTEN", lookup.webhook_listen, secrets).await?;
+    let address = lookup.webhook_listen;
+    let server = Server::bind("WEBHOOK_LISTEN", address, &common.settings, secrets).await?;
+    let operators = Server::bind_for_operators(&common.settings).await;
     let (tasks, limits) = (Arc::clone(tasks), limits.clone());
+    let measured = Arc::clone(&tasks);
     tokio::spawn(async move {
         let answer = move |request: Request| {
             let (tasks, receiver) = (Arc::clone(&tasks), Arc::clone(&receiver));
@@ -85,11 +88,11 @@ async fn take_webhooks<T: Tasks + 'static>(tasks: &Arc<T>, limits: &Limits) -> R
                 receiver.handle(request, &*tasks.decide()).await
             }
         };
-        if let Err(error) = server.serve(&limits, answer).await {
-            let error = azul_vt::errors::chain(&error);
-            tracing::error!(error, "webhooks are not taken any more");
-            limits.stop.cancel();
-        }
+        let measure = move || {
+            let tasks = Arc::clone(&measured);
+            async move { tasks.measure().await }
+        };
+        tokio::join!(server.serve(&limits, answer), metrics::serve(operators, &limits, measure));
     });
     Ok(())
 }

@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::dispatcher::PostError;
+use crate::{json_limits::at_most, peer_text};
 
 /// Longest text taken over from an answer, in characters.
 const MAX_TEXT_CHARS: usize = 1000;
@@ -91,8 +92,13 @@ struct AcceptedBody {
     #[serde(default)]
     total_failures: u64,
     #[serde(default)]
-    failures: Option<Vec<FailureBody>>,
+    failures: Option<Failures>,
 }
+
+/// At most as many as no post has events.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Failures(#[serde(deserialize_with = "at_most::<_, _, 10_000>")] Vec<FailureBody>);
 
 #[derive(Deserialize)]
 struct FailureBody {
@@ -156,15 +162,14 @@ pub(super) fn understand(
 }
 
 fn accepted(text: &str) -> Result<Answer, PostError> {
-    let body: AcceptedBody = serde_json::from_str(text).map_err(|_| {
-        PostError::Nonsense(format!("200 with `{}`", shorten(&one_line(text), 200)))
-    })?;
+    let body: AcceptedBody = serde_json::from_str(text)
+        .map_err(|_| PostError::Nonsense(format!("200 with `{}`", peer_text::line(text, 200))))?;
     Ok(Answer::Accepted(Accepted {
         total_ok: body.total_ok,
         total_failures: body.total_failures,
         failures: body
             .failures
-            .unwrap_or_default()
+            .map_or_else(Vec::new, |Failures(all)| all)
             .into_iter()
             .map(|failure| one_line(&failure.error))
             .collect(),
@@ -201,29 +206,9 @@ fn source_of_topic(detail: &str) -> Option<String> {
     quoted().or_else(dotted).filter(|source| !source.is_empty()).map(one_line)
 }
 
-/// The start of a text from outside, on one line and without control characters, for logs and errors.
+/// The start of a text from outside, on one line and without control characters and secrets, for logs and errors.
 pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
-        if word.is_empty() {
-            continue;
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-        if line.len() > 4 * MAX_TEXT_CHARS {
-            break;
-        }
-    }
-    shorten(&line, MAX_TEXT_CHARS)
-}
-
-fn shorten(text: &str, max_chars: usize) -> String {
-    match text.char_indices().nth(max_chars) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-    }
+    peer_text::line(text, MAX_TEXT_CHARS)
 }
 
 #[cfg(test)]

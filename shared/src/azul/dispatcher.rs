@@ -211,7 +211,7 @@ impl Dispatcher {
         let retry_after =
             http_client::retry_after(response.headers(), now, http_client::MAX_RETRY_AFTER);
         let cap = if status == StatusCode::OK { MAX_BODY_BYTES } else { MAX_ERROR_BODY_BYTES };
-        let body = match read(response, cap).await {
+        let body = match http_client::start_of_body(response, cap).await {
             Ok(body) => body,
             // The status alone says it all; only the words are lost.
             Err(_) if status != StatusCode::OK && !answer::needs_body(status) => Bytes::new(),
@@ -244,7 +244,9 @@ impl Dispatcher {
         let mut response = self.send(self.client.get(url), limit).await?;
         let head =
             Head { status: response.status(), headers: std::mem::take(response.headers_mut()) };
-        let body = read(response, cap).await.map_err(|error| no_answer(error, limit))?;
+        let body = http_client::start_of_body(response, cap)
+            .await
+            .map_err(|error| no_answer(error, limit))?;
         Ok((head, body))
     }
 
@@ -283,19 +285,6 @@ impl Dispatcher {
         url.set_path(&format!("{prefix}/{path}"));
         url
     }
-}
-
-/// Reads at most `cap` bytes of a body and leaves the rest.
-pub(super) async fn read(mut response: Response, cap: usize) -> Result<Bytes, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        let room = cap.saturating_sub(body.len());
-        body.extend(chunk.iter().take(room));
-        if body.len() >= cap {
-            break;
-        }
-    }
-    Ok(body.into())
 }
 
 pub(super) fn no_answer(error: reqwest::Error, limit: Duration) -> PostError {

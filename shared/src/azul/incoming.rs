@@ -1,15 +1,32 @@
 //! Events that come in: a webhook's body, or what a poll gave.
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     avro::{self, AvroError},
     event::{BinaryEvent, DownloadEvent},
 };
+pub use crate::json_limits::JsonLimitError;
+use crate::{
+    json_limits::{JsonLimits, at_most},
+    peer_text,
+};
 
 /// Model versions that are read: Azul 7 to today.
 const VERSIONS: std::ops::RangeInclusive<i64> = 4..=6;
+
+/// Events of one body.
+pub const MAX_EVENTS: usize = 5000;
+
+/// Of one body. An event has some 20 bytes for each value and 60 for each object, so a body of 6 MiB has room for all of it.
+const LIMITS: JsonLimits = JsonLimits { values: 1_000_000, objects: 150_000 };
+
+/// Longest reason why an event is none, in characters.
+const MAX_REASON_CHARS: usize = 200;
 
 /// A kind of event that can come in.
 pub trait Incoming: DeserializeOwned {
@@ -52,6 +69,12 @@ pub enum NotEvents {
     /// JSON of another shape.
     #[error("the body is neither an event, nor a list of events, nor {{\"events\":[…]}}")]
     Shape,
+    /// More events than are taken at once.
+    #[error("the body has more than {MAX_EVENTS} events: send fewer at once")]
+    TooMany,
+    /// More values than are taken at once.
+    #[error("the body is too much at once: send fewer events")]
+    TooMuch(#[from] JsonLimitError),
     /// Not Avro.
     #[error("the body is no Avro bulk message of model version 4, 5 or 6")]
     Avro(#[source] AvroError),
@@ -63,28 +86,51 @@ pub type Read<E> = Result<E, String>;
 /// Reads JSON: one event, a list of them, or `{"events":[…]}`. Each event has its own result.
 ///
 /// # Errors
-/// [`NotEvents`] where the body as a whole is nothing of that.
+/// [`NotEvents`] where the body as a whole is nothing of that, or holds more than it may.
 pub fn from_json<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
-    let events = match serde_json::from_slice(body).map_err(NotEvents::Json)? {
-        Value::Array(events) => events,
-        Value::Object(mut object) if !object.contains_key("entity") => {
-            match object.remove("events") {
-                Some(Value::Array(events)) => events,
-                _ => return Err(NotEvents::Shape),
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        entity: Option<IgnoredAny>,
+        #[serde(borrow)]
+        events: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct List<'a> {
+        #[serde(borrow, deserialize_with = "at_most::<_, _, MAX_EVENTS>")]
+        events: Vec<&'a RawValue>,
+    }
+    LIMITS.check(body)?;
+    let whole: &RawValue = serde_json::from_slice(body).map_err(NotEvents::Json)?;
+    let list = match whole.get().as_bytes().first() {
+        Some(b'[') => whole,
+        Some(b'{') => {
+            let envelope = serde_json::from_str(whole.get()).map_err(|_| NotEvents::Shape)?;
+            match envelope {
+                Envelope { entity: Some(_), .. } => {
+                    return Ok(vec![from_text(whole.get().as_bytes())]);
+                }
+                Envelope { events: Some(events), .. } if events.get().starts_with('[') => events,
+                Envelope { .. } => return Err(NotEvents::Shape),
             }
         }
-        event @ Value::Object(_) => vec![event],
         _ => return Err(NotEvents::Shape),
     };
-    Ok(events.into_iter().map(from_value).collect())
+    // It is JSON and a list, so it is too long.
+    let List { events } = serde_json::from_str(list.get()).map_err(|_| NotEvents::TooMany)?;
+    Ok(events.into_iter().map(|event| from_text(event.get().as_bytes())).collect())
 }
 
 /// Reads an Avro bulk message: as a whole, because behind a broken event nothing can be found any more.
 ///
 /// # Errors
-/// [`NotEvents::Avro`].
+/// [`NotEvents::Avro`], or more events than are taken.
 pub fn from_avro<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
-    Ok(E::decode_bulk(body).map_err(NotEvents::Avro)?.into_iter().map(Ok).collect())
+    let events = E::decode_bulk(body).map_err(NotEvents::Avro)?;
+    if events.len() > MAX_EVENTS {
+        return Err(NotEvents::TooMany);
+    }
+    Ok(events.into_iter().map(Ok).collect())
 }
 
 /// Reads one event.
@@ -104,7 +150,8 @@ pub fn from_text<E: Incoming>(event: &[u8]) -> Read<E> {
 }
 
 fn of_known_version<E: Incoming>(event: serde_json::Result<E>) -> Read<E> {
-    let event = event.map_err(|error| error.to_string())?;
+    // The words may quote the event.
+    let event = event.map_err(|error| peer_text::line(&error.to_string(), MAX_REASON_CHARS))?;
     let version = event.model_version();
     if VERSIONS.contains(&version) {
         Ok(event)
@@ -146,6 +193,33 @@ mod tests {
         let fine: Vec<bool> = read.iter().map(Result::is_ok).collect();
         assert_eq!(fine, [true, false, false, false, true]);
         assert!(read.into_iter().nth(3).unwrap().unwrap_err().contains("model_version 3"));
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_body_is_refused_before_it_is_read() {
+        let refused = |body: String| from_json::<BinaryEvent>(body.as_bytes()).unwrap_err();
+        let many = |item: &str, n: usize| format!("[{}{item}]", format!("{item},").repeat(n));
+        assert!(from_json::<BinaryEvent>(many("0", MAX_EVENTS - 1).as_bytes()).is_ok());
+        for body in [many("0", MAX_EVENTS), format!("{{\"events\":{}}}", many("0", MAX_EVENTS))] {
+            assert!(matches!(refused(body), NotEvents::TooMany));
+        }
+        for body in [
+            many("0", 3_000_000),
+            many("[]", 2_000_000),
+            many("{}", 2_000_000),
+            "[".repeat(3_000_000),
+            "{\"a\":".repeat(1_000_000),
+            format!("{{\"entity\":{{\"info\":{}}}}}", many("{}", 200_000)),
+        ] {
+            assert!(matches!(refused(body), NotEvents::TooMuch(_)));
+        }
+    }
+
+    #[test]
+    fn a_reason_quotes_no_more_than_its_start() {
+        let long = format!("[\"{}\"]", "x".repeat(1_000_000));
+        let reason = from_json::<BinaryEvent>(long.as_bytes()).unwrap().remove(0).unwrap_err();
+        assert!(reason.chars().count() <= MAX_REASON_CHARS + 1, "{}", reason.len());
     }
 
     #[test]

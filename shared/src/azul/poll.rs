@@ -13,9 +13,10 @@ use serde::Deserialize;
 pub use super::event_list::EventText;
 use super::{
     answer,
-    dispatcher::{Dispatcher, Model, PostError, no_answer, read},
+    dispatcher::{Dispatcher, Model, PostError, no_answer},
     event_list::EventList,
 };
+use crate::http_client;
 
 /// The version that every poll names. It is part of the consumer group: one that changed with each
 /// release would start a new group, and lose what lies between.
@@ -143,7 +144,7 @@ impl Dispatcher {
         let response = self.send(self.client().get(url), limit).await.map_err(no_answer_to)?;
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();
-            let body = read(response, MAX_INFO_BYTES).await;
+            let body = http_client::start_of_body(response, MAX_INFO_BYTES).await;
             let body = body.map_err(|error| no_answer_to(no_answer(error, limit)))?;
             let detail = answer::one_line(&String::from_utf8_lossy(&body));
             return Err(PollError::Refused { model, status, detail });

@@ -8,9 +8,10 @@ use url::Url;
 
 use super::{
     answer,
-    dispatcher::{Dispatcher, PostError, no_answer, read},
+    dispatcher::{Dispatcher, PostError, no_answer},
     event::Datastream,
 };
+use crate::http_client;
 
 /// From the start of an upload to its answer: a large sample over a slow link, and its identification.
 pub const STREAM_TIME: Duration = Duration::from_mins(15);
@@ -122,7 +123,7 @@ impl Dispatcher {
         if answer.status() != StatusCode::OK {
             return Err(refused(answer).await);
         }
-        let said = read(answer, MAX_ANSWER_BYTES).await.map_err(lost)?;
+        let said = http_client::start_of_body(answer, MAX_ANSWER_BYTES).await.map_err(lost)?;
         let Ok(Stored { mut data }) = serde_json::from_slice(&said) else {
             let why = "it does not describe what was stored".to_owned();
             return Err(StreamError::NoAnswer(PostError::Nonsense(why)));
@@ -145,6 +146,6 @@ fn unless_a_page(answer: Response) -> Result<Response, StreamError> {
 
 async fn refused(answer: Response) -> StreamError {
     let status = answer.status().as_u16();
-    let said = read(answer, MAX_ANSWER_BYTES).await.unwrap_or_default();
+    let said = http_client::start_of_body(answer, MAX_ANSWER_BYTES).await.unwrap_or_default();
     StreamError::Refused { status, detail: answer::one_line(&String::from_utf8_lossy(&said)) }
 }

@@ -5,6 +5,8 @@ use std::{sync::OnceLock, time::Duration};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use url::Url;
 
+use crate::{errors::chain, http_client, peer_text};
+
 /// The media type of [`render`]: the text format that scrapers of all ages and the Pushgateway read.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -102,14 +104,15 @@ impl Gateway {
         if status.is_success() {
             return Ok(());
         }
-        let said = answer.text().await.map_err(failed)?;
-        Err(PushError::Refused { status: status.as_u16(), said: said.chars().take(200).collect() })
+        let said = http_client::start_of_body(answer, 4096).await.map_err(failed)?;
+        let said = peer_text::line(&String::from_utf8_lossy(&said), 200);
+        Err(PushError::Refused { status: status.as_u16(), said })
     }
 
     /// As [`Gateway::push`]; a failure is a line in the log.
     pub async fn try_push(&self) {
         if let Err(error) = self.push().await {
-            let error = crate::errors::chain(&error);
+            let error = chain(&error);
             tracing::warn!(error, "PLUGIN_PROMETHEUS_PUSH_GATEWAY: metrics were not pushed");
         }
     }

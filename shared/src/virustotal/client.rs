@@ -7,7 +7,7 @@ use reqwest::{
     Method, Request, Response, StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue, LOCATION},
 };
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use tokio::time::timeout;
 use url::Url;
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     errors::chain,
     http_client::{self, HttpSetupError},
-    metrics,
+    metrics, peer_text,
     peers::{Peer, Peers},
     secrets::Secret,
     settings::Settings,
@@ -95,8 +95,6 @@ pub(super) enum Follow<'a> {
 pub(super) struct Asked {
     what: String,
     request_id: String,
-    /// The key it was asked with, to be kept out of what is told of the answer.
-    key: SecretString,
 }
 
 /// An answer that is neither an error nor, unless it was asked for, a redirect.
@@ -161,7 +159,7 @@ impl VirusTotal {
             .map_err(|_| VirusTotalError::KeyUnusable)?;
         key.set_sensitive(true);
         let request_id = http_client::request_id();
-        let mut asked = Asked { what: what.to_owned(), request_id, key: secret };
+        let mut asked = Asked { what: what.to_owned(), request_id };
         // Once an answer came from elsewhere, no way leads back to the key.
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
@@ -318,8 +316,7 @@ impl VirusTotal {
         let now = http_client::date(headers).unwrap_or_else(Timestamp::now);
         let retry_after = http_client::retry_after(headers, now, http_client::MAX_PAUSE);
         let body = self.small_body(&mut reply.response, MAX_ERROR_BYTES).await.unwrap_or_default();
-        let (code, message) =
-            if reply.own { reply.asked.read_error(&body) } else { <_>::default() };
+        let (code, message) = if reply.own { Asked::read_error(&body) } else { <_>::default() };
         let not_yet = code.as_deref() == Some("NotAvailableYet");
         let code =
             code.unwrap_or_else(|| status.canonical_reason().unwrap_or("?").replace(' ', ""));
@@ -348,19 +345,13 @@ impl VirusTotal {
 
 impl Asked {
     #[expect(clippy::unnecessary_box_returns, reason = "every error holds it in a box")]
+    #[expect(clippy::needless_pass_by_value, reason = "its callers write the message for it alone")]
     pub(super) fn answer(&self, status: Option<u16>, code: &str, message: String) -> Box<Answer> {
-        Box::new(Answer {
-            asked: self.what.clone(),
-            status,
-            code: code.to_owned(),
-            message,
-            request_id: self.request_id.clone(),
-            is_own: true,
-        })
+        Box::new(Answer::new(&self.what, status, code, &message, &self.request_id))
     }
 
     /// Code and message of `{"error":{"code","message"}}`; of any other body its start as the message.
-    fn read_error(&self, body: &[u8]) -> (Option<String>, String) {
+    fn read_error(body: &[u8]) -> (Option<String>, String) {
         #[derive(Deserialize)]
         struct Body {
             error: Inner,
@@ -372,22 +363,11 @@ impl Asked {
         }
         match serde_json::from_slice::<Body>(body) {
             Ok(Body { error }) => (
-                error.code.map(|code| self.clean(&code, 60)).filter(|code| !code.is_empty()),
-                self.clean(&error.message.unwrap_or_default(), 300),
+                error.code.map(|code| peer_text::line(&code, 60)).filter(|code| !code.is_empty()),
+                error.message.unwrap_or_default(),
             ),
-            Err(_) => (None, self.clean(&String::from_utf8_lossy(body), 100)),
+            Err(_) => (None, peer_text::line(&String::from_utf8_lossy(body), 100)),
         }
-    }
-
-    /// One printable line of at most `most` characters in which the key, if it is quoted, is `***`.
-    fn clean(&self, text: &str, most: usize) -> String {
-        let text = match self.key.expose_secret() {
-            "" => text.to_owned(),
-            key => text.replace(key, "***"),
-        };
-        let line: String =
-            text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
-        line.trim().to_owned()
     }
 
     pub(super) fn id(&self) -> &str {
@@ -416,7 +396,7 @@ impl Asked {
             .find_map(|name| headers.get(name)?.to_str().ok())
             .filter(|id| !id.is_empty() && id.len() <= 100);
         if let Some(id) = given {
-            id.clone_into(&mut self.request_id);
+            self.request_id = peer_text::line(id, 100);
         }
     }
 }

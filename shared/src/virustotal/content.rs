@@ -167,17 +167,11 @@ impl VirusTotal {
 
 fn refused(what: &str, link: &Url, source: Option<Untrusted>) -> VirusTotalError {
     let host = link.host_str().unwrap_or("nowhere");
-    let answer = super::Answer {
-        asked: what.to_owned(),
-        status: None,
-        code: "RefusedLink".to_owned(),
-        message: match source {
-            Some(_) => format!("it leads to {host}, which is not asked"),
-            None => "it is no link of the feed".to_owned(),
-        },
-        request_id: "none".to_owned(),
-        is_own: true,
+    let message = match source {
+        Some(_) => format!("it leads to {host}, which is not asked"),
+        None => "it is no link of the feed".to_owned(),
     };
+    let answer = super::Answer::new(what, None, "RefusedLink", &message, "none");
     VirusTotalError::Redirect { answer: Box::new(answer), source }
 }
 

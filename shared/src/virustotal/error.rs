@@ -3,7 +3,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::trust::Untrusted;
-use crate::secrets::SecretError;
+use crate::{peer_text, secrets::SecretError};
 
 /// An answer, or its absence, as errors tell it. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,30 @@ pub struct Answer {
     pub request_id: String,
     /// Whether it is, or was to be, VirusTotal's own, not of a host that it redirected to.
     pub is_own: bool,
+}
+
+/// Longest code and message that are told, in characters.
+const MAX_CODE_CHARS: usize = 60;
+const MAX_MESSAGE_CHARS: usize = 300;
+
+impl Answer {
+    /// An answer of VirusTotal's own, in words that may be told: shortened, and without secrets.
+    pub(super) fn new(
+        asked: &str,
+        status: Option<u16>,
+        code: &str,
+        message: &str,
+        request_id: &str,
+    ) -> Self {
+        Self {
+            asked: asked.to_owned(),
+            status,
+            code: peer_text::line(code, MAX_CODE_CHARS),
+            message: peer_text::line(message, MAX_MESSAGE_CHARS),
+            request_id: request_id.to_owned(),
+            is_own: true,
+        }
+    }
 }
 
 impl fmt::Display for Answer {

@@ -11,10 +11,11 @@ use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{BadSecret, LetIn, Pending, Secrets};
 use crate::{
-    azul::incoming::{self, Incoming, Read},
+    azul::incoming::{self, Incoming, NotEvents, Read},
     errors::chain,
     metrics,
     secrets::Secret,
@@ -28,6 +29,10 @@ use crate::{
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
 /// A body of which nothing came for so long is given up.
 pub const SILENCE: Duration = Duration::from_secs(30);
+/// All bodies that are coming in, together, in KiB: they are in memory before their signatures are checked.
+const MAX_RECEIVING_KIB: u32 = 32 * 1024;
+/// All bodies that are being read, together, in KiB: the events of one take a multiple of its length. One fits always.
+const MAX_READING_KIB: u32 = 8 * 1024;
 /// For how long a webhook's id is known: longer than senders repeat themselves.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// What [`crate::store::Memory`] calls ids of webhooks.
@@ -132,6 +137,10 @@ enum Problem {
     ContentEncoding,
     #[error("{0}")]
     NotEvents(String),
+    #[error("{0}")]
+    TooMuch(String),
+    #[error("too many events are coming in at once: send them again later")]
+    Busy,
     #[error("the body broke off: send it again")]
     BrokenBody,
     #[error("only POST / (and GET /, GET /health)")]
@@ -148,12 +157,12 @@ impl Problem {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotEvents(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path => StatusCode::NOT_FOUND,
-            Self::State | Self::Secrets => StatusCode::SERVICE_UNAVAILABLE,
+            Self::State | Self::Secrets | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -164,6 +173,9 @@ pub struct Receiver {
     queue: Queue,
     store: Store,
     clock: Arc<dyn Clock>,
+    /// A permit for each KiB.
+    receiving: Semaphore,
+    reading: Semaphore,
 }
 
 impl Receiver {
@@ -178,7 +190,9 @@ impl Receiver {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BadSecret> {
         let secrets = secrets.map(Secrets::new).transpose()?;
-        Ok(Self { secrets, queue, store, clock })
+        let [receiving, reading] =
+            [MAX_RECEIVING_KIB, MAX_READING_KIB].map(|kib| Semaphore::new(kib as usize));
+        Ok(Self { secrets, queue, store, clock, receiving, reading })
     }
 
     /// Answers one request. Never fails: whatever goes wrong is an answer.
@@ -250,7 +264,7 @@ impl Receiver {
             Some("application/avro") => true,
             _ => return Err(Problem::ContentType),
         };
-        let body = whole(request.into_body()).await?;
+        let (body, _held) = self.whole(request.into_body()).await?;
         // Without a signature the same body is the same request.
         let name = match pending {
             None => format!("sha256-{}", hex::encode(Sha256::digest(&body))),
@@ -282,6 +296,34 @@ impl Receiver {
         }
     }
 
+    /// A whole body, and the memory that it holds of what all bodies may.
+    async fn whole<B>(&self, body: B) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Problem>
+    where
+        B: http_body::Body<Data = Bytes>,
+    {
+        let mut body = pin!(body);
+        let (mut whole, mut held) = (Vec::new(), None::<SemaphorePermit<'_>>);
+        while let Some(frame) =
+            tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Problem::BrokenBody)?
+        {
+            let frame = frame.map_err(|_| Problem::BrokenBody)?;
+            let Ok(data) = frame.into_data() else { continue }; // trailers
+            if whole.len().saturating_add(data.len()) > MAX_BODY_BYTES {
+                return Err(Problem::TooLarge);
+            }
+            let kib_held = held.as_ref().map_or(0, SemaphorePermit::num_permits);
+            let kib_needed = (whole.len() + data.len()).div_ceil(1024).saturating_sub(kib_held);
+            let more = self.receiving.try_acquire_many(kib_needed.try_into().unwrap_or(u32::MAX));
+            let more = more.map_err(|_| Problem::Busy)?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok((whole, held))
+    }
+
     async fn keep<E: Incoming>(
         &self,
         name: &str,
@@ -299,8 +341,13 @@ impl Receiver {
             let body = serde_json::json!({ "duplicate": true });
             return Ok(answer(StatusCode::ACCEPTED, &body));
         }
+        let reading = self.reading.acquire_many(kib(body.len()).min(MAX_READING_KIB)).await;
+        let _reading = reading.map_err(|_| Problem::Busy)?;
         let events = if is_avro { incoming::from_avro(body) } else { incoming::from_json(body) };
-        let events = events.map_err(|error| Problem::NotEvents(chain(&error)))?;
+        let events = events.map_err(|error| match error {
+            NotEvents::TooMany | NotEvents::TooMuch(_) => Problem::TooMuch(chain(&error)),
+            _ => Problem::NotEvents(chain(&error)),
+        })?;
         let accepted = accept(&self.store, self.queue, name, events, decide, now).await;
         let accepted = accepted.map_err(state)?;
         self.store.memory.remember(KIND, &id, REMEMBERED, now).await.map_err(state)?;
@@ -320,20 +367,9 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
     Some(text.split(';').next().unwrap_or_default().trim())
 }
 
-async fn whole<B: http_body::Body<Data = Bytes>>(body: B) -> Result<Vec<u8>, Problem> {
-    let mut body = pin!(body);
-    let mut whole = Vec::new();
-    while let Some(frame) =
-        tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Problem::BrokenBody)?
-    {
-        let frame = frame.map_err(|_| Problem::BrokenBody)?;
-        let Ok(data) = frame.into_data() else { continue }; // trailers
-        if whole.len().saturating_add(data.len()) > MAX_BODY_BYTES {
-            return Err(Problem::TooLarge);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole)
+/// KiB of so many bytes, at least one.
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {

@@ -7,6 +7,8 @@ mod azul_models;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod doors;
+#[cfg(test)]
 mod downloads;
 #[cfg(test)]
 mod dry;
@@ -26,6 +28,8 @@ mod pushes;
 mod queries;
 #[cfg(test)]
 mod running;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod served;
 #[cfg(test)]

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::BLOCK_ITEMS;
-use crate::azul::event::{JsonObject, ModelVersion, StringMap};
+use crate::{
+    azul::event::{JsonObject, ModelVersion, StringMap},
+    json_limits::{JsonLimitError, JsonLimits},
+};
 
 /// Why bytes are no bulk message of Azul's. `at` counts bytes from the start of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -58,6 +61,15 @@ pub enum AvroError {
         /// Where it stands.
         at: usize,
     },
+    /// A JSON text of more than is taken.
+    #[error("the JSON at byte {at} is too much")]
+    Json {
+        /// Where it stands.
+        at: usize,
+        /// What is too much of it.
+        #[source]
+        source: JsonLimitError,
+    },
     /// A model version with another layout.
     #[error("model version {0} is not known here; 4, 5 and 6 are")]
     Version(i64),
@@ -65,6 +77,9 @@ pub enum AvroError {
     #[error("{0} bytes follow the last event")]
     Trailing(usize),
 }
+
+/// What a JSON text within a message may hold.
+const MAX_JSON: JsonLimits = JsonLimits { values: 500_000, objects: 50_000 };
 
 /// How many bytes an entry of a map takes at least: two empty strings.
 const MIN_ENTRY_SIZE: usize = 2;
@@ -148,7 +163,10 @@ impl<'m> Reader<'m> {
     }
 
     pub(super) fn json(&mut self) -> Result<Option<JsonObject>, AvroError> {
-        Ok(serde_json::from_slice(self.bytes()?).ok())
+        let at = self.at();
+        let text = self.bytes()?;
+        MAX_JSON.check(text).map_err(|source| AvroError::Json { at, source })?;
+        Ok(serde_json::from_slice(text).ok())
     }
 
     pub(super) fn unsigned(&mut self) -> Result<u64, AvroError> {

@@ -22,10 +22,14 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_dynamodb::Client;
 
 use super::{Bundles, Store, StoreError};
-use crate::settings::{AwsState, Settings};
+use crate::{
+    peer_text,
+    settings::{AwsState, Settings},
+};
 
 mod budget;
 mod bundles;
@@ -77,7 +81,32 @@ pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
     let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .retry_config(retries)
         .http_client(http_client(settings)?);
-    Ok(loader.load().await)
+    let config = loader.load().await;
+    let Some(provider) = config.credentials_provider() else { return Ok(config) };
+    let provider = SharedCredentialsProvider::new(HiddenCredentials(provider));
+    Ok(config.into_builder().credentials_provider(provider).build())
+}
+
+/// Credentials that are hidden in errors and the log from when they are known.
+#[derive(Debug)]
+struct HiddenCredentials(SharedCredentialsProvider);
+
+impl ProvideCredentials for HiddenCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let credentials = self.0.provide_credentials().await?;
+            let secrets = [Some(credentials.secret_access_key()), credentials.session_token()];
+            secrets.into_iter().flatten().for_each(|secret| peer_text::hide(&secret.into()));
+            Ok(credentials)
+        })
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<aws_credential_types::Credentials> {
+        self.0.fallback_on_interrupt()
+    }
 }
 
 /// A client of S3, with the timeouts of `config`.

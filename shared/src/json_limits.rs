@@ -1,0 +1,144 @@
+//! Limits that hold before JSON from outside becomes a tree: a few bytes of text may stand for hundreds in memory.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, SeqAccess, Visitor},
+};
+
+/// What a text may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JsonLimits {
+    /// Values and separators.
+    pub(crate) values: usize,
+    /// Objects, each of which becomes a map or a structure: hundreds of bytes.
+    pub(crate) objects: usize,
+}
+
+/// Lists and objects may stand in each other this deep, which is where `serde_json` stops as well.
+const MAX_DEPTH: usize = 128;
+
+/// A text holds more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JsonLimitError {
+    /// Values.
+    #[error("it has more than {0} values")]
+    Values(usize),
+    /// Objects.
+    #[error("it has more than {0} objects")]
+    Objects(usize),
+    /// Depth.
+    #[error("it has more than {MAX_DEPTH} lists and objects in each other")]
+    Depth,
+}
+
+impl JsonLimits {
+    /// Counts in one pass, and builds nothing. What is no JSON may pass: its reader says so.
+    ///
+    /// # Errors
+    /// The first limit that is exceeded.
+    pub(crate) fn check(self, text: &[u8]) -> Result<(), JsonLimitError> {
+        let (mut values, mut objects, mut depth) = (0_usize, 0_usize, 0_usize);
+        let (mut in_string, mut escaped) = (false, false);
+        for byte in text {
+            if in_string {
+                in_string = escaped || *byte != b'"';
+                escaped = !escaped && *byte == b'\\';
+                continue;
+            }
+            match byte {
+                b'"' => in_string = true,
+                b'[' | b'{' => {
+                    depth += 1;
+                    values += 1;
+                    objects += usize::from(*byte == b'{');
+                }
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                b',' => values += 1,
+                _ => continue,
+            }
+            if depth > MAX_DEPTH {
+                return Err(JsonLimitError::Depth);
+            }
+            if values > self.values {
+                return Err(JsonLimitError::Values(self.values));
+            }
+            if objects > self.objects {
+                return Err(JsonLimitError::Objects(self.objects));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A list of at most `MOST` items, for `#[serde(deserialize_with)]`: behind them the text is refused.
+///
+/// # Errors
+/// More items, or one that is no `T`.
+pub(crate) fn at_most<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct AtMost<T, const MOST: usize>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for AtMost<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST} items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = list.next_element()? {
+                if items.len() == MOST {
+                    return Err(A::Error::invalid_length(MOST.saturating_add(1), &self));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+    deserializer.deserialize_seq(AtMost::<T, MOST>(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: JsonLimits = JsonLimits { values: 10, objects: 3 };
+
+    #[test]
+    fn what_is_within_the_limits_passes_whatever_its_strings_hold() {
+        for text in
+            [r#"{"a":[1,2],"b":{"c":"[[[[[[[[[[,,,,,,\"{{{{{"}}"#, "", "7", "[", r#""\\"[]"#]
+        {
+            assert_eq!(LIMITS.check(text.as_bytes()), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_objects_and_depth_are_limited() {
+        let check = |text: &str| LIMITS.check(text.as_bytes());
+        assert_eq!(check("[0,0,0,0,0,0,0,0,0,0,0,0]"), Err(JsonLimitError::Values(10)));
+        assert_eq!(check("[{},{},{},{}]"), Err(JsonLimitError::Objects(3)));
+        let deep = JsonLimits { values: 1000, objects: 1000 };
+        assert_eq!(deep.check(&[b'['; 128]), Ok(()));
+        assert_eq!(deep.check(&[b'['; 129]), Err(JsonLimitError::Depth));
+    }
+
+    #[test]
+    fn a_list_ends_at_its_limit() {
+        #[derive(Debug, Deserialize)]
+        struct Page {
+            #[serde(deserialize_with = "at_most::<_, _, 3>")]
+            data: Vec<u8>,
+        }
+        let read = |text: &str| serde_json::from_str::<Page>(text);
+        assert_eq!(read(r#"{"data":[1,2,3]}"#).unwrap().data, [1, 2, 3]);
+        let error = read(r#"{"data":[1,2,3,4]}"#).unwrap_err().to_string();
+        assert!(error.contains("a list of at most 3 items"), "{error}");
+        assert!(read(r#"{"data":{}}"#).is_err());
+    }
+}
