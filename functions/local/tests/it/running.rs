@@ -1,8 +1,10 @@
 //! A process of `vt` that goes on until it is told to end.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
     time::Duration,
 };
 
@@ -27,27 +29,38 @@ pub(crate) fn tells_no_secret(said: &str) {
 /// A process, and what it says.
 pub(crate) struct Running {
     pub(crate) child: Child,
-    stderr: BufReader<ChildStderr>,
+    /// The lines of its log that were not looked at yet. They are read all the time: a process whose pipe is full
+    /// stands still.
+    lines: Receiver<String>,
     pub(crate) said: String,
 }
 
 impl Running {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr, said: String::new() }
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            while stderr.read_line(&mut line).unwrap() > 0 {
+                // Nobody listens any more where the test is over.
+                let _ = sender.send(std::mem::take(&mut line));
+            }
+        });
+        Self { child, lines, said: String::new() }
     }
 
     /// Reads what it says until there are these words.
     pub(crate) fn until(mut self, words: &str) -> Self {
-        let mut line = String::new();
-        while !line.contains(words) {
-            line.clear();
-            let read = self.stderr.read_line(&mut line).unwrap();
+        loop {
+            let Ok(line) = self.lines.recv() else {
+                panic!("it ended without saying `{words}`: {}", self.said);
+            };
             self.said.push_str(&line);
-            assert!(read > 0, "it ended without saying `{words}`: {}", self.said);
+            if line.contains(words) {
+                return self;
+            }
         }
-        self
     }
 
     /// Starts a server; gives its URL too, once it listens.
@@ -67,7 +80,7 @@ impl Running {
     pub(crate) async fn end(mut self) -> (ExitStatus, String) {
         let pid = self.child.id();
         let waiting = tokio::task::spawn_blocking(move || {
-            self.stderr.read_to_string(&mut self.said).unwrap();
+            self.said.extend(self.lines.iter());
             (self.child.wait().unwrap(), std::mem::take(&mut self.said))
         });
         if let Ok(ended) = tokio::time::timeout(Duration::from_secs(30), waiting).await {
