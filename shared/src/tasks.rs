@@ -106,7 +106,7 @@ impl TasksError {
             Self::Store(error) => error.is_transient(),
             Self::Poll(error) => error.is_transient(),
             Self::Register(error) => !matches!(error, PublishError::Stop { .. }),
-            Self::Stopped(_) | Self::Request(_) => false,
+            Self::Stopped(_) | Self::Request(_) | Self::Unknown(_) => false,
         }
     }
 }
