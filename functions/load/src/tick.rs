@@ -311,12 +311,16 @@ impl Load {
     /// A cursor in the future, as a clock that was ahead left it, would keep the feed silent until then.
     fn require_past(&self, cursor: Minute) -> Result<(), LoadError> {
         let now = self.clock.now();
-        if cursor <= Minute::of(latest_written(now)) || !self.settings.peers.confirm(now) {
+        let is_past = cursor <= Minute::of(latest_written(now));
+        // VirusTotal's first year, and the calendar's last.
+        let is_sane = (1_072_915_200..253_402_300_800).contains(&cursor.unix_seconds());
+        if is_sane && (is_past || !self.settings.peers.confirm(now)) {
             return Ok(());
         }
         let what = format!("the cursor {NAME}");
+        let is = if is_sane { "which is to come" } else { "which no feed has" };
         let reason = format!(
-            "it names minute {cursor}, which is to come: set its position back to the last minute that was loaded"
+            "it names minute {cursor}, {is}: set its position to the last minute that was loaded"
         );
         Err(StoreError::Damaged { what, reason }.into())
     }

@@ -137,7 +137,7 @@ impl VirusTotal {
         // Of what else the reports hold, which may be megabytes, nothing stays.
         let reports: Vec<BehaviourReport> =
             objects.iter().filter_map(|object| BehaviourReport::read(object.get())).collect();
-        let unreadable = (objects.len() - reports.len()) as u64;
+        let unreadable = objects.len().saturating_sub(reports.len()) as u64;
         Ok(BehaviourReports { reports, unreadable, cursor })
     }
 

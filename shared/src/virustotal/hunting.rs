@@ -111,7 +111,7 @@ impl VirusTotal {
         let Page { objects, cursor } = self.page("rulesets of Livehunt", path, &[], cursor).await?;
         let read: Vec<Ruleset> =
             objects.iter().filter_map(|object| Ruleset::read(object.get())).collect();
-        let unreadable = (objects.len() - read.len()) as u64;
+        let unreadable = objects.len().saturating_sub(read.len()) as u64;
         Ok(Rulesets { rulesets: read, unreadable, cursor })
     }
 

@@ -110,6 +110,20 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
+async fn counts_beyond_64_bits_are_held_at_the_greatest_number() {
+    let (store, _dir) = fresh().await.unwrap();
+    let lease = acquire(&store, "load").await;
+    let counts = Counts { records: u64::MAX, ..Counts::default() };
+    for minute in ["202611240900", "202611240901"] {
+        let minute: Minute = minute.parse().unwrap();
+        let row = LedgerRow { minute, state: MinuteState::Loaded, counts, updated: at(0) };
+        store.ledger.put(&row, &lease).await.unwrap();
+    }
+    let totals = store.ledger.totals().await.unwrap();
+    assert_eq!((totals.loaded, totals.counts.records), (2, i64::MAX.unsigned_abs()));
+}
+
+#[tokio::test]
 async fn scratch_of_another_user_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let scratch = dir.path().join("bundles/.scratch");

@@ -103,3 +103,14 @@ async fn a_cursor_in_the_future_is_an_error_and_no_silence() {
     let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("202612141005"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_beyond_the_calendar_is_an_error_whatever_time_it_is() {
+    let world = World::new().await;
+    world.tell(Date::Untold);
+    let load = world.load_by(NOW, &[]).await;
+    let before = load.store.cursors.read(NAME).await.unwrap();
+    assert!(load.store.cursors.advance(NAME, before, i64::MAX).await.unwrap());
+    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert!(azul_vt::errors::chain(&error).contains("which no feed has"), "{error}");
+}

@@ -286,6 +286,10 @@ fn recognise(db: &Connection, path: &Path) -> Result<(i64, i64), Fault> {
             .to_owned();
         return Err(StoreError::Damaged { what: path.display().to_string(), reason }.into());
     }
+    if found < 0 {
+        let reason = format!("its schema version is {found}; move it away, or restore a copy");
+        return Err(StoreError::Damaged { what: path.display().to_string(), reason }.into());
+    }
     if found > known {
         return Err(StoreError::Newer { path: path.into(), found, known }.into());
     }

@@ -129,8 +129,11 @@ fn insert(db: &Connection, row: &LedgerRow) -> Result<(), Fault> {
 fn totals(db: &Connection) -> Result<LedgerTotals, Fault> {
     let mut totals = LedgerTotals::default();
     let mut statement = db.prepare_cached(
-        "SELECT state, count(*), sum(records), sum(delivered), sum(filtered), sum(rejected),
-             sum(requests), sum(bad_values), sum(replaced_utf8)
+        // Unlike sum(), total() does not fail where the sum is beyond 64 bits; the cast holds it at the greatest.
+        "SELECT state, count(*), CAST(total(records) AS INTEGER), CAST(total(delivered) AS INTEGER),
+             CAST(total(filtered) AS INTEGER), CAST(total(rejected) AS INTEGER),
+             CAST(total(requests) AS INTEGER), CAST(total(bad_values) AS INTEGER),
+             CAST(total(replaced_utf8) AS INTEGER)
          FROM ledger GROUP BY state",
     )?;
     let mut rows = statement.query([])?;
