@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use azul_vt::azul::event::{BinaryEvent, binary_action};
+use azul_vt::azul::{
+    event::{BinaryEvent, binary_action},
+    limits::is_sha256,
+};
 
 /// Name of the author of look-ups. The Go plugin's, so that its events and ours merge.
 pub const AUTHOR: &str = "VirustotalFileLookup";
@@ -53,7 +56,7 @@ impl Wanted {
             return Err(format!("its source `{source}` is not in LOOKUP_SOURCES"));
         }
         let entity = &event.entity;
-        if entity.sha256.len() != 64 || !entity.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_sha256(&entity.sha256) {
             return Err("its entity.sha256 is not 64 hexadecimal digits".into());
         }
         if event.source.path.is_empty() {

@@ -6,5 +6,6 @@ pub mod dispatcher;
 pub mod event;
 mod event_list;
 pub mod incoming;
+pub mod limits;
 pub mod poll;
 pub mod streams;

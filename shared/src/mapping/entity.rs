@@ -3,8 +3,13 @@
 use std::borrow::Cow;
 
 use super::{record::FileObject, shapes::Sink};
-use crate::azul::event::{BinaryEntity, StringMap};
-use crate::json::Value;
+use crate::{
+    azul::{
+        event::{BinaryEntity, StringMap},
+        limits::{MAX_TEXT_BYTES, is_ssdeep, is_tlsh, start_of},
+    },
+    json::Value,
+};
 
 /// VirusTotal's two names for a file's type. The Go plugin asks for them in opposite order for the
 /// path node and for the entity; Azul merges by these values, so the order stays.
@@ -36,12 +41,18 @@ pub(super) fn describe(file: FileObject<'_>, sink: &mut Sink) -> BinaryEntity {
         sink.bad();
         None
     });
-    let mut text = |value: Option<Value<'_>>| own_text(value, sink);
+    let ssdeep = fuzzy_hash(file.attribute("ssdeep"), is_ssdeep, sink);
+    let tlsh = fuzzy_hash(file.attribute("tlsh"), is_tlsh, sink);
+    let mut text = |value: Option<Value<'_>>| own_text(value, MAX_TEXT_BYTES, sink);
+    let lower_case = |mut hash: String| {
+        hash.make_ascii_lowercase();
+        hash
+    };
     BinaryEntity {
-        sha1: text(file.attribute("sha1")),
-        md5: text(file.attribute("md5")),
-        ssdeep: text(file.attribute("ssdeep")),
-        tlsh: text(file.attribute("tlsh")),
+        sha1: lower_case(text(file.attribute("sha1"))),
+        md5: lower_case(text(file.attribute("md5"))),
+        ssdeep,
+        tlsh,
         size: size.unwrap_or(0),
         mime: text(file.attribute("exiftool").and_then(|exiftool| exiftool.get("MIMEType"))),
         magic: text(file.attribute("magic")),
@@ -61,7 +72,9 @@ pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
         ("submitter_country", "country", "XX"),
         ("interface", "interface", ""),
     ] {
-        let text = own_text(submitter.and_then(|submitter| submitter.get(key)), sink);
+        // Azul indexes `name.text`.
+        let most = MAX_TEXT_BYTES - name.len() - 1;
+        let text = own_text(submitter.and_then(|submitter| submitter.get(key)), most, sink);
         if !text.is_empty() && text != unknown {
             references.insert(name.into(), text);
         }
@@ -69,9 +82,26 @@ pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
     references
 }
 
-/// A string's text; anything else but null is a bad value.
-fn own_text(value: Option<Value<'_>>, sink: &mut Sink) -> String {
+/// A hash whose form Azul checks: it drops the whole event of a wrong one, so that is left out. VirusTotal writes
+/// `NULL` and `TNULL` where there is none.
+fn fuzzy_hash(value: Option<Value<'_>>, is_good: fn(&str) -> bool, sink: &mut Sink) -> String {
+    let hash = own_text(value, MAX_TEXT_BYTES, sink);
+    if is_good(&hash) {
+        return hash;
+    }
+    if !matches!(hash.as_str(), "" | "NULL" | "TNULL") {
+        sink.bad();
+    }
+    String::new()
+}
+
+/// A string's text, at most `max_bytes` of it; what is cut is a bad value, and so is anything else but null.
+fn own_text(value: Option<Value<'_>>, max_bytes: usize, sink: &mut Sink) -> String {
     match value.map(|value| (value, value.text())) {
+        Some((_, Some(text))) if text.len() > max_bytes => {
+            sink.bad();
+            start_of(&text, max_bytes).to_owned()
+        }
         Some((_, Some(text))) => text.into_owned(),
         Some((value, None)) if !value.is_null() => {
             sink.bad();

@@ -23,8 +23,11 @@ use self::{
     record::{BadValue, FileObject},
     shapes::Sink,
 };
-use crate::azul::event::{
-    Author, BinaryEvent, BinaryFlags, JsonObject, ModelVersion, PathNode, Source, StringMap,
+use crate::azul::{
+    event::{
+        Author, BinaryEvent, BinaryFlags, JsonObject, ModelVersion, PathNode, Source, StringMap,
+    },
+    limits::{MAX_TEXT_BYTES, start_of},
 };
 use crate::json::Kind;
 
@@ -219,7 +222,7 @@ impl Mapper {
 
     fn legacy(&self, vt_type: &str) -> String {
         match self.options.model_version {
-            ModelVersion::V5 => vt_type.to_owned(),
+            ModelVersion::V5 => start_of(vt_type, MAX_TEXT_BYTES).to_owned(),
             ModelVersion::V6 => String::new(),
         }
     }
@@ -239,9 +242,11 @@ fn identify<'a>(
 }
 
 fn identity(file: FileObject<'_>) -> Result<Cow<'_, str>, Mapped> {
+    if let Some(reason) = file.is_no_file() {
+        return Err(Mapped::Rejected(reason));
+    }
     let Some(sha256) = file.sha256() else {
-        let reason = "neither attributes.sha256 nor id is a text that names the file";
-        return Err(Mapped::Rejected(reason.into()));
+        return Err(Mapped::Rejected(file.without_sha256()));
     };
     if sha256 == EMPTY_FILE {
         return Err(Mapped::Filtered("the empty file".into()));

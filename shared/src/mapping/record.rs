@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use crate::json::{Document, JsonError, Kind, Value};
+use crate::{
+    azul::limits::is_sha256,
+    json::{Document, JsonError, Kind, Value},
+};
 
 /// Why a record cannot be read. It never can: trying again is of no use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +15,9 @@ pub enum RecordError {
     /// It is not JSON, or it exceeds a limit.
     #[error("the record is not JSON that is taken here: {0}")]
     NotJson(String),
+    /// It is UTF-16, as some editors and shells of Windows write it.
+    #[error("the text is UTF-16, not UTF-8: convert it, such as with `iconv -f UTF-16 -t UTF-8`")]
+    Utf16,
     /// It is JSON, but not an object.
     #[error("the record is {0}, not a JSON object")]
     NotAnObject(&'static str),
@@ -43,7 +49,8 @@ impl Record {
             let invalid = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty());
             (String::from_utf8_lossy(bytes).into_owned(), invalid.count() as u64)
         };
-        let document = Document::parse(text)?;
+        let document = Document::parse(text)
+            .map_err(|error| if is_utf16(bytes) { RecordError::Utf16 } else { error.into() })?;
         let what = match document.root().kind() {
             Kind::Object => return Ok(Self { document, invalid_bytes }),
             Kind::List => "a list",
@@ -74,7 +81,7 @@ impl Record {
         self.invalid_bytes + self.document.lone_surrogates()
     }
 
-    /// What identifies the file: `attributes.sha256`, else `id`; a string, not empty, as written.
+    /// What identifies the file: `attributes.sha256`, else `id`; 64 hexadecimal digits, in lower case.
     pub fn sha256(&self) -> Option<Cow<'_, str>> {
         self.feed_object().sha256()
     }
@@ -125,9 +132,34 @@ impl<'a> FileObject<'a> {
         self.0.at(&["attributes", key]).filter(|value| !value.is_null())
     }
 
+    /// In lower case: Azul knows a binary by the spelling of its hash.
     pub(super) fn sha256(self) -> Option<Cow<'a, str>> {
-        let text = |value: Option<Value<'a>>| value?.text().filter(|text| !text.is_empty());
-        text(self.attribute("sha256")).or_else(|| text(self.get("id")))
+        let hash = |value: Option<Value<'a>>| value?.text().filter(|text| is_sha256(text));
+        let mut hash = hash(self.attribute("sha256")).or_else(|| hash(self.get("id")))?;
+        if hash.bytes().any(|b| b.is_ascii_uppercase()) {
+            hash.to_mut().make_ascii_lowercase();
+        }
+        Some(hash)
+    }
+
+    /// Why the object is not taken for a file; `sha256` says nothing of it.
+    pub(super) fn is_no_file(self) -> Option<String> {
+        let kind = self.get("type")?;
+        (kind.text().as_deref() != Some("file"))
+            .then(|| format!("it is an object of type {}, not a file", shown(kind)))
+    }
+
+    /// Why the object has no [`FileObject::sha256`].
+    pub(super) fn without_sha256(self) -> String {
+        let names = [("attributes.sha256", self.attribute("sha256")), ("id", self.get("id"))];
+        let is_text = |value: &Value<'_>| value.text().is_some_and(|text| !text.is_empty());
+        match names.into_iter().find_map(|(name, value)| Some((name, value.filter(is_text)?))) {
+            Some((name, value)) => {
+                let shown = shown(value);
+                format!("its {name} is {shown}, not a SHA-256 of 64 hexadecimal digits")
+            }
+            None => "neither attributes.sha256 nor id is a text that names the file".into(),
+        }
     }
 
     pub(super) fn size(self) -> Result<Option<u64>, BadValue> {
@@ -150,6 +182,26 @@ impl<'a> FileObject<'a> {
     }
 }
 
+/// Whether a line that is no JSON is part of a text of UTF-16: its mark, or two NULs in ASCII's first characters.
+fn is_utf16(line: &[u8]) -> bool {
+    let is_nul = |at: usize| line.get(at) == Some(&0);
+    line.starts_with(b"\xff\xfe")
+        || line.starts_with(b"\xfe\xff")
+        || (is_nul(0) && is_nul(2) && !is_nul(1))
+        || (is_nul(1) && is_nul(3) && !is_nul(0))
+}
+
+/// The start of a value, on one line.
+fn shown(value: Value<'_>) -> String {
+    const MOST: usize = 80;
+    let on_line = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut start: String = value.json().chars().take(MOST).map(on_line).collect();
+    if value.json().chars().nth(MOST).is_some() {
+        start.push('…');
+    }
+    start
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,18 +221,25 @@ mod tests {
         ] {
             assert_eq!(Record::parse(text.as_bytes()).unwrap_err(), RecordError::NotAnObject(what));
         }
+        for utf16 in [&b"\xff\xfe{\0}\0\r\0"[..], b"\xfe\xff\0{\0}", b"\0{\0\"\0i\0d", b"{\0}\0"] {
+            assert_eq!(Record::parse(utf16).unwrap_err(), RecordError::Utf16, "{utf16:?}");
+        }
         let error = Record::parse(b"{} trailing").unwrap_err().to_string();
         assert!(error.ends_with("expected nothing more at byte 3"), "{error}");
     }
 
     #[test]
     fn identity_is_the_sha256_and_else_the_id() {
-        let sha256 = |text| record(text).sha256().map(Cow::into_owned);
-        assert_eq!(sha256(r#"{"attributes":{"sha256":"aa"},"id":"bb"}"#).as_deref(), Some("aa"));
-        assert_eq!(sha256(r#"{"attributes":{"sha256":""},"id":"bb"}"#).as_deref(), Some("bb"));
-        assert_eq!(sha256(r#"{"attributes":{"sha256":5},"id":"bb"}"#).as_deref(), Some("bb"));
-        assert_eq!(sha256(r#"{"id":"bb"}"#).as_deref(), Some("bb"));
+        let sha256 = |text: &str| record(text).sha256().map(Cow::into_owned);
+        let (first, second) = ("aA".repeat(32), "bb".repeat(32));
+        for other in [r#""""#, "5", r#""../../etc/passwd""#, r#""cc""#, "null"] {
+            let text = format!(r#"{{"attributes":{{"sha256":{other}}},"id":"{second}"}}"#);
+            assert_eq!(sha256(&text).as_deref(), Some(second.as_str()), "{other}");
+        }
+        let text = format!(r#"{{"attributes":{{"sha256":"{first}"}},"id":"{second}"}}"#);
+        assert_eq!(sha256(&text), Some("aa".repeat(32)), "in lower case");
         assert_eq!(sha256(r#"{"attributes":[],"id":7}"#), None);
+        assert_eq!(sha256(&format!(r#"{{"id":"{}"}}"#, "a".repeat(1 << 20))), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     special,
 };
 use crate::{
-    azul::event::Feature,
+    azul::{event::Feature, limits::MAX_TEXT_BYTES},
     json::{Kind, Value},
 };
 
@@ -17,7 +17,7 @@ const MAX_FEATURES_PER_ROW: usize = 1_000;
 /// Features of one handler.
 const MAX_FEATURES_PER_HANDLER: usize = 10_000;
 /// Azul's index takes values and labels shorter than this, in bytes.
-const MAX_VALUE_BYTES: usize = 32_766;
+const MAX_VALUE_BYTES: usize = MAX_TEXT_BYTES;
 
 /// Collects features and counts what had to be left out.
 #[derive(Debug, Default)]

@@ -5,9 +5,9 @@ pub(crate) mod samples;
 
 use azul_vt::azul::{
     avro::{
-        AvroError, FEATURES_TRUNCATED, TooLarge, bulk, decode_binary_bulk, decode_download_bulk,
-        decode_plugin_bulk, decode_status_bulk, encode_binary, encode_download, encode_plugin,
-        encode_status, fit,
+        AvroError, FEATURES_TRUNCATED, TooLarge, bulk, cut_to_fit, decode_binary_bulk,
+        decode_download_bulk, decode_plugin_bulk, decode_status_bulk, encode_binary,
+        encode_download, encode_plugin, encode_status, fit,
     },
     event::{BinaryEvent, ModelVersion, feature_type},
 };
@@ -204,6 +204,27 @@ fn an_event_over_the_limit_loses_features_from_the_end_and_says_how_many() {
             assert!(kept.len() >= kept_before);
             kept_before = kept.len();
         }
+    }
+}
+
+#[test]
+fn an_event_has_no_more_features_than_azul_takes() {
+    for (features, kept, cut) in [(10_000, 10_000, None), (10_154, 9_999, Some("155"))] {
+        let event = samples::binary(ModelVersion::V6, features);
+        let shown = cut_to_fit(event.clone(), ModelVersion::V6, 1 << 30).unwrap();
+        let mut features = shown.entity.features.clone();
+        assert!(features.len() <= 10_000, "{}", features.len());
+        if let Some(cut) = cut {
+            let marker = features.pop().unwrap();
+            assert_eq!((&*marker.name, marker.value.as_str()), (FEATURES_TRUNCATED, cut));
+        }
+        assert_eq!(features, event.entity.features[..kept]);
+        let mut whole = Vec::new();
+        encode_binary(&shown, ModelVersion::V6, &mut whole);
+        assert_eq!(fit(event, ModelVersion::V6, 1 << 30).unwrap().bytes, whole);
+        // Bytes and number hold together.
+        let less = fit(shown, ModelVersion::V6, whole.len() / 2).unwrap();
+        assert!(less.bytes.len() <= whole.len() / 2);
     }
 }
 

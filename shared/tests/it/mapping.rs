@@ -111,6 +111,73 @@ fn version_5_names_virustotals_types_and_version_6_does_not() {
 }
 
 #[test]
+fn what_is_no_file_is_rejected_with_what_it_is() {
+    let sha256 = "5a".repeat(32);
+    for (text, words) in [
+        (format!(r#"{{"type":"url","id":"{sha256}"}}"#), r#"an object of type "url", not a file"#),
+        (format!(r#"{{"type":"behaviour","id":"{sha256}_x"}}"#), "type \"behaviour\""),
+        (format!(r#"{{"type":7,"id":"{sha256}"}}"#), "type 7"),
+        (r#"{"type":"domain","id":"example.test"}"#.into(), "type \"domain\""),
+        (r#"{"id":"../../etc/passwd"}"#.into(), r#"its id is "../../etc/passwd", not a SHA-256"#),
+        (format!(r#"{{"id":"{sha256}0"}}"#), "not a SHA-256 of 64"),
+        (format!(r#"{{"attributes":{{"sha256":"{}"}}}}"#, &sha256[2..]), "its attributes.sha256"),
+        (r#"{"attributes":{}}"#.into(), "neither attributes.sha256 nor id"),
+    ] {
+        let Mapped::Rejected(reason) = map(text.as_bytes()) else { panic!("{text}") };
+        assert!(reason.contains(words), "{text}: {reason}");
+    }
+    let long = format!(r#"{{"id":"{}"}}"#, "a".repeat(1 << 20));
+    let Mapped::Rejected(reason) = map(long.as_bytes()) else { panic!("it has an event") };
+    assert!(reason.len() < 200, "{} bytes", reason.len());
+}
+
+#[test]
+fn hashes_are_in_lower_case_whoever_wrote_them() {
+    let (sha256, sha1, md5) = ("Ab".repeat(32), "Cd".repeat(20), "Ef".repeat(16));
+    let attributes = json!({"sha1": sha1, "md5": md5});
+    let record = json!({"type": "file", "id": sha256, "attributes": attributes});
+    let event = event(map(record.to_string().as_bytes()));
+    let entity = &event.entity;
+    assert_eq!(
+        (&entity.sha256, &event.source.path[0].sha256),
+        (&"ab".repeat(32), &"ab".repeat(32))
+    );
+    assert_eq!((&entity.sha1, &entity.md5), (&"cd".repeat(20), &"ef".repeat(16)));
+    // The empty file is known in either case.
+    let empty = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855";
+    assert!(matches!(map(format!(r#"{{"id":"{empty}"}}"#).as_bytes()), Mapped::Filtered(_)));
+}
+
+#[test]
+fn what_azul_would_drop_the_event_for_is_left_out_or_cut() {
+    let sha256 = "ab".repeat(32);
+    let map = |attributes: serde_json::Value, submitter: serde_json::Value| {
+        let context = json!({"submitter": submitter});
+        let record = json!({"id": sha256, "attributes": attributes, "context_attributes": context});
+        match map(record.to_string().as_bytes()) {
+            Mapped::Event { event, bad_values } => (*event, bad_values),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (ssdeep, tlsh, bad) in [("3:a:b:c", "T1", 2), ("x:a:b", "TNULL", 1), ("", "NULL", 0)] {
+        let (event, bad_values) = map(json!({"ssdeep": ssdeep, "tlsh": tlsh}), json!({}));
+        assert_eq!((event.entity.ssdeep, event.entity.tlsh), (String::new(), String::new()));
+        assert_eq!(bad_values, bad, "{ssdeep} {tlsh}");
+    }
+    let (tlsh, ssdeep) = (format!("T1{}", "A1".repeat(35)), "3:a:b");
+    let (event, bad_values) = map(json!({"ssdeep": ssdeep, "tlsh": tlsh}), json!({}));
+    assert_eq!((event.entity.ssdeep.as_str(), event.entity.tlsh, bad_values), (ssdeep, tlsh, 0));
+
+    let long = "é".repeat(20_000);
+    let (event, bad_values) =
+        map(json!({"type_extension": long}), json!({"city": long, "country": "AU"}));
+    assert_eq!(event.entity.file_extension, "é".repeat(16_383));
+    let city = &event.source.references["submitter_city"];
+    assert_eq!(city.len(), 32_750, "`submitter_city.` and the city are indexed as one text");
+    assert_eq!((bad_values, &event.source.references["submitter_country"][..]), (2, "AU"));
+}
+
+#[test]
 fn records_older_than_the_limit_are_filtered_and_reports_are_not() {
     let age = |hours| {
         let max_age = Some(SignedDuration::from_hours(hours));
@@ -123,7 +190,7 @@ fn records_older_than_the_limit_are_filtered_and_reports_are_not() {
     };
     assert_eq!(reason, "last analysed 2024-05-01T10:11:12Z, more than 13 h ago");
     assert!(matches!(age(13).map_report(&first_record(), None, now()), Mapped::Event { .. }));
-    let dateless = Record::parse(br#"{"attributes":{"sha256":"aa"}}"#).unwrap();
+    let dateless = Record::parse(br#"{"attributes":{"sha256":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}"#).unwrap();
     assert!(matches!(age(13).map_feed(&dateless, now()), Mapped::Filtered(_)));
 }
 
@@ -175,8 +242,13 @@ fn a_report_with_input_needs_no_date_but_an_identity() {
     let map = |text: &str| {
         mapper.map_report(&Record::parse(text.as_bytes()).unwrap(), Some(&input()), now())
     };
-    assert!(matches!(map(r#"{"data":{"id":"aa"}}"#), Mapped::Event { .. }));
-    let bad_date = r#"{"data":{"id":"aa","attributes":{"last_analysis_date":"x"}}}"#;
+    assert!(matches!(
+        map(
+            r#"{"data":{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}"#
+        ),
+        Mapped::Event { .. }
+    ));
+    let bad_date = r#"{"data":{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","attributes":{"last_analysis_date":"x"}}}"#;
     assert!(matches!(map(bad_date), Mapped::Event { .. }));
     assert!(matches!(map(r#"{"data":{"attributes":{}}}"#), Mapped::Rejected(_)));
     assert!(matches!(map(r#"{"error":{"code":"NotFoundError"}}"#), Mapped::Rejected(_)));

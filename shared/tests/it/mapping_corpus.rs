@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use azul_vt::{
-    azul::event::{Author, BinaryEvent, ModelVersion},
+    azul::{
+        event::{Author, BinaryEvent, ModelVersion},
+        limits::is_tlsh,
+    },
     mapping::{HandlerSet, Mapped, Mapper, MapperOptions, Record},
 };
 use jiff::Timestamp;
@@ -116,6 +119,10 @@ fn assert_same_event(ours: &BinaryEvent, theirs: &BinaryEvent, line: usize) {
         let mut event = event.clone();
         event.entity.features.clear();
         event.model_version = 5;
+        // Azul drops the whole event of such a hash (`TNULL`), so ours leave it out.
+        if !is_tlsh(&event.entity.tlsh) {
+            event.entity.tlsh.clear();
+        }
         event
     };
     assert_eq!(without_features(ours), without_features(theirs), "line {line}");
@@ -225,20 +232,33 @@ enum Hostile {
 const ONE_BAD_VALUE: &str = "a bad value costs that value, not the record or its handler";
 const FIRST_KEY: &str = "of duplicate keys the first wins, and keys are case-sensitive";
 
+/// The corpus writes `bb` for the hash, which is none: Azul's binaries have 64 digits.
+const BB: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+/// A line of the corpus with whole hashes.
+fn whole_hashes(line: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(line);
+    let long = ["aa", "bb", "cc", "dd"].map(|byte| (format!("\"{byte}\""), byte.repeat(32)));
+    let whole = |text: String, (short, long): &(String, String)| {
+        text.replace(short.as_str(), &format!("\"{long}\""))
+    };
+    long.iter().fold(text.into_owned(), whole).into_bytes()
+}
+
 fn hostile(line: usize) -> Hostile {
     use Hostile::{Blank, Differs, Filtered, OnlyTheirs, Refused, Same};
     match line {
         2..=4 | 9 | 21 => Refused("neither"),
         5..=7 => Refused("not a JSON object"),
         8 => Filtered,
-        10 | 12..=17 | 39 => Differs(ONE_BAD_VALUE, "bb", &[]),
-        11 => Differs("a negative size is none", "bb", &[]),
+        10 | 12..=17 | 39 => Differs(ONE_BAD_VALUE, BB, &[]),
+        11 => Differs("a negative size is none", BB, &[]),
         19 => OnlyTheirs(FIRST_KEY),
-        18 | 20 => Differs(FIRST_KEY, "bb", &[]),
-        22 => Differs("`data` in a feed record means nothing", "bb", &[]),
+        18 | 20 => Differs(FIRST_KEY, BB, &[]),
+        22 => Differs("`data` in a feed record means nothing", BB, &[]),
         26 => Differs(
             ONE_BAD_VALUE,
-            "bb",
+            BB,
             &[
                 ("tags", "a", ""),
                 ("tags", "1", ""),
@@ -264,7 +284,12 @@ fn every_hostile_line_has_its_outcome() {
     let default = mapper("default");
     for (record, expected) in records.iter().zip(expected) {
         let line = expected.line;
-        let theirs = expected.events.unwrap_or_default().into_iter().next();
+        let mut theirs = expected.events.unwrap_or_default().into_iter().next();
+        if let Some(theirs) = &mut theirs {
+            theirs.entity.sha256 = theirs.entity.sha256.repeat(32);
+            theirs.source.path[0].sha256 = theirs.entity.sha256.clone();
+        }
+        let record = &whole_hashes(record);
         let mapped = match Record::parse(record) {
             Ok(record) => default.map_feed(&record, now()),
             Err(error) => Mapped::Rejected(error.to_string()),

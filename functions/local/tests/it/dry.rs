@@ -56,9 +56,9 @@ fn messages(mut stdout: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn a_line_has_four_keys_in_order_and_events_filtered_or_rejected() {
     let input = concat!(
-        r#"{"id":"aa","attributes":{"last_analysis_date":1795512600}}"#,
+        r#"{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","attributes":{"last_analysis_date":1795512600}}"#,
         "\n \t\r\n",
-        r#"{"id":"bb","attributes":{"last_analysis_date":1}}"#,
+        r#"{"id":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb","attributes":{"last_analysis_date":1}}"#,
         "\r\n[1]\nnot json"
     );
     let output = run(&["map", "-", "--now", NOW], input.as_bytes());
@@ -84,7 +84,7 @@ fn a_line_has_four_keys_in_order_and_events_filtered_or_rejected() {
 
 #[test]
 fn age_counts_from_now_and_minus_one_is_no_limit() {
-    let input = br#"{"id":"aa","attributes":{"last_analysis_date":1795512600}}"#;
+    let input = br#"{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","attributes":{"last_analysis_date":1795512600}}"#;
     let events = |args: &[&str], env: &[(&str, &str)]| {
         let mut all = vec!["map", "-"];
         all.extend_from_slice(args);
@@ -192,7 +192,8 @@ async fn avro_is_byte_for_byte_what_a_load_posts() {
 
 #[test]
 fn avro_leaves_no_word_of_what_it_lacks_out() {
-    let output = run(&["map", "-", "--now", NOW, "--format", "avro"], b"[]\n{\"id\":\"a\"}\n");
+    let input = format!("7\n{{\"id\":\"{}\"}}\n", "a".repeat(64));
+    let output = run(&["map", "-", "--now", NOW, "--format", "avro"], input.as_bytes());
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout.is_empty());
     let said = String::from_utf8(output.stderr).unwrap();
@@ -228,8 +229,13 @@ fn a_report_goes_on_from_the_input_event() {
     let args = |event: &str| {
         ["map", "--report", "--input", event, "--now", NOW, "-"].map(str::to_owned).to_vec()
     };
-    let lines = b"{\"data\":{\"id\":\"aa\",\"attributes\":{}}}\n{\"id\":\"aa\"}\n";
-    let map = |args: &[String]| run(&args.iter().map(String::as_str).collect::<Vec<_>>(), lines);
+    let sha256 = "aa".repeat(32);
+    let lines = format!(
+        "{{\"data\":{{\"id\":\"{sha256}\",\"attributes\":{{}}}}}}\n{{\"id\":\"{sha256}\"}}\n"
+    );
+    let map = |args: &[String]| {
+        run(&args.iter().map(String::as_str).collect::<Vec<_>>(), lines.as_bytes())
+    };
     let args = args(event.to_str().unwrap());
     let output = map(&args);
     for row in rows(&output.stdout) {
@@ -414,9 +420,12 @@ fn the_corpus_requests_come_out_of_select() {
 
 #[test]
 fn a_report_over_many_lines_is_one_record() {
-    let report = "{\n  \"data\": {\r\n    \"id\": \"aa\",\n    \"attributes\": {}\n  }\n}\n";
+    let sha256 = "aa".repeat(32);
+    let report = format!(
+        "{{\n  \"data\": {{\r\n    \"id\": \"{sha256}\",\n    \"attributes\": {{}}\n  }}\n}}\n"
+    );
     let output = run(&["map", "--report", "--now", NOW, "-"], report.as_bytes());
     let rows = rows(&output.stdout);
     assert_eq!(rows.len(), 1, "{rows:?}");
-    assert_eq!(rows[0]["events"][0]["entity"]["sha256"], "aa");
+    assert_eq!(rows[0]["events"][0]["entity"]["sha256"], sha256);
 }

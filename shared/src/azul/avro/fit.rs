@@ -5,7 +5,10 @@ use std::mem;
 use thiserror::Error;
 
 use super::{BLOCK_ITEMS, writer};
-use crate::azul::event::{BinaryEvent, Feature, ModelVersion, feature_type};
+use crate::azul::{
+    event::{BinaryEvent, Feature, ModelVersion, feature_type},
+    limits::MAX_FEATURES,
+};
 
 /// Name of the feature (an integer) that says how many features were cut off.
 pub const FEATURES_TRUNCATED: &str = "features_truncated";
@@ -29,8 +32,8 @@ pub struct TooLarge {
     pub max: usize,
 }
 
-/// Encodes an event so that it takes at most `max_event_bytes`. If it takes more, features are cut from
-/// the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says how many.
+/// Encodes an event so that it takes at most `max_event_bytes` and has no more features than Azul takes. If it has
+/// more, features are cut from the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says how many.
 ///
 /// The dispatcher encodes the event anew, with its key and tracking fields set: some hundred bytes more,
 /// which the limit must leave room for.
@@ -44,7 +47,7 @@ pub fn fit(
 ) -> Result<Encoded, TooLarge> {
     let mut bytes = Vec::with_capacity(writer::size_hint(&event));
     writer::encode_binary(&event, version, &mut bytes);
-    if bytes.len() <= max_event_bytes {
+    if fits(&event, &bytes, max_event_bytes) {
         return Ok(Encoded { bytes, truncated_features: 0 });
     }
 
@@ -65,10 +68,14 @@ pub fn cut_to_fit(
 ) -> Result<BinaryEvent, TooLarge> {
     let mut bytes = Vec::with_capacity(writer::size_hint(&event));
     writer::encode_binary(&event, version, &mut bytes);
-    if bytes.len() > max_event_bytes {
+    if !fits(&event, &bytes, max_event_bytes) {
         cut(&mut event, version, max_event_bytes)?;
     }
     Ok(event)
+}
+
+fn fits(event: &BinaryEvent, bytes: &[u8], max_event_bytes: usize) -> bool {
+    bytes.len() <= max_event_bytes && event.entity.features.len() <= MAX_FEATURES
 }
 
 /// Cuts features of an event that is over the limit. Gives how many.
@@ -94,9 +101,9 @@ fn marker(cut: usize) -> Feature {
     Feature::new(FEATURES_TRUNCATED, cut.to_string(), feature_type::INTEGER)
 }
 
-/// How many features from the start fit into `room` bytes, with the marker for those that are cut; at
-/// least one is. `None` if there is none to cut, or not even the marker fits. One pass: the blocks grow
-/// with each feature.
+/// How many features from the start fit into `room` bytes, and into the number that Azul takes, with the marker for
+/// those that are cut; at least one is. `None` if there is none to cut, or not even the marker fits. One pass: the
+/// blocks grow with each feature.
 fn longest_start(features: &[Feature], room: usize) -> Option<usize> {
     let mut scratch = Vec::new();
     let mut len = |feature: &Feature| {
@@ -107,7 +114,7 @@ fn longest_start(features: &[Feature], room: usize) -> Option<usize> {
     let mut fitting = None;
     let mut full_blocks = 0;
     let (mut count, mut size) = (0, 0);
-    for (kept, next) in features.iter().enumerate() {
+    for (kept, next) in features.iter().enumerate().take(MAX_FEATURES) {
         if count == BLOCK_ITEMS {
             full_blocks += writer::block_len(count, size);
             (count, size) = (0, 0);
