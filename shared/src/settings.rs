@@ -107,6 +107,8 @@ pub struct Settings {
     pub max_line_bytes: usize,
     /// `MAX_BUNDLE_BYTES`: decompressed.
     pub max_bundle_bytes: u64,
+    /// `REJECTS_MAX_MB`, in bytes: rejects that are kept of one bundle; further ones are only counted.
+    pub max_reject_bytes: u64,
     /// `RULES_LENIENT`: start with the good rules although others are bad.
     pub rules_lenient: bool,
     /// `DIRECT_LINK_HOURS`: life of a feed record's download link, from `last_analysis_date`.
@@ -269,6 +271,10 @@ impl Settings {
             "a number of bytes, at least 1024",
             |t| within(t, 1024, i64::MAX),
         )?;
+        let max_reject_bytes =
+            r.parse(&["REJECTS_MAX_MB"], "64", "a number of megabytes from 1 to 4096", |t| {
+                within::<u64>(t, 1, 4096).map(|megabytes| megabytes * MB)
+            })?;
         let rules_lenient = r.switch("RULES_LENIENT")?;
         let direct_link = r.parse(&["DIRECT_LINK_HOURS"], "168", "a number of hours", |t| {
             within::<i64>(t, 0, 87_600).and_then(hours)
@@ -356,6 +362,7 @@ impl Settings {
             max_event_bytes,
             max_line_bytes,
             max_bundle_bytes,
+            max_reject_bytes,
             rules_lenient,
             direct_link,
             request_memory,
@@ -650,6 +657,7 @@ mod tests {
         assert_eq!(s.max_download_bytes, Some(20 * MB));
         assert_eq!(s.max_line_bytes as u64, 32 * MB);
         assert_eq!(s.max_bundle_bytes, 2048 * MB);
+        assert_eq!(s.max_reject_bytes, 64 * MB);
         assert_eq!(s.ingest_listen.to_string(), "127.0.0.1:8854");
     }
 

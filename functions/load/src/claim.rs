@@ -1,9 +1,6 @@
 //! Who loads a minute holds its lease: a tick, a replay or a worker.
 
-use std::sync::Arc;
-
 use azul_vt::{
-    mapping::Mapper,
     minute::Minute,
     pipeline::Limits,
     store::{Claim, StoreError},
@@ -11,7 +8,7 @@ use azul_vt::{
 
 use tracing::Instrument as _;
 
-use super::{Load, LoadError, NAME, Report};
+use super::{Load, LoadError, NAME, Replay, Report};
 
 /// How a minute ended.
 pub(crate) enum MinuteEnd {
@@ -54,16 +51,16 @@ impl Load {
         self.take(&lease_name(minute), limits).await
     }
 
-    /// Loads a minute under its lease. With `ageless`, as a replay: also where it was loaded before, and
+    /// Loads a minute under its lease. As a replay also where it was loaded before, and
     /// whatever `PACKAGE_LIMIT` says.
     pub(crate) async fn load_alone(
         &self,
         minute: Minute,
-        ageless: Option<&Arc<Mapper>>,
+        replay: Option<Replay<'_>>,
         limits: &Limits,
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
-        let most = if ageless.is_some() { None } else { self.settings.package_limit };
+        let most = if replay.is_some() { None } else { self.settings.package_limit };
         let Some(begun) = limits.begin_bundle(most) else { return Ok(MinuteEnd::Sated) };
         let claim = match self.claim(minute, limits).await? {
             Ok(claim) => claim,
@@ -71,7 +68,7 @@ impl Load {
         };
         (self.observer)(super::Step::Minute(minute));
         let span = tracing::error_span!("minute", %minute);
-        let loading = self.load_minute(minute, &claim, ageless, report).instrument(span);
+        let loading = self.load_minute(minute, &claim, replay, report).instrument(span);
         let outcome = loading.await;
         claim.give_back().await?;
         match outcome {

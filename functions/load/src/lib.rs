@@ -40,6 +40,7 @@ mod worker;
 use claim::MinuteEnd;
 pub use plan::Plan;
 pub use replay::Planned;
+use replay::Replay;
 pub use trigger::{NotATrigger, Trigger};
 
 /// Name of the cursor, and of the lease of whoever moves it. A minute's lease is `load-<minute>`.
@@ -235,7 +236,7 @@ impl Load {
     pub async fn run(&self, trigger: &Trigger, limits: &Limits) -> Result<Report, LoadError> {
         match trigger {
             Trigger::Tick => self.tick(limits).await,
-            Trigger::Range { from, to } => self.replay(*from, *to, limits).await,
+            Trigger::Range { from, to } => self.replay(*from, *to, false, limits).await,
             Trigger::Object { key } => self.object(key, limits).await,
         }
     }

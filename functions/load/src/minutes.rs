@@ -10,10 +10,9 @@ use async_trait::async_trait;
 use azul_vt::{
     bundle::Compression,
     errors::chain,
-    mapping::Mapper,
     metrics,
     minute::Minute,
-    pipeline::{Account, DeliverError, Ended, Input, Limits, Progress},
+    pipeline::{Account, DeliverError, Ended, Input, Limits, NAMED_LINES, Progress, reasons},
     store::{
         Claim, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store, StoreError,
         rejects::Rejects,
@@ -21,7 +20,7 @@ use azul_vt::{
     virustotal::{VirusTotalError, asks},
 };
 
-use super::{Load, LoadError, MinuteEnd, NAME, Report, gap_delay};
+use super::{Load, LoadError, MinuteEnd, NAME, Replay, Report, gap_delay};
 
 /// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
 const FETCHES: u32 = 3;
@@ -38,32 +37,34 @@ enum Staging {
     LeftAlone,
 }
 
+/// Where a minute is begun.
+#[derive(Default)]
+struct Begin {
+    /// A bundle that is staged.
+    key: Option<String>,
+    /// Another one, for where VirusTotal does not have the minute any more.
+    second_choice: Option<String>,
+    lines_done: u64,
+    counts: Counts,
+}
+
 impl Load {
-    /// Loads one minute, whose lease is held. With `ageless`, as a replay: also where it was loaded before.
+    /// Loads one minute, whose lease is held. As a replay also where it was loaded before.
     pub(crate) async fn load_minute(
         &self,
         minute: Minute,
         Claim { lease, limits, .. }: &Claim,
-        ageless: Option<&Arc<Mapper>>,
+        replay: Option<Replay<'_>>,
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
         let row = self.store.ledger.get(minute).await?;
-        let is_gap = ageless.is_none()
+        let is_gap = replay.is_none()
             && matches!(&row, Some(LedgerRow { state: MinuteState::Gap { .. }, .. }));
-        let (mut key, mut lines_done, mut counts) = (None, 0, Counts::default());
-        if ageless.is_some() {
-            key = staged(&self.store, minute).await?;
-        } else {
-            match row.map(|row| (row.state, row.counts)) {
-                Some((MinuteState::Loaded | MinuteState::Buried { .. }, _)) => {
-                    return Ok(MinuteEnd::Before);
-                }
-                Some((MinuteState::Loading { bundle, lines_done: done }, counted)) => {
-                    (key, lines_done, counts) = (Some(bundle), done, counted);
-                }
-                _ => {}
-            }
-        }
+        let was_loaded = matches!(&row, Some(LedgerRow { state: MinuteState::Loaded, .. }));
+        let Some(begin) = self.begin(minute, row.as_ref(), replay).await? else {
+            return Ok(MinuteEnd::Before);
+        };
+        let Begin { mut key, mut second_choice, mut lines_done, mut counts } = begin;
         let mut bad = "what was staged is gone".to_owned();
         for fetch in 1..=FETCHES {
             if limits.reached() && fetch > 1 {
@@ -88,18 +89,24 @@ impl Load {
                         bad = why;
                         continue;
                     }
+                    Staging::Missing(_) if second_choice.is_some() => {
+                        key = second_choice.take();
+                        continue;
+                    }
                     // By VirusTotal's own clock it cannot be missing yet.
                     Staging::Missing(_) if !is_gap && minute > self.newest() => {
                         return Ok(MinuteEnd::NotYet);
                     }
                     Staging::Missing(said) => {
-                        self.gap(minute, GapKind::Missing, said, lease, report).await?;
+                        self.gap(minute, (GapKind::Missing, said), row.as_ref(), lease, report)
+                            .await?;
                         return Ok(MinuteEnd::Missing);
                     }
                     // The gap was due, so the clock or the gap is wrong: look again later.
                     Staging::NotYet if is_gap => {
                         let said = "VirusTotal says that the minute is not available yet".into();
-                        self.gap(minute, GapKind::Missing, said, lease, report).await?;
+                        self.gap(minute, (GapKind::Missing, said), row.as_ref(), lease, report)
+                            .await?;
                         return Ok(MinuteEnd::Missing);
                     }
                     Staging::NotYet => return Ok(MinuteEnd::NotYet),
@@ -108,11 +115,16 @@ impl Load {
                 }
             };
             let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
-            note.put(MinuteState::Loading { bundle: staged.clone(), lines_done }, counts).await?;
-            let mut minute_progress = MinuteProgress { note, bundle: staged.clone(), counts };
+            // A minute that was loaded stays so until there is something better.
+            if !was_loaded {
+                let state = MinuteState::Loading { bundle: staged.clone(), lines_done };
+                note.put(state, counts).await?;
+            }
+            let (bundle, rejected) = (staged.clone(), Vec::new());
+            let mut minute_progress = MinuteProgress { note, bundle, counts, rejected };
             let before = counts;
             let input = Input { reader, origin: origin(minute), lines_done, now: self.clock.now() };
-            let mapper = ageless.unwrap_or(&self.pipeline.mapper);
+            let mapper = replay.map_or(&self.pipeline.mapper, |replay| replay.mapper);
             let delivering =
                 self.pipeline.deliver_staged(mapper, &staged, input, limits, &mut minute_progress);
             let outcome = delivering.await;
@@ -122,13 +134,9 @@ impl Load {
             report.counts.add(counts);
             match outcome {
                 Ok(Ended::Complete) => {
-                    let note = minute_progress.note;
-                    note.put(MinuteState::Loaded, after).await?;
+                    minute_progress.note.put(MinuteState::Loaded, after).await?;
                     report.loaded += 1;
-                    metrics::BUNDLES.add([NAME, "loaded"], 1);
-                    tracing::info!(%minute, records = after.records, delivered = after.delivered,
-                        filtered = after.filtered, rejected = after.rejected,
-                        requests = after.requests, "minute loaded");
+                    tell_loaded(minute, after, &minute_progress.rejected);
                     return Ok(MinuteEnd::Loaded);
                 }
                 Ok(Ended::Paused) => return Ok(MinuteEnd::Paused),
@@ -137,27 +145,59 @@ impl Load {
                     bad = chain(&error);
                     self.bury_damaged(minute, &staged, &bad).await?;
                 }
+                Err(DeliverError::NoRecords(error)) => {
+                    bad = error.to_string();
+                    self.bury_damaged(minute, &staged, &bad).await?;
+                }
                 Err(source) => return Err(LoadError::Minute { minute, source }),
             }
         }
         let said = format!("{bad} (fetched {FETCHES} times)");
-        self.gap(minute, GapKind::Failed, said, lease, report).await?;
+        self.gap(minute, (GapKind::Failed, said), row.as_ref(), lease, report).await?;
         Ok(MinuteEnd::Failed)
     }
 
-    /// Moves a staged bundle under `rejects/` that cannot be decoded.
+    /// Where a minute is begun; `None` where there is nothing to do.
+    async fn begin(
+        &self,
+        minute: Minute,
+        row: Option<&LedgerRow>,
+        replay: Option<Replay<'_>>,
+    ) -> Result<Option<Begin>, LoadError> {
+        let mut begin = Begin::default();
+        if let Some(Replay { is_fetched, .. }) = replay {
+            if !is_fetched {
+                begin.key = staged(&self.store, minute).await?;
+            }
+            if is_suspect(row) && self.virustotal.is_some() {
+                begin.second_choice = begin.key.take();
+            }
+            return Ok(Some(begin));
+        }
+        match row.map(|row| (&row.state, row.counts)) {
+            Some((MinuteState::Loaded | MinuteState::Buried { .. }, _)) => return Ok(None),
+            Some((MinuteState::Loading { bundle, lines_done }, counts)) => {
+                let key = Some(bundle.clone());
+                begin = Begin { key, lines_done: *lines_done, counts, ..begin };
+            }
+            _ => {}
+        }
+        Ok(Some(begin))
+    }
+
+    /// Moves a staged bundle under `rejects/` that cannot be decoded, or that has no records.
     async fn bury_damaged(&self, minute: Minute, key: &str, why: &str) -> Result<(), StoreError> {
-        tracing::warn!(%minute, key, error = why, "the bundle cannot be decoded");
+        tracing::warn!(%minute, key, error = why, "the bundle cannot be used");
         let name = name(key.rsplit(['-', '.']).nth(1).unwrap_or_default());
         self.pipeline.bury(key, &origin(minute), &name, why, self.clock.now()).await
     }
 
-    /// Notes a gap, with the time of its next try.
+    /// Notes a gap, with the time of its next try. `before`: the minute's row when this try began.
     pub(crate) async fn gap(
         &self,
         minute: Minute,
-        kind: GapKind,
-        reason: String,
+        (kind, reason): (GapKind, String),
+        before: Option<&LedgerRow>,
         lease: &Lease,
         report: &mut Report,
     ) -> Result<(), LoadError> {
@@ -167,18 +207,24 @@ impl Load {
         };
         *count += 1;
         metrics::BUNDLES.add([NAME, outcome], 1);
-        let row = self.store.ledger.get(minute).await?;
-        let attempts = match row.map(|row| row.state) {
-            Some(MinuteState::Gap { attempts, .. }) => attempts.saturating_add(1),
-            // A replay that found nothing changes nothing that was loaded.
-            Some(MinuteState::Loaded) => return Ok(()),
+        let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
+        let attempts = match before {
+            Some(LedgerRow { state: MinuteState::Gap { attempts, .. }, .. }) => {
+                attempts.saturating_add(1)
+            }
+            // A replay that found nothing changes nothing that was loaded. A minute of which nothing could be read
+            // was not: an older version said so of any answer.
+            Some(LedgerRow { state: MinuteState::Loaded, counts, .. })
+                if kind == GapKind::Missing || !counts.is_all_rejected() =>
+            {
+                return Ok(note.put(MinuteState::Loaded, *counts).await?);
+            }
             _ => 1,
         };
         let now = self.clock.now();
         let next_try = now.checked_add(gap_delay(attempts)).unwrap_or(now);
         tracing::warn!(%minute, ?kind, attempts, %next_try, reason, "minute is a gap");
         let state = MinuteState::Gap { kind, reason, attempts, next_try };
-        let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
         note.put(state, Counts::default()).await?;
         Ok(())
     }
@@ -241,6 +287,18 @@ impl Load {
     }
 }
 
+/// Says that a minute is loaded, and warns where much of it was rejected. `rejected`: the first of those lines.
+fn tell_loaded(minute: Minute, counts: Counts, rejected: &[(u64, String)]) {
+    metrics::BUNDLES.add([NAME, "loaded"], 1);
+    let Counts { records, delivered, filtered, rejected: refused, requests, .. } = counts;
+    tracing::info!(%minute, records, delivered, filtered, rejected = refused, requests, "minute loaded");
+    if counts.is_much_rejected() {
+        let first = reasons(rejected);
+        tracing::warn!(%minute, records, rejected = refused, first,
+            "many records of the minute were rejected");
+    }
+}
+
 /// What the rejects of a minute are filed under …
 fn origin(minute: Minute) -> String {
     format!("feed/{minute}")
@@ -293,20 +351,30 @@ struct MinuteProgress<'a> {
     note: Note<'a>,
     bundle: String,
     counts: Counts,
+    /// The first rejected lines, at most [`NAMED_LINES`].
+    rejected: Vec<(u64, String)>,
 }
 
 #[async_trait]
 impl Progress for MinuteProgress<'_> {
     async fn done(&mut self, account: Account) -> Result<(), StoreError> {
         self.counts.add(account.counts);
+        let room = NAMED_LINES.saturating_sub(self.rejected.len());
+        self.rejected.extend(account.rejected.into_iter().take(room));
         let state =
             MinuteState::Loading { bundle: self.bundle.clone(), lines_done: account.lines_done };
         self.note.put(state, self.counts).await
     }
 }
 
-/// The staged bundle of a minute, if one is kept.
+/// Whether a minute counts as loaded although nothing of it was taken: what is staged of it may be no bundle.
+pub(crate) fn is_suspect(row: Option<&LedgerRow>) -> bool {
+    row.is_some_and(|row| row.state == MinuteState::Loaded && row.counts.is_all_rejected())
+}
+
+/// The staged bundle of a minute, if one is kept: the newest.
 pub(crate) async fn staged(store: &Store, minute: Minute) -> Result<Option<String>, StoreError> {
     let prefix = format!("staged/feed/files/{}-", minute.storage_path());
-    Ok(store.bundles.list(&prefix).await?.pop().map(|bundle| bundle.key))
+    let bundles = store.bundles.list(&prefix).await?.into_iter();
+    Ok(bundles.max_by_key(|bundle| bundle.modified).map(|bundle| bundle.key))
 }

@@ -1,17 +1,30 @@
 //! A range of minutes, loaded again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use azul_vt::{
+    mapping::Mapper,
     minute::Minute,
     pipeline::Limits,
     store::{Counts, MinuteState, Store},
 };
 
-use super::{Load, LoadError, MinuteEnd, Report, Step, minutes::staged};
+use super::{
+    Load, LoadError, MinuteEnd, Report, Step,
+    minutes::{is_suspect, staged},
+};
 
 /// How often it is looked whether a minute is free that somebody else is at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How minutes are loaded again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replay<'a> {
+    /// Without an age limit.
+    pub(crate) mapper: &'a Arc<Mapper>,
+    /// Each minute is asked of VirusTotal, whatever is staged.
+    pub(crate) is_fetched: bool,
+}
 
 /// A minute of a range, and what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -27,8 +40,8 @@ pub struct Planned {
 }
 
 impl Load {
-    /// What [`Load::replay`] would do, a minute after the other; without a `store`, the first time. Asks
-    /// nobody and changes nothing.
+    /// What [`Load::replay`] would do, a minute after the other; without a `store`, the first time. With `is_fetched`
+    /// nothing that is staged is taken. Asks nobody and changes nothing.
     ///
     /// # Errors
     /// [`LoadError::Range`], [`LoadError::Store`].
@@ -36,6 +49,7 @@ impl Load {
         store: Option<&Store>,
         from: Minute,
         to: Minute,
+        is_fetched: bool,
     ) -> Result<Vec<Planned>, LoadError> {
         is_range(from, to)?;
         let rows = match store {
@@ -47,8 +61,10 @@ impl Load {
         while minute <= to {
             let row = rows.next_if(|row| row.minute == minute);
             let staged = match store {
-                Some(store) => staged(store, minute).await?,
-                None => None,
+                Some(store) if !is_fetched && !is_suspect(row.as_ref()) => {
+                    staged(store, minute).await?
+                }
+                _ => None,
             };
             let (state, counts) = row.map(|row| (row.state, row.counts)).unzip();
             planned.push(Planned { minute, staged, state, counts });
@@ -57,7 +73,8 @@ impl Load {
         Ok(planned)
     }
 
-    /// Loads a range of minutes anew, from staged bundles where they are kept; ignores the age limit.
+    /// Loads a range of minutes anew, from staged bundles where they are kept; ignores the age limit. Fetched are the
+    /// others, those of which nothing was taken before and, with `is_fetched`, all.
     /// The cursor stays. Waits for who is at one of the minutes.
     ///
     /// # Errors
@@ -66,6 +83,7 @@ impl Load {
         &self,
         from: Minute,
         to: Minute,
+        is_fetched: bool,
         limits: &Limits,
     ) -> Result<Report, LoadError> {
         is_range(from, to)?;
@@ -80,7 +98,8 @@ impl Load {
                 report.paused = true;
                 break;
             }
-            match self.load_alone(minute, Some(&self.ageless), limits, &mut report).await? {
+            let replay = Replay { mapper: &self.ageless, is_fetched };
+            match self.load_alone(minute, Some(replay), limits, &mut report).await? {
                 MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::Sated => {
                     report.paused = true;
                     break;

@@ -285,7 +285,9 @@ fn kind(error: &LoadError) -> Kind {
             DeliverError::Publish(PublishError::Stop { .. }) => Kind::Operator,
             DeliverError::Publish(_) => Kind::Outage,
             DeliverError::Bundle(error) if error.is_transient() => Kind::Outage,
-            DeliverError::Bundle(_) | DeliverError::Panicked => Kind::Minute,
+            DeliverError::Bundle(_) | DeliverError::NoRecords(_) | DeliverError::Panicked => {
+                Kind::Minute
+            }
         },
         LoadError::Refused { .. }
         | LoadError::Posted(_)

@@ -82,6 +82,9 @@ pub(crate) struct LoadArgs {
     /// The last minute of the range.
     #[arg(long, value_name = "MINUTE", requires = "from")]
     pub(crate) to: Option<Minute>,
+    /// Ask VirusTotal for each minute of the range, whatever is staged.
+    #[arg(long, requires = "from")]
+    pub(crate) fetch: bool,
     /// Say what is due, as JSON, and do nothing; of a range, a line of JSON for each minute.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -116,7 +119,7 @@ pub(crate) enum Function {
 
 /// Load a range of minutes again, from staged bundles where they are kept; ignores the age limit.
 ///
-/// Only what is not staged any more is fetched. The cursor stays, and `vt load` may go on meanwhile. `vt load --from M --to M`
+/// Only what is not staged any more is fetched, and minutes of which no record was taken. The cursor stays, and `vt load` may go on meanwhile. `vt load --from M --to M`
 /// is the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -130,6 +133,9 @@ pub(crate) struct ReplayArgs {
     /// The last one.
     #[arg(long, value_name = "MINUTE")]
     pub(crate) to: Minute,
+    /// Ask VirusTotal for each minute, whatever is staged.
+    #[arg(long)]
+    pub(crate) fetch: bool,
 }
 
 /// Take feed records that are posted as JSON lines, and make events of them.
@@ -212,6 +218,8 @@ pub(crate) struct QuotaArgs {
 }
 
 /// Load one minute again, from its staged bundle where that is kept; ignores the age limit.
+///
+/// VirusTotal is asked where no bundle is staged, or where no record was taken of the one that is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -221,6 +229,9 @@ pub(crate) struct RetryArgs {
     /// The UTC minute, `YYYYMMDDhhmm` or RFC 3339.
     #[arg(long, value_name = "MINUTE")]
     pub(crate) minute: Minute,
+    /// Ask VirusTotal for it, whatever is staged.
+    #[arg(long)]
+    pub(crate) fetch: bool,
 }
 
 /// Map records to events and print what would be posted; nothing is posted and no state is touched.

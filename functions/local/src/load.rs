@@ -53,9 +53,9 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), Failure> {
 }
 
 /// Runs `vt replay`, and `vt retry`: a range of one minute.
-pub(crate) fn replay(from: Minute, to: Minute) -> Result<(), Failure> {
+pub(crate) fn replay(from: Minute, to: Minute, fetch: bool) -> Result<(), Failure> {
     let (from, to) = (Some(from), Some(to));
-    run(&LoadArgs { watch: false, workers: None, from, to, dry_run: false })
+    run(&LoadArgs { watch: false, workers: None, from, to, fetch, dry_run: false })
 }
 
 /// A runtime with a thread a core.
@@ -94,7 +94,7 @@ async fn load(
 /// One run: a range, or what is due, with workers where there is a queue for them.
 async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, LoadError> {
     if let (Some(from), Some(to)) = (args.from, args.to) {
-        return load.replay(from, to, limits).await;
+        return load.replay(from, to, args.fetch, limits).await;
     }
     match args.workers {
         None if load.fan_out => load.catch_up_with(1, false, limits).await,
@@ -105,7 +105,14 @@ async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, L
 
 /// Loads what is due, and gives how long to wait before the next run.
 pub(crate) async fn run_once(load: &Load, limits: &Limits) -> Result<Duration, Failure> {
-    let args = LoadArgs { watch: false, workers: None, from: None, to: None, dry_run: false };
+    let args = LoadArgs {
+        watch: false,
+        workers: None,
+        from: None,
+        to: None,
+        fetch: false,
+        dry_run: false,
+    };
     let report = once(&args, load, limits).await.map_err(Failure::job)?;
     let wait = if load.fan_out { WATCH_QUEUE } else { WATCH };
     if wait == WATCH || !report.is_idle() {
@@ -153,7 +160,7 @@ fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
     }
     let mut output = Output::open();
     if let (Some(from), Some(to)) = (args.from, args.to) {
-        let planned = Load::plan_replay(store.as_ref(), from, to);
+        let planned = Load::plan_replay(store.as_ref(), from, to, args.fetch);
         for minute in state::block_on(async { planned.await.map_err(Failure::job) })? {
             output.json(&minute)?;
         }

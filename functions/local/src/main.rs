@@ -51,8 +51,8 @@ fn job_by_name(args: &[OsString]) -> Option<&'static str> {
 fn run(command: cli::Command, by_name: bool) -> Result<(), failure::Failure> {
     match command {
         cli::Command::Load(args) => load::run(&args),
-        cli::Command::Replay(args) => load::replay(args.from, args.to),
-        cli::Command::Retry(args) => load::replay(args.minute, args.minute),
+        cli::Command::Replay(args) => load::replay(args.from, args.to, args.fetch),
+        cli::Command::Retry(args) => load::replay(args.minute, args.minute, args.fetch),
         cli::Command::Ingest(_) => ingest::run(),
         cli::Command::Query(args) => tasks::run(args.listen, |mut settings, store, clock| {
             if by_name && settings.lookup.sources.is_empty() {

@@ -176,7 +176,7 @@ impl Again {
         }
         if unusable > 0 {
             sentence = format!(
-                "{sentence}, {unusable} kept that are cut or whole bundles (`vt retry` loads a minute again)"
+                "{sentence}, {unusable} kept that are cut, whole bundles, or the number of those that were not kept (`vt retry` loads a minute again)"
             );
         }
         Ok(sentence)

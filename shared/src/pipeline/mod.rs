@@ -28,15 +28,20 @@ use crate::{
 };
 
 pub mod assemble;
+mod first_record;
 mod limits;
 pub mod posted;
 pub mod prepare;
 pub mod publish;
+mod refused;
 mod requests;
 
+use first_record::{Gate, Stop};
+pub use first_record::{NAMED_LINES, NoRecords, reasons};
 pub use limits::Limits;
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
+use refused::Refused;
 pub use requests::REQUESTS;
 use requests::{OnTheirWay, Requested};
 
@@ -53,6 +58,9 @@ pub enum DeliverError {
     /// The bundle cannot be decoded further; all before was delivered.
     #[error("the bundle cannot be read")]
     Bundle(#[from] BundleError),
+    /// Nothing in the bundle is a record of a file; nothing of it was settled.
+    #[error("there is no record in the bundle")]
+    NoRecords(#[from] NoRecords),
     /// The dispatcher did not take a batch.
     #[error("the dispatcher did not take the events")]
     Publish(#[from] PublishError),
@@ -117,6 +125,8 @@ pub struct Pipeline {
     pub max_event_bytes: usize,
     /// Of bundles and lines.
     pub caps: Caps,
+    /// Bytes of rejects that are kept of one bundle; further ones are only counted.
+    pub max_reject_bytes: u64,
     /// For how long a download is not asked for again.
     pub request_memory: SignedDuration,
     /// Threads that prepare lines.
@@ -126,6 +136,24 @@ pub struct Pipeline {
     selector: RwLock<Arc<Selector>>,
     requesting: OnTheirWay,
     follower: Option<tokio::sync::Mutex<assemble::RuleFollower>>,
+}
+
+/// Which lines of a bundle are taken.
+#[derive(Clone, Copy, Debug)]
+struct Taking {
+    /// Only those whose checksum was seen to hold.
+    is_checked: bool,
+    /// None before the first record of a file.
+    needs_record: bool,
+}
+
+/// How far the lines of a bundle went without an error.
+enum Lines {
+    Ended(Ended),
+    /// There may be lines whose checksum was not seen.
+    InDoubt,
+    /// The first record came too late to hold back what was before it.
+    Late,
 }
 
 /// A batch on its way, and its share of [`BATCHES_KIB`].
@@ -185,6 +213,7 @@ impl Pipeline {
                 max_bundle_bytes: settings.max_bundle_bytes,
                 max_line_bytes: settings.max_line_bytes,
             },
+            max_reject_bytes: settings.max_reject_bytes,
             request_memory: settings.request_memory,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             contact: settings.contact.clone(),
@@ -234,13 +263,17 @@ impl Pipeline {
         limits: &Limits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
-        let ended = self.deliver_lines(mapper, input, false, limits, progress).await;
-        // Nothing is in doubt where all lines are taken.
-        unless_interrupted(ended.map(|ended| ended.unwrap_or(Ended::Complete)))
+        let taking = Taking { is_checked: false, needs_record: false };
+        match self.deliver_lines(mapper, input, taking, limits, progress).await? {
+            Lines::Ended(ended) => Ok(ended),
+            // Nothing is in doubt or late where all lines are taken.
+            Lines::InDoubt | Lines::Late => Ok(Ended::Complete),
+        }
     }
 
     /// Delivers the staged bundle `key`, which `input` reads, so that no line of it leaves before its checksum was
-    /// seen to hold: those of bzip2 as they are decoded, others after all of the bundle was.
+    /// seen to hold: those of bzip2 as they are decoded, others after all of the bundle was. Where it is begun at its
+    /// first line, nothing is settled before a record of a file was found in it.
     ///
     /// # Errors
     /// See [`DeliverError`]. `progress` was told of all batches before.
@@ -254,33 +287,67 @@ impl Pipeline {
     ) -> Result<Ended, DeliverError> {
         let (origin, now) = (input.origin.clone(), input.now);
         let mut followed = Followed { lines_done: input.lines_done, progress };
-        let ended = self.deliver_lines(mapper, input, true, limits, &mut followed).await;
-        if let Some(ended) = ended.transpose() {
-            return unless_interrupted(ended);
+        let mut taking = Taking { is_checked: true, needs_record: input.lines_done == 0 };
+        let mut input = input;
+        loop {
+            match self.deliver_lines(mapper, input, taking, limits, &mut followed).await? {
+                Lines::Ended(ended) => return Ok(ended),
+                Lines::InDoubt if limits.reached() => return Ok(Ended::Paused),
+                Lines::InDoubt => {
+                    self.verify(key).await?;
+                    taking.is_checked = false;
+                }
+                Lines::Late => taking.needs_record = false,
+            }
+            let lines_done = followed.lines_done;
+            taking.needs_record &= lines_done == 0;
+            // The staged bundle is gone; the next run will notice as well, so pausing loses nothing.
+            let Some(reader) = self.store.bundles.open(key).await? else {
+                return Ok(Ended::Paused);
+            };
+            input = Input { reader, origin: origin.clone(), lines_done, now };
         }
-        if limits.reached() {
-            return Ok(Ended::Paused);
-        }
-        let Followed { lines_done, progress } = followed;
-        self.verify(key).await?;
-        // Whoever comes next misses it, too.
-        let Some(reader) = self.store.bundles.open(key).await? else { return Ok(Ended::Paused) };
-        self.deliver_with(mapper, Input { reader, origin, lines_done, now }, limits, progress).await
     }
 
-    /// `None` where, with `checked`, there may be lines whose checksum was not seen.
     async fn deliver_lines(
         &self,
         mapper: &Arc<Mapper>,
         input: Input,
-        checked: bool,
+        taking: Taking,
         limits: &Limits,
         progress: &mut dyn Progress,
-    ) -> Result<Option<Ended>, DeliverError> {
+    ) -> Result<Lines, DeliverError> {
+        let origin = input.origin.clone();
+        let rejects = Rejects::new(Arc::clone(&self.store.bundles));
+        let is_resumed = input.lines_done > 0;
+        let mut refused =
+            Refused::new(rejects, &origin, self.max_reject_bytes, is_resumed, input.now);
+        let ended = self.settle_lines(mapper, input, taking, &mut refused, limits, progress).await;
+        // However it ended: what was settled is settled.
+        let noted = refused.finish().await;
+        match ended {
+            Err(DeliverError::Publish(PublishError::Interrupted { .. })) => {
+                noted?;
+                Ok(Lines::Ended(Ended::Paused))
+            }
+            Err(error) => Err(error),
+            Ok(lines) => Ok(noted.map(|()| lines)?),
+        }
+    }
+
+    async fn settle_lines(
+        &self,
+        mapper: &Arc<Mapper>,
+        input: Input,
+        taking: Taking,
+        refused: &mut Refused<'_>,
+        limits: &Limits,
+        progress: &mut dyn Progress,
+    ) -> Result<Lines, DeliverError> {
         self.follow_rules().await;
         let (origin, now) = (input.origin.clone(), input.now);
         let (send, receive) = mpsc::channel(WAITING);
-        let preparing = self.prepare(mapper, input, checked, Outlet::new(send));
+        let preparing = self.prepare(mapper, input, taking, Outlet::new(send));
         let batches =
             stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
         let mut published =
@@ -288,9 +355,9 @@ impl Pipeline {
         let mut is_over = false;
         while let Some(batch) = published.next().await {
             let account = match batch {
-                Ok(batch) => self.settle(batch, &origin, now).await?,
+                Ok(batch) => self.settle(batch, &origin, now, refused).await?,
                 // None of those in flight is left when the first was not begun any more.
-                Err(_) if is_over => return Ok(Some(Ended::Paused)),
+                Err(_) if is_over => return Ok(Lines::Ended(Ended::Paused)),
                 Err(error) => return Err(error),
             };
             progress.done(account).await?;
@@ -298,9 +365,12 @@ impl Pipeline {
         }
         drop(published);
         match preparing.await {
-            Ok(Ok(is_all)) => Ok(is_all.then_some(Ended::Complete)),
+            Ok(Ok(true)) => Ok(Lines::Ended(Ended::Complete)),
+            Ok(Ok(false)) => Ok(Lines::InDoubt),
             Ok(Err(OrderedError::Bundle(error))) => Err(error.into()),
-            Ok(Err(OrderedError::Taker(()))) => Ok(Some(Ended::Paused)),
+            Ok(Err(OrderedError::Taker(Stop::Closed))) => Ok(Lines::Ended(Ended::Paused)),
+            Ok(Err(OrderedError::Taker(Stop::Late))) => Ok(Lines::Late),
+            Ok(Err(OrderedError::Taker(Stop::NoRecords(error)))) => Err(error.into()),
             Err(_) => Err(DeliverError::Panicked),
         }
     }
@@ -352,9 +422,9 @@ impl Pipeline {
         &self,
         mapper: &Arc<Mapper>,
         input: Input,
-        checked: bool,
+        taking: Taking,
         outlet: Outlet,
-    ) -> tokio::task::JoinHandle<Result<bool, OrderedError<()>>> {
+    ) -> tokio::task::JoinHandle<Result<bool, OrderedError<Stop>>> {
         let (mapper, selector) = (Arc::clone(mapper), self.selector());
         let (model_version, max_event_bytes) = (self.model_version, self.max_event_bytes);
         let (caps, threads) = (self.caps, self.threads);
@@ -367,24 +437,28 @@ impl Pipeline {
                 now: input.now,
             };
             let mut batcher = Batcher::default();
+            let mut gate = if taking.needs_record { Gate::default() } else { Gate::open() };
             let work = |line: &Line, bytes: &[u8]| {
                 (line.number() > input.lines_done).then(|| preparer.prepare(line, bytes))
             };
             let take = |prepared: Option<Prepared>| match prepared.and_then(|p| batcher.add(p)) {
-                Some(batch) => outlet.put(batch),
+                Some(batch) => gate.put(batch, &outlet),
                 None => Ok(()),
             };
-            let ended = if checked {
+            let ended = if taking.is_checked {
                 map_checked_lines(input.reader, caps, threads, work, take)
                     .map_err(OrderedError::Taker)
             } else {
                 map_lines(input.reader, caps, threads, work, take).map(|_| true)
             };
             // Lines before a fault are delivered too.
-            if !matches!(ended, Err(OrderedError::Taker(())))
+            if !matches!(ended, Err(OrderedError::Taker(_)))
                 && let Some(batch) = batcher.finish()
             {
-                outlet.put(batch).map_err(OrderedError::Taker)?;
+                gate.put(batch, &outlet).map_err(OrderedError::Taker)?;
+            }
+            if matches!(ended, Ok(true)) {
+                gate.finish().map_err(OrderedError::Taker)?;
             }
             ended
         })
@@ -438,16 +512,22 @@ impl Pipeline {
         published: Published,
         origin: &str,
         now: Timestamp,
+        refused: &mut Refused<'_>,
     ) -> Result<Account, DeliverError> {
         let (first, last) = published.batch.span();
         let mut account = Account { lines_done: last, ..Account::default() };
-        let mut rejects = Vec::new();
+        let (mut rejects, mut others) = (Vec::new(), 0);
+        let is_full = refused.is_full();
         let mut reject = |line, stage, reason: String, sha256: Option<String>, record: &[u8]| {
             account.counts.rejected += 1;
-            account.rejected.push((line, reason.clone()));
-            let mut reject = Reject::new(origin, line, stage, reason, record, now);
-            reject.sha256 = sha256;
-            rejects.push(reject);
+            if is_full {
+                others += 1;
+            } else {
+                let mut reject = Reject::new(origin, line, stage, reason.clone(), record, now);
+                reject.sha256 = sha256;
+                rejects.push(reject);
+            }
+            account.rejected.push((line, reason));
         };
         let mut counts = Counts::default();
         let mut deliveries = published.deliveries.into_iter();
@@ -457,7 +537,7 @@ impl Pipeline {
             counts.replaced_utf8 += replaced_utf8;
             match outcome {
                 Outcome::Filtered(_) => counts.filtered += 1,
-                Outcome::Rejected(reason) => {
+                Outcome::Rejected(reason) | Outcome::NoRecord(reason) => {
                     reject(line, RejectStage::Record, reason, None, &record);
                 }
                 Outcome::Event { sha256, .. } => match deliveries.next() {
@@ -482,7 +562,7 @@ impl Pipeline {
             }
         }
         account.counts.add(counts);
-        Rejects::new(Arc::clone(&self.store.bundles)).write(origin, first, &rejects).await?;
+        refused.add(first, &rejects, others).await?;
         Ok(account)
     }
 }
@@ -500,12 +580,5 @@ impl Progress for Followed<'_> {
         self.progress.done(account).await?;
         self.lines_done = lines_done;
         Ok(())
-    }
-}
-
-fn unless_interrupted(ended: Result<Ended, DeliverError>) -> Result<Ended, DeliverError> {
-    match ended {
-        Err(DeliverError::Publish(PublishError::Interrupted { .. })) => Ok(Ended::Paused),
-        ended => ended,
     }
 }

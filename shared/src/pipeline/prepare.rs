@@ -38,6 +38,8 @@ pub enum Outcome {
     Filtered(String),
     /// Can never be delivered.
     Rejected(String),
+    /// No record of a file: it cannot be read, or is about something else.
+    NoRecord(String),
 }
 
 /// A line, ready to be sent.
@@ -82,12 +84,12 @@ impl Preparer<'_> {
             replaced_utf8: 0,
         };
         prepared.outcome = match read(line, bytes) {
-            Err(reason) => Outcome::Rejected(reason),
+            Err(reason) => Outcome::NoRecord(reason),
             Ok(record) => {
                 prepared.replaced_utf8 = record.replaced();
                 match self.mapper.map_feed(&record, self.now) {
                     Mapped::Filtered(reason) => Outcome::Filtered(reason),
-                    Mapped::Rejected(reason) => Outcome::Rejected(reason),
+                    Mapped::Rejected(reason) => Outcome::NoRecord(reason),
                     Mapped::Event { event, bad_values } => {
                         prepared.bad_values = bad_values;
                         self.encode(&record, *event)
@@ -160,6 +162,11 @@ impl Batch {
     /// Bytes in memory while it is posted: the records, and the events twice, alone and in the post.
     pub fn bytes(&self) -> usize {
         self.record_bytes + 2 * self.event_bytes
+    }
+
+    /// Whether one of its lines is a record of a file, whatever becomes of it.
+    pub fn has_record(&self) -> bool {
+        self.lines.iter().any(|line| !matches!(line.outcome, Outcome::NoRecord(_)))
     }
 
     /// How many events it holds.

@@ -251,6 +251,9 @@ pub enum GapKind {
     Failed,
 }
 
+/// So many rejected records of one bundle are worth a warning, where they are a tenth of all.
+const MUCH_REJECTED: u64 = 10;
+
 /// What was counted while a minute was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -281,6 +284,16 @@ impl Counts {
         self.requests = self.requests.saturating_add(other.requests);
         self.bad_values = self.bad_values.saturating_add(other.bad_values);
         self.replaced_utf8 = self.replaced_utf8.saturating_add(other.replaced_utf8);
+    }
+
+    /// Whether there were records, and none of them was delivered or filtered.
+    pub fn is_all_rejected(&self) -> bool {
+        self.records > 0 && self.delivered == 0 && self.filtered == 0
+    }
+
+    /// Whether so many records were rejected that whoever sent them should be looked at: ten at least, and a tenth of all.
+    pub fn is_much_rejected(&self) -> bool {
+        self.rejected >= MUCH_REJECTED && self.rejected.saturating_mul(10) >= self.records
     }
 
     /// What was counted since `earlier`, which this count grew from.

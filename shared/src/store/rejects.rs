@@ -29,10 +29,12 @@ pub enum RejectStage {
     Event,
     /// A download request that the dispatcher refuses.
     Request,
-    /// A bundle that cannot be decoded.
+    /// A bundle that cannot be decoded, or in which there is no record.
     Bundle,
     /// A hit of Livehunt or Retrohunt that cannot be read, or whose event the dispatcher refuses.
     Hit,
+    /// Further records and events of a bundle, of which only the number is known: a [`NotKept`].
+    NotKept,
 }
 
 /// How [`Reject::record`] is written.
@@ -114,6 +116,24 @@ impl Reject {
     }
 }
 
+/// What was refused of a bundle after so much was kept of it that no more is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotKept {
+    /// Line of the first one.
+    pub from_line: u64,
+    /// How many they are.
+    pub lines: u64,
+}
+
+/// What became of a batch's rejects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// How many were kept: the first ones.
+    pub rejects: usize,
+    /// The bytes of the object that they are in.
+    pub bytes: u64,
+}
+
 /// All that was refused and not settled yet.
 #[derive(Clone)]
 pub struct Rejects {
@@ -144,19 +164,94 @@ impl Rejects {
         first_line: u64,
         rejects: &[Reject],
     ) -> Result<(), StoreError> {
+        self.write_within(origin, first_line, rejects, u64::MAX).await.map(drop)
+    }
+
+    /// As [`write`](Self::write), but no more of them, from the first one on, than `room` bytes have room for.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_within(
+        &self,
+        origin: &str,
+        first_line: u64,
+        rejects: &[Reject],
+        room: u64,
+    ) -> Result<Written, StoreError> {
         let key = Self::key(origin, first_line);
-        if rejects.is_empty() {
-            return self.bundles.remove(&key).await;
-        }
-        let mut lines = Vec::new();
+        let (mut lines, mut written) = (Vec::new(), Written::default());
         for reject in rejects {
-            serde_json::to_writer(&mut lines, reject).map_err(|e| StoreError::Unavailable {
-                action: format!("writing {key}"),
-                source: e.into(),
-            })?;
-            lines.push(b'\n');
+            lines.extend(line_of(reject, &key)?);
+            if lines.len() as u64 > room {
+                break;
+            }
+            written = Written { rejects: written.rejects + 1, bytes: lines.len() as u64 };
         }
-        self.bundles.put(&key, &lines).await
+        lines.truncate(usize::try_from(written.bytes).unwrap_or(usize::MAX));
+        if lines.is_empty() {
+            self.bundles.remove(&key).await?;
+        } else {
+            self.bundles.put(&key, &lines).await?;
+        }
+        Ok(written)
+    }
+
+    /// Says how many of `origin`'s rejects were not kept, because the others reached `max_bytes`. `is_all`: the bundle
+    /// was read to its end, or as far as this run came.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn note_not_kept(
+        &self,
+        origin: &str,
+        not_kept: &NotKept,
+        is_all: bool,
+        max_bytes: u64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let NotKept { from_line, lines } = not_kept;
+        let at_least = if is_all { "" } else { "at least " };
+        let most = max_bytes / (1024 * 1024);
+        let reason = format!(
+            "{at_least}{lines} rejected lines, from line {from_line} on, were counted and not kept: the \
+             rejects of this bundle reached REJECTS_MAX_MB={most}"
+        );
+        let key = Self::not_kept_key(origin);
+        let record = serde_json::to_vec(not_kept).map_err(|e| unwritable(&key, e))?;
+        let reject = Reject::new(origin, *from_line, RejectStage::NotKept, reason, &record, now);
+        self.bundles.put(&key, &line_of(&reject, &key)?).await
+    }
+
+    /// How many of `origin`'s rejects were not kept, as far as is known.
+    ///
+    /// # Errors
+    /// What [`Bundles`] gives.
+    pub async fn not_kept(&self, origin: &str) -> Result<Option<NotKept>, StoreError> {
+        let noted = self.bundles.read(&Self::not_kept_key(origin)).await?;
+        let noted = noted.and_then(|line| serde_json::from_slice::<Reject>(&line).ok());
+        Ok(noted.and_then(|reject| serde_json::from_str(&reject.record).ok()))
+    }
+
+    /// Removes what [`note_not_kept`](Self::note_not_kept) wrote.
+    ///
+    /// # Errors
+    /// What [`Bundles`] gives.
+    pub async fn forget_not_kept(&self, origin: &str) -> Result<(), StoreError> {
+        self.bundles.remove(&Self::not_kept_key(origin)).await
+    }
+
+    /// The bytes of `origin`'s rejects.
+    ///
+    /// # Errors
+    /// What [`Bundles`] gives.
+    pub async fn bytes_of(&self, origin: &str) -> Result<u64, StoreError> {
+        let objects = self.bundles.list(&format!("{FOLDER}{origin}/")).await?;
+        let lines = objects.iter().filter(|object| object.key.ends_with(ENDING));
+        Ok(lines.fold(0, |bytes, object| bytes.saturating_add(object.size)))
+    }
+
+    fn not_kept_key(origin: &str) -> String {
+        format!("{FOLDER}{origin}/not-kept{ENDING}")
     }
 
     /// Keeps a bundle of `origin` that was refused as a whole: moves the file `from` to an object called
@@ -225,6 +320,17 @@ impl Rejects {
         check(key)?;
         self.bundles.remove(key).await
     }
+}
+
+/// A reject as it is kept, with its line break.
+fn line_of(reject: &Reject, key: &str) -> Result<Vec<u8>, StoreError> {
+    let mut line = serde_json::to_vec(reject).map_err(|e| unwritable(key, e))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn unwritable(key: &str, error: serde_json::Error) -> StoreError {
+    StoreError::Unavailable { action: format!("writing {key}"), source: error.into() }
 }
 
 /// Other objects are out of reach from here, whatever an operator types.

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod aws;
 #[cfg(test)]
+mod bad_answers;
+#[cfg(test)]
 mod clocks;
 #[cfg(test)]
 mod dispatcher_faults;

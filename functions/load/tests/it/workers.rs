@@ -342,7 +342,7 @@ async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
         world.dispatcher.wait_until(|_, now| now.len() >= posts + 2).await;
         load.store.leases.release(lease).await.unwrap();
     };
-    let (report, ()) = tokio::join!(load.replay(from, to, &limits), give_back);
+    let (report, ()) = tokio::join!(load.replay(from, to, false, &limits), give_back);
     assert_eq!(report.unwrap().loaded, 3);
     // All of it was staged.
     assert_eq!(world.virustotal.minutes_asked().len(), 6);

@@ -1,0 +1,98 @@
+//! Nothing of a feed bundle is settled before a record of a file was found in it: an error page or a list that
+//! VirusTotal sent in the place of a bundle leaves neither progress nor rejects.
+
+use super::{
+    Outlet,
+    prepare::{Batch, Outcome},
+};
+
+/// Batches that wait for the first record, at most. A bundle that begins with more lines that are none is read twice.
+const MOST_HELD: usize = 4;
+/// Refused lines that are named in an error or a warning.
+pub const NAMED_LINES: usize = 3;
+
+/// A bundle has lines, and none of them is a record of a file.
+#[derive(Debug, thiserror::Error)]
+#[error("none of its {lines} lines is a record of a file: {}", reasons(first))]
+pub struct NoRecords {
+    /// Lines that are not blank.
+    pub lines: u64,
+    /// The first of them, at most [`NAMED_LINES`]: number and reason.
+    pub first: Vec<(u64, String)>,
+}
+
+/// Why batches are not taken any further.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Nobody takes them any more.
+    Closed,
+    /// A record came after more batches than are held: the bundle is to be read again, and all of it taken.
+    Late,
+    /// There is no record in the whole bundle.
+    NoRecords(NoRecords),
+}
+
+/// Holds batches back until one of them has a record.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    is_open: bool,
+    /// Batches were dropped that there was no room for.
+    is_late: bool,
+    held: Vec<Batch>,
+    lines: u64,
+    first: Vec<(u64, String)>,
+}
+
+impl Gate {
+    /// One that holds nothing back.
+    pub(super) fn open() -> Self {
+        Self { is_open: true, ..Self::default() }
+    }
+
+    /// Hands a batch on, or holds it.
+    pub(super) fn put(&mut self, batch: Batch, outlet: &Outlet) -> Result<(), Stop> {
+        if !self.is_open {
+            if !batch.has_record() {
+                self.hold(batch);
+                return Ok(());
+            }
+            if self.is_late {
+                return Err(Stop::Late);
+            }
+            self.is_open = true;
+            for batch in self.held.drain(..) {
+                outlet.put(batch).map_err(|()| Stop::Closed)?;
+            }
+        }
+        outlet.put(batch).map_err(|()| Stop::Closed)
+    }
+
+    fn hold(&mut self, batch: Batch) {
+        self.lines += batch.lines.len() as u64;
+        for line in batch.lines.iter().take(NAMED_LINES.saturating_sub(self.first.len())) {
+            if let Outcome::NoRecord(reason) = &line.outcome {
+                self.first.push((line.line, reason.clone()));
+            }
+        }
+        if !self.is_late && self.held.len() < MOST_HELD {
+            self.held.push(batch);
+        } else {
+            self.is_late = true;
+            self.held.clear();
+        }
+    }
+
+    /// After the end of the bundle: an error where it has lines and no record.
+    pub(super) fn finish(self) -> Result<(), Stop> {
+        if self.is_open || self.lines == 0 {
+            return Ok(());
+        }
+        Err(Stop::NoRecords(NoRecords { lines: self.lines, first: self.first }))
+    }
+}
+
+/// Refused lines in one sentence, the first [`NAMED_LINES`] of them.
+pub fn reasons(lines: &[(u64, String)]) -> String {
+    let named = lines.iter().take(NAMED_LINES);
+    named.map(|(line, reason)| format!("line {line}: {reason}")).collect::<Vec<_>>().join("; ")
+}
