@@ -2,7 +2,7 @@
 //!
 //! One handler from `http::Request` to `http::Response`, served by a function URL and by `vt ingest`. A body
 //! is staged under `posted/<sha256>` before it is worked and removed when it is delivered: 200 says
-//! delivered, 202 staged. What is left staged is swept, here and by the next `load`.
+//! delivered, 202 staged, 422 that none of its records was taken. What is left staged is swept, here and by the next `load`.
 
 use std::{
     collections::BTreeSet,
@@ -238,7 +238,12 @@ impl Ingest {
         match outcome {
             Ok(Some(posted)) => {
                 metrics::count(NAME, &posted.counts, self.clock.now());
-                Reply::delivered(Account::new(posted))
+                let account = Account::new(posted);
+                if account.is_refused() {
+                    Reply::refused(account)
+                } else {
+                    Reply::delivered(account)
+                }
             }
             Ok(None) => Reply::staged("the server is ending"),
             Err(DeliverError::Bundle(BundleError::TooLarge { limit })) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use azul_vt::{
     bundle::Compression,
     metrics::prometheus::CONTENT_TYPE,
-    pipeline::posted::Posted,
+    pipeline::{posted::Posted, reasons},
     store::{StoreError, Upload},
     webhook::NoSecrets,
 };
@@ -95,6 +95,9 @@ pub(crate) struct Account {
     rejected_count: u64,
     /// Download requests made.
     requests: u64,
+    /// What is wrong with the whole body, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -106,16 +109,30 @@ struct RejectedLine {
 impl Account {
     pub(crate) fn new(posted: Posted) -> Self {
         let counts = posted.counts;
+        let error = counts.is_all_rejected().then(|| {
+            format!(
+                "none of {} records was taken: {}. Send VirusTotal's file objects as JSON in UTF-8: one a line (with \
+                 curl by --data-binary), in a list, or one after the other. What was rejected is kept by the server",
+                counts.records,
+                reasons(&posted.rejected)
+            )
+        });
         let rejects = posted.rejected.into_iter();
         Self {
-            status: "delivered",
+            status: if error.is_some() { "rejected" } else { "delivered" },
             records: counts.records,
             accepted: counts.delivered,
             filtered: counts.filtered,
             rejected: rejects.map(|(line, reason)| RejectedLine { line, reason }).collect(),
             rejected_count: counts.rejected,
             requests: counts.requests,
+            error,
         }
+    }
+
+    /// Whether nothing of the body was taken.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.error.is_some()
     }
 }
 
@@ -152,6 +169,10 @@ impl Reply {
         Self::new(StatusCode::OK, Content::Delivered(account))
     }
 
+    pub(crate) fn refused(account: Account) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, Content::Delivered(account))
+    }
+
     pub(crate) fn staged(why: &str) -> Self {
         Self::new(STAGED, Content::Staged(why.into()))
     }
@@ -168,6 +189,7 @@ impl Reply {
             Content::Text(text) => (TEXT, text),
             Content::Metrics(text) => (CONTENT_TYPE, text),
             Content::Delivered(account) if json => (JSON, object(serde_json::json!(account))),
+            Content::Delivered(Account { error: Some(error), .. }) => (TEXT, format!("{error}\n")),
             Content::Delivered(account) => (TEXT, format!("read {} records\n", account.records)),
             Content::Staged(why) if json => {
                 (JSON, object(serde_json::json!({"status": "staged", "reason": why})))

@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context as _, Error};
 use azul_vt::{
-    bundle::{BundleError, Caps, Line, OrderedError, map_lines},
+    bundle::{
+        BundleError, Caps, Compression, Layout, Line, OneALine, OrderedError, layout_of, map_lines,
+    },
     settings::Settings,
 };
 use serde::{Serialize, de::IgnoredAny};
@@ -37,6 +39,26 @@ impl Source {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         Ok(Self { input: Input::open(path)?, caps, threads })
+    }
+
+    /// A list, and records over several lines, become a record a line. What is compressed with bzip2 is a bundle of the
+    /// feed, which has a record a line: its first block is not decoded once more for that.
+    pub(crate) fn as_lines(mut self) -> Result<Self, Failure> {
+        let mut start = Vec::new();
+        let name = &self.input.name;
+        let read = self.input.reader.by_ref().take(4).read_to_end(&mut start);
+        read.with_context(|| format!("cannot read {name}")).map_err(Failure::Usage)?;
+        let is_bundle = Compression::of(&start) == Compression::Bzip2;
+        let reader = Cursor::new(start).chain(self.input.reader);
+        self.input.reader = if is_bundle {
+            Box::new(reader)
+        } else {
+            match layout_of(reader, self.caps) {
+                (Layout::Lines, reader) => Box::new(reader),
+                (Layout::Documents, reader) => Box::new(OneALine::new(reader, self.caps)),
+            }
+        };
+        Ok(self)
     }
 
     /// VirusTotal answers with a report over many lines: where the whole input is one JSON text, not compressed

@@ -41,9 +41,7 @@ pub(crate) fn run(args: &MapArgs) -> Result<(), Failure> {
         now: args.now.unwrap_or_else(Timestamp::now),
     };
     let mut source = lines::Source::open(&args.file, args.threads, &settings)?;
-    if args.report {
-        source = source.one_document_as_one_line()?;
-    }
+    source = if args.report { source.one_document_as_one_line()? } else { source.as_lines()? };
     match args.format {
         Format::Json => source.print(|line, bytes| work.json(line, bytes)),
         Format::Avro => work.avro(source),
@@ -122,7 +120,7 @@ impl Work {
     fn prepare(&self, line: &Line, bytes: &[u8]) -> Prepared {
         let (outcome, bad_values) = match self.map(line, bytes) {
             Mapped::Filtered(reason) => (Outcome::Filtered(reason), 0),
-            Mapped::Rejected(reason) => (Outcome::Rejected(reason), 0),
+            Mapped::Rejected(reason) => (Outcome::NoRecord(reason), 0),
             Mapped::Event { event, bad_values } => {
                 let sha256 = event.entity.sha256.clone();
                 match avro::fit(*event, self.model_version, self.max_event_bytes) {
@@ -152,7 +150,7 @@ impl Work {
                 match &prepared.outcome {
                     Outcome::Event { .. } => {}
                     Outcome::Filtered(_) => filtered += 1,
-                    Outcome::Rejected(reason) => {
+                    Outcome::Rejected(reason) | Outcome::NoRecord(reason) => {
                         rejected += 1;
                         say(&format!("vt: line {}: rejected: {reason}", prepared.line));
                     }

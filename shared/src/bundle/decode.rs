@@ -93,6 +93,23 @@ impl<R: Read> Decoder<R> {
         ended
     }
 
+    /// Fills the start of `out` and says how much of it; 0 at the end of the last stream.
+    ///
+    /// # Errors
+    /// Any [`BundleError`], one of too many bytes with more than `most_bytes` in all.
+    pub(super) fn read_within(
+        &mut self,
+        out: &mut [u8],
+        most_bytes: u64,
+    ) -> Result<usize, BundleError> {
+        let left = most_bytes.saturating_sub(self.produced);
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).max(1).min(out.len());
+        match self.read(out.get_mut(..wanted).unwrap_or_default())? {
+            read if read > 0 && left == 0 => Err(BundleError::TooLarge { limit: most_bytes }),
+            read => Ok(read),
+        }
+    }
+
     /// Fills the start of `out`, which must have room, and says how much of it; 0 at the end of the last
     /// stream.
     fn read(&mut self, out: &mut [u8]) -> Result<usize, BundleError> {

@@ -10,6 +10,9 @@ use super::{KEPT_OF_LONG_LINE, Line};
 /// Bytes in memory for what becomes of a short line.
 const RESULT_BYTES: usize = 256;
 
+/// Blanks that are passed over at once.
+const BLANKS: usize = 64 << 10;
+
 /// What some programs write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -110,10 +113,11 @@ impl Joiner {
 }
 
 impl Piece {
-    /// Bytes in memory for it beside its text: the line that began earlier, and about what becomes of its lines.
-    pub(super) fn bytes(&self) -> usize {
+    /// Bytes in memory for it beside its text: the line that began earlier, and about what becomes of its lines, of
+    /// which `most_lines` at most are not blank.
+    pub(super) fn bytes(&self, most_lines: usize) -> usize {
         let joined = self.joined.as_ref().map_or(0, |joined| joined.kept.capacity());
-        let lines = usize::try_from(self.ends).unwrap_or(usize::MAX);
+        let lines = usize::try_from(self.ends).unwrap_or(usize::MAX).min(most_lines);
         joined.saturating_add(lines.saturating_mul(RESULT_BYTES))
     }
 
@@ -129,23 +133,30 @@ impl Piece {
         mut each: impl FnMut(&Line, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut number = self.number;
-        let mut line = |kept: &[u8], length, last| {
-            number += 1;
-            match finish(kept, length, last, number, self.most_of_line) {
-                Some((line, kept)) => each(&line, kept),
-                None => Ok(()),
-            }
+        let mut line = |number, kept: &[u8], length, last| match finish(
+            kept,
+            length,
+            last,
+            number,
+            self.most_of_line,
+        ) {
+            Some((line, kept)) => each(&line, kept),
+            None => Ok(()),
         };
         if let Some(joined) = self.joined {
-            line(&joined.kept, joined.length, joined.last)?;
+            number += 1;
+            line(number, &joined.kept, joined.length, joined.last)?;
         }
         let mut rest = text.get(self.whole).unwrap_or_default();
-        while let Some(end) = memchr::memchr(b'\n', rest) {
-            let (part, after) = rest.split_at(end);
-            line(part, part.len() as u64, part.last().copied())?;
+        loop {
+            let (blank, after) = behind_blank_lines(rest, self.most_of_line);
+            number += blank;
+            let Some(end) = memchr::memchr(b'\n', after) else { return Ok(()) };
+            let (part, after) = after.split_at(end);
+            number += 1;
+            line(number, part, part.len() as u64, part.last().copied())?;
             rest = after.get(1..).unwrap_or_default();
         }
-        Ok(())
     }
 
     /// What `work` makes of each line that is not blank.
@@ -164,6 +175,24 @@ impl Piece {
 /// How many lines end in a text.
 pub(super) fn breaks(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
+}
+
+/// How many blank lines a text begins with, and what follows them. Not all of them where one may be longer than
+/// `most_of_line`, which makes it too long and not blank.
+pub(super) fn behind_blank_lines(text: &[u8], most_of_line: usize) -> (u64, &[u8]) {
+    let (mut blank, mut rest) = (0, text);
+    // A record begins with no blank: one look at each.
+    while rest.first().is_some_and(u8::is_ascii_whitespace) {
+        let start = rest.get(..most_of_line.clamp(1, BLANKS)).unwrap_or(rest);
+        let blanks = start.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(start.len());
+        let Some(last) = memchr::memrchr(b'\n', start.get(..blanks).unwrap_or_default()) else {
+            break;
+        };
+        let (lines, after) = rest.split_at(last + 1);
+        blank += breaks(lines);
+        rest = after;
+    }
+    (blank, rest)
 }
 
 /// The line as it is shown, unless it is blank.

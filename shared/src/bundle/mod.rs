@@ -9,12 +9,14 @@
 
 mod bzip2;
 mod decode;
+mod documents;
 mod error;
 mod lines;
 mod ordered;
 
 use std::{collections::BTreeMap, convert::Infallible, io::Read};
 
+pub use documents::{Layout, OneALine, layout_of};
 pub use error::BundleError;
 pub use ordered::{Extent, OrderedError, map_checked_lines, map_lines};
 

@@ -18,7 +18,7 @@ use super::{
     bzip2::{self, End, Rest},
     decode::Decoder,
     in_order,
-    lines::{Joiner, Piece, breaks},
+    lines::{Joiner, Piece, behind_blank_lines, breaks},
 };
 
 /// Text that is worked on at once. Small, as memory is: eight records of the feed are work enough for one turn.
@@ -145,6 +145,8 @@ fn map_rest<R: Read + Send, T: Send, E>(
         number: 0,
         broken: None,
         left: Vec::new(),
+        taken: 0,
+        most_of_line: caps.max_line_bytes,
     };
     if threads <= 1 {
         let mut text = Vec::new();
@@ -190,8 +192,10 @@ struct Chunks<'a, R> {
     /// Of the next chunk.
     number: u64,
     broken: Option<BundleError>,
-    /// Text that was decoded and belongs to the next chunk.
+    /// Text that was decoded, and how much of it was in earlier chunks.
     left: Vec<u8>,
+    taken: usize,
+    most_of_line: usize,
 }
 
 impl<R: Read> Chunks<'_, R> {
@@ -199,18 +203,24 @@ impl<R: Read> Chunks<'_, R> {
     fn next(&mut self, text: &mut Vec<u8>) -> Option<Piece> {
         loop {
             text.clear();
-            if !self.left.is_empty() {
-                std::mem::swap(text, &mut self.left);
+            if self.taken < self.left.len() {
+                let left = self.left.get(self.taken..).unwrap_or_default();
+                let part = left.get(..few_lines(left, self.most_of_line)).unwrap_or(left);
+                text.extend_from_slice(part);
+                self.taken += part.len();
             } else if self.broken.is_none() {
                 // What came before an error comes first.
                 self.broken = self.decoder.fill(text, CHUNK_BYTES, self.most_bytes).err();
+                let part = few_lines(text, self.most_of_line);
+                if part < text.len() {
+                    self.left.clear();
+                    self.left.extend_from_slice(text.get(part..).unwrap_or_default());
+                    self.taken = 0;
+                    text.truncate(part);
+                }
             }
             if text.is_empty() {
                 return None;
-            }
-            if let Some(last) = memchr::memchr_iter(b'\n', text).nth(MOST_LINES - 1) {
-                self.left.extend_from_slice(text.get(last + 1..).unwrap_or_default());
-                text.truncate(last + 1);
             }
             let piece = self.joiner.pass(text, breaks(text));
             if !piece.is_empty() {
@@ -219,6 +229,20 @@ impl<R: Read> Chunks<'_, R> {
             }
         }
     }
+}
+
+/// How much of a text has no more than [`MOST_LINES`] lines that are not blank.
+fn few_lines(text: &[u8], most_of_line: usize) -> usize {
+    if breaks(text) <= MOST_LINES as u64 {
+        return text.len();
+    }
+    let mut rest = text;
+    for _ in 0..MOST_LINES {
+        (_, rest) = behind_blank_lines(rest, most_of_line);
+        let Some(end) = memchr::memchr(b'\n', rest) else { return text.len() };
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    text.len() - rest.len()
 }
 
 /// What a worker does until there is nothing more to do.
@@ -234,7 +258,7 @@ fn take_turns<R: Read, T>(
         let mut chunks = turns.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(piece) = chunks.next(&mut text) else { return };
         let number = chunks.number - 1;
-        let bytes = text.len() + piece.bytes();
+        let bytes = text.len() + piece.bytes(MOST_LINES);
         // Nobody else reads on meanwhile.
         if !window.enter(bytes) {
             return;
@@ -415,6 +439,26 @@ mod tests {
         )
         .unwrap();
         assert!(most.into_inner() <= WINDOW_BYTES);
+    }
+
+    #[test]
+    fn blank_lines_count_and_are_passed_over() {
+        let blanks = ["\n", "\r\n", " \t\n", "\n \r\n\n"].map(|line| line.repeat(50_000)).concat();
+        let text = format!("{blanks}first{blanks}second\n \n{}third", "x\n".repeat(20_000));
+        let lines = blanks.lines().count() as u64;
+        for threads in [1, 3] {
+            let mut taken = Vec::new();
+            let work = |line: &Line, bytes: &[u8]| (line.number(), bytes.len());
+            let take = |line| {
+                taken.push(line);
+                Ok::<_, ()>(())
+            };
+            let extent = map_lines(text.as_bytes(), CAPS, threads, work, take).unwrap();
+            assert_eq!(taken.len(), 20_003);
+            assert_eq!((taken[0], taken[1]), ((lines + 1, 5), (2 * lines + 1, 6)));
+            assert_eq!(taken[2], (2 * lines + 3, 1));
+            assert_eq!(extent.lines, 2 * lines + 3 + 20_000);
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress};
+use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress, reasons};
 use crate::{
-    bundle::BundleError,
+    bundle::{BundleError, Caps, Layout, OneALine, layout_of},
     errors::chain,
-    store::{Clock, Counts, StoreError},
+    store::{BundleReader, Clock, Counts, StoreError},
 };
 
 /// Folder of staged bodies; their names are their SHA-256.
@@ -22,8 +22,29 @@ pub struct Posted {
     pub rejected: Vec<(u64, String)>,
 }
 
-/// Refused lines that an account lists; all are kept under `rejects/`.
+/// Refused lines that an account lists.
 pub const SHOWN_REJECTS: usize = 1000;
+
+impl Posted {
+    /// Says that nothing of a body was taken, or that much of it was not.
+    fn warn(&self, key: &str) {
+        let Counts { records, rejected, .. } = self.counts;
+        let first = reasons(&self.rejected);
+        if self.counts.is_all_rejected() {
+            tracing::error!(key, records, rejected, first, "no record of a body was taken");
+        } else if self.counts.is_much_rejected() {
+            tracing::warn!(key, records, rejected, first, "many records of a body were rejected");
+        }
+    }
+}
+
+/// The body as a record a line: one that somebody wrote as a list, or over several lines, is unmistakable.
+fn as_lines(reader: BundleReader, caps: Caps) -> BundleReader {
+    match layout_of(reader, caps) {
+        (Layout::Lines, reader) => Box::new(reader),
+        (Layout::Documents, reader) => Box::new(OneALine::new(reader, caps)),
+    }
+}
 
 #[async_trait]
 impl Progress for Posted {
@@ -59,11 +80,15 @@ pub async fn deliver(
         Err(error) => return Err(error),
     }
     let Some(reader) = bundles.open(key).await? else { return Ok(None) };
+    let caps = pipeline.caps;
+    let reader = tokio::task::spawn_blocking(move || as_lines(reader, caps));
+    let reader = reader.await.map_err(|_| DeliverError::Panicked)?;
     let mut posted = Posted::default();
     let input = Input { reader, origin: key.to_owned(), lines_done: 0, now };
     match pipeline.deliver(input, limits, &mut posted).await {
         Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {
             bundles.remove(key).await?;
+            posted.warn(key);
             Ok(Some(posted))
         }
         Ok(Ended::Paused) => Ok(None),

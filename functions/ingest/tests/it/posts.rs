@@ -108,6 +108,90 @@ async fn a_json_account_names_refused_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_are_taken_however_they_stand_in_the_body() {
+    let all = lines(3);
+    let records: Vec<serde_json::Value> =
+        all.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    assert_eq!(records.len(), 3);
+    let pretty = records.iter().map(|record| format!("{record:#}\n")).collect::<Vec<_>>().concat();
+    // As `curl -d @file` sends a file: without its line breaks.
+    let one_line = records.iter().map(ToString::to_string).collect::<Vec<_>>().concat();
+    let list = serde_json::to_vec(&records).unwrap();
+    for body in [
+        serde_json::to_vec_pretty(&records).unwrap(),
+        sim::feed::compress(&list),
+        list,
+        pretty.into_bytes(),
+        one_line.into_bytes(),
+        [b"\xef\xbb\xbf\r\n", &all[..]].concat(),
+    ] {
+        let world = World::new(&[]).await;
+        let answer = world.post(&[JSON], body).await;
+        assert_eq!(answer, (StatusCode::OK, "read 3 records\n".into()));
+        assert_eq!(world.dispatcher.arrived().sha256s().len(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_which_nothing_is_taken_is_answered_with_422_and_why() {
+    let utf16 = String::from_utf8(lines(2)).unwrap();
+    let utf16 = utf16.encode_utf16().flat_map(u16::to_le_bytes);
+    let utf16: Vec<u8> = [0xff, 0xfe].into_iter().chain(utf16).collect();
+    for (body, words) in [
+        (utf16, "UTF-16"),
+        (br#"{"type":"url","id":"x"}"#.to_vec(), r#"line 1: it is an object of type "url""#),
+        (b"[[1], {}]".to_vec(), "line 2: neither"),
+        (br#"{"data":[{"id":"x"}]}"#.to_vec(), "neither attributes.sha256"),
+        (b"a=b\n\n".to_vec(), "one a line"),
+    ] {
+        let world = World::new(&[]).await;
+        let (status, text) = world.post(&[JSON], body.clone()).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
+        assert!(text.contains(words) && text.contains("--data-binary"), "{text}");
+        let (status, text) = world.post(&[JSON, ("accept", "application/json")], body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
+        let account: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&account["status"], &account["accepted"]), (&"rejected".into(), &0.into()));
+        assert_eq!(account["rejected_count"], account["records"]);
+        assert_eq!(world.staged().await, 0, "the lines are among the rejects");
+        let rejects = Rejects::new(Arc::clone(&world.ingest.store.bundles));
+        assert_eq!(rejects.list().await.unwrap().len(), 1);
+    }
+    // No records at all are none that were rejected, and what is too old is not wanted.
+    let world = World::new(&[("DISPATCHER_MAX_AGE_HOURS", "0")]).await;
+    for body in [Vec::new(), b"\n \n".to_vec(), lines(2)] {
+        assert_eq!(world.post(&[JSON], body).await.0, StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_of_a_body_are_kept_up_to_their_limit_and_then_counted() {
+    let world = World::new(&[("REJECTS_MAX_MB", "1")]).await;
+    let body = [&b"17\n".repeat(10_000)[..], &lines(1)].concat();
+    let (status, text) = world.post(&[JSON, ("accept", "application/json")], body).await;
+    assert_eq!(status, StatusCode::OK);
+    let account: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&account["accepted"], &account["rejected_count"]), (&1.into(), &10_000.into()));
+    let rejects = Rejects::new(Arc::clone(&world.ingest.store.bundles));
+    let (mut bytes, mut kept, mut not_kept) = (0, 0, 0);
+    for object in rejects.list().await.unwrap() {
+        bytes += object.size;
+        for reject in rejects.read(&object.key).await.unwrap().unwrap() {
+            if reject.stage == RejectStage::NotKept {
+                let count: u64 = reject.reason.split(' ').next().unwrap().parse().unwrap();
+                assert!(reject.reason.contains("REJECTS_MAX_MB=1"), "{}", reject.reason);
+                assert_eq!(reject.line, kept + 1, "the first of them");
+                not_kept = count;
+            } else {
+                kept += 1;
+            }
+        }
+    }
+    assert!(bytes <= (1 << 20) + 1000 && kept > 1000, "{bytes} bytes, {kept} rejects");
+    assert_eq!(kept + not_kept, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dispatcher_that_is_down_costs_nothing() {
     let mut world = World::new(&[]).await;
     Arc::get_mut(&mut world.ingest).unwrap().wait = Duration::from_millis(200);
@@ -243,7 +327,8 @@ async fn a_record_does_not_grow_too_old_while_it_waits() {
     let world = World::new(&[("DISPATCHER_MAX_AGE_HOURS", "1")]).await;
     let now = jiff::Timestamp::now();
     let analysed = now.as_second() - 3600 + 2;
-    let record = format!("{{\"id\":\"aa\",\"attributes\":{{\"last_analysis_date\":{analysed}}}}}");
+    let attributes = format!("{{\"last_analysis_date\":{analysed}}}");
+    let record = format!("{{\"id\":\"{}\",\"attributes\":{attributes}}}", "a".repeat(64));
     let store = &world.ingest.store;
     let file = store.bundles.scratch().join("body");
     std::fs::write(&file, record).unwrap();

@@ -16,8 +16,7 @@ pub(in crate::bundle) struct Rest<R> {
 
 impl<R> Rest<R> {
     /// All of an input.
-    #[cfg(test)]
-    pub(super) fn whole(reader: R) -> Self {
+    pub(in crate::bundle) fn whole(reader: R) -> Self {
         let nothing = (Vec::new(), reader, false, None);
         Self::new((Vec::new(), 0), 0, std::iter::empty(), nothing, 0)
     }
