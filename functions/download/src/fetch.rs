@@ -212,6 +212,9 @@ impl Download {
 
     /// What becomes of a request that VirusTotal does not serve by its hash.
     async fn refused(&self, error: VirusTotalError, item: &Item) -> Ended {
+        if !error.is_outage() {
+            self.common.note_answer().await;
+        }
         match error {
             VirusTotalError::Missing(answer) => {
                 Ended::Outcome(Outcome::NotFound(answer.to_string()))

@@ -78,9 +78,11 @@ impl Query {
         let Some(asked) = limits.bound(self.virustotal.file_report(sha256)).await else {
             return Err(After::later(SignedDuration::ZERO));
         };
+        if !asked.as_ref().is_err_and(VirusTotalError::is_outage) {
+            self.common.note_answer().await;
+        }
         match asked {
             Ok(report) => {
-                self.common.note_answer().await;
                 self.keep(sha256, &report).await.map_err(|e| unkept(&e))?;
                 Ok(Looked::Report(report))
             }
