@@ -43,7 +43,7 @@ impl Source {
 
     /// A list, and records over several lines, become a record a line. What is compressed with bzip2 is a bundle of the
     /// feed, which has a record a line: its first block is not decoded once more for that.
-    pub(crate) fn as_lines(mut self) -> Result<Self, Failure> {
+    pub(crate) fn documents_as_lines(mut self) -> Result<Self, Failure> {
         let mut start = Vec::new();
         let name = &self.input.name;
         let read = self.input.reader.by_ref().take(4).read_to_end(&mut start);

@@ -41,7 +41,11 @@ pub(crate) fn run(args: &MapArgs) -> Result<(), Failure> {
         now: args.now.unwrap_or_else(Timestamp::now),
     };
     let mut source = lines::Source::open(&args.file, args.threads, &settings)?;
-    source = if args.report { source.one_document_as_one_line()? } else { source.as_lines()? };
+    source = if args.report {
+        source.one_document_as_one_line()?
+    } else {
+        source.documents_as_lines()?
+    };
     match args.format {
         Format::Json => source.print(|line, bytes| work.json(line, bytes)),
         Format::Avro => work.avro(source),

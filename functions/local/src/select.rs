@@ -26,7 +26,7 @@ pub(crate) fn run(args: &SelectArgs) -> Result<(), Failure> {
     let mapper = assemble::mapper(&settings, true)
         .map_err(|error| Failure::Usage(anyhow::anyhow!("HANDLERS: {error}")))?;
     let now = args.now.unwrap_or_else(Timestamp::now);
-    let source = lines::Source::open(&args.file, args.threads, &settings)?.as_lines()?;
+    let source = lines::Source::open(&args.file, args.threads, &settings)?.documents_as_lines()?;
     source.print(|line: &Line, bytes| {
         let number = line.number();
         let record = match prepare::read(line, bytes) {
