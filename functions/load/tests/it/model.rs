@@ -36,6 +36,8 @@ const START: &str = "2026-11-24T10:02:30Z";
 /// The true time goes on less than the seven days that VirusTotal keeps: what is buried then is another test's.
 const FURTHEST_HOURS: i64 = 72;
 const DAY: i64 = 86_400;
+/// What comes with 200 in place of a bundle.
+const ERROR: &[u8] = br#"{"error":{"code":"TransientError","message":"Try again later"}}"#;
 
 /// A step of a history.
 #[derive(Clone, Debug)]
@@ -105,6 +107,7 @@ impl ReferenceStateMachine for Histories {
             Just(Behaviour::Content(Fault::TruncateBody)),
             Just(Behaviour::Content(Fault::FlipByte)),
             Just(Behaviour::Content(Fault::ResetInBody)),
+            Just(Behaviour::Bundle(ERROR.into())),
         ];
         let dispatcher = prop_oneof![
             Just(Fault::answer(500, "broker failure")),
