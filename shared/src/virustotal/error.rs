@@ -54,7 +54,8 @@ impl fmt::Display for Answer {
         }
         f.write_str(&self.code)?;
         if !self.message.is_empty() {
-            write!(f, ": {}", self.message)?;
+            // A reader of the body may have written it.
+            write!(f, ": {}", peer_text::line(&self.message, MAX_MESSAGE_CHARS))?;
         }
         write!(f, " (request {})", self.request_id)
     }

@@ -18,8 +18,8 @@ use crate::json::{Document, Kind, Value};
 
 /// Objects of a page: the most that the IoC stream gives.
 const PAGE: &str = "40";
-/// Bytes of a page: its objects are as long as records of the feed at most.
-const MAX_PAGE_BYTES: u64 = 128 * 1024 * 1024;
+/// Bytes of a page: ten times what 40 objects have on the real feed, and what can be read within 256 MB of memory.
+const MAX_PAGE_BYTES: u64 = 32 * 1024 * 1024;
 /// Objects of a page that are read: many times what any list of VirusTotal gives.
 const MAX_OBJECTS: usize = 1000;
 

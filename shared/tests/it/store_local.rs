@@ -52,7 +52,7 @@ async fn an_item_that_a_clock_put_back_that_was_ahead_is_due_now() {
     let (store, _dir) = with_an_item().await;
     let ahead = at(400 * 86_400);
     let item = take(&store, ahead).await.unwrap();
-    let again = Again { after: MINUTE, is_attempt: false };
+    let again = Again { after: MINUTE, is_attempt: false, ..Again::default() };
     assert!(store.inbox.again(Queue::Query, &item, again.clone(), ahead).await.unwrap());
     let item = take(&store, at(0)).await.unwrap();
     // One that is taken is its taker's, and one put back by a right clock waits.

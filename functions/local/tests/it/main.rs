@@ -19,6 +19,8 @@ mod kills;
 #[cfg(test)]
 mod lambdas;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod permissions;
 #[cfg(test)]
 mod processes;
