@@ -7,6 +7,8 @@ mod azul_models;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod doors;
 #[cfg(test)]
 mod downloads;

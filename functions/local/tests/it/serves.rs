@@ -4,9 +4,11 @@ use std::{
     collections::BTreeSet,
     io::Write as _,
     net::TcpStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
+use azul_vt::store::{inbox::Queue, local};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -14,6 +16,7 @@ use sim::{Date, Hit, Model, feed::Style};
 
 use crate::{
     commands::MINUTE,
+    disk::SmallDisk,
     running::{Running, output, text},
     served::Stage,
 };
@@ -38,9 +41,11 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(stage: &Stage) -> Self {
+    /// Starts a process that keeps its state in that folder.
+    fn start(stage: &Stage, folder: &Path) -> Self {
         let mut command = stage.vt(&["serve"]);
         command
+            .env("STATEDIR", folder)
             .env("PLUGIN_DATA_URL", stage.dispatcher.url())
             .env("CONTENT_HOSTS", stage.virustotal.content_url())
             .env("LOOKUP_SOURCES", "incidents")
@@ -151,6 +156,40 @@ fn hash_of_sample(n: usize) -> String {
     hex::encode(Sha256::digest(sim::lookup::sample(n)))
 }
 
+/// An outage that one round of the soak begins with.
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    /// The dispatcher is down when the process starts.
+    Dispatcher,
+    /// No byte can be written to the state.
+    Disk,
+    /// VirusTotal refuses all connections.
+    VirusTotal,
+}
+
+impl Outage {
+    /// One after the other, round by round.
+    const ALL: [Self; 3] = [Self::Dispatcher, Self::Disk, Self::VirusTotal];
+
+    async fn begin(self, stage: &Stage, disk: Option<&SmallDisk>) {
+        match (self, disk) {
+            (Self::Dispatcher, _) => stage.dispatcher.down().await,
+            (Self::Disk, Some(disk)) => disk.fill(),
+            (Self::Disk, None) => {}
+            (Self::VirusTotal, _) => stage.virustotal.down().await,
+        }
+    }
+
+    async fn end(self, stage: &Stage, disk: Option<&SmallDisk>) {
+        match (self, disk) {
+            (Self::Dispatcher, _) => stage.dispatcher.up().await,
+            (Self::Disk, Some(disk)) => disk.free(),
+            (Self::Disk, None) => {}
+            (Self::VirusTotal, _) => stage.virustotal.up().await,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
     // As long as `make soak` says; else long enough to see all of it.
@@ -158,26 +197,47 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
     let stage = Stage::new().await;
     stage.generate(RECORDS);
     stage.dispatcher.register_source("incidents");
+    let mounted = SmallDisk::mount();
+    let disk = mounted.as_ref();
+    let folder = disk.map_or(stage.state.path(), SmallDisk::path);
     let client = reqwest::Client::new();
-    let (mut serving, mut sent) = (Serving::start(&stage), Sent::default());
+    let mut sent = Sent::default();
     let (begun, long) = (Instant::now(), Duration::from_secs(seconds));
+    // A dozen rounds in all, but at least one each ten seconds. A process is ended, not killed: what the dispatcher has
+    // just handed out to a poll would be lost, as it hands out everything once.
+    let round = (long / 13).min(Duration::from_secs(10));
     let mut ends = 0;
-    while begun.elapsed() < long {
-        sent.one_more(&stage, &serving, &client).await;
-        tokio::time::sleep(LOOK).await;
-        // A dozen times in all, but at least each ten seconds. Not killed: what the dispatcher has just handed out
-        // to a poll would be lost, as it hands out everything once.
-        let next = (long / 13).min(Duration::from_secs(10)) * (ends + 1);
-        if begun.elapsed() >= next {
-            serving.end().await;
-            ends += 1;
-            serving = Serving::start(&stage);
+    for outage in Outage::ALL.iter().cycle() {
+        // A process is to start without a dispatcher. Without room on the disk it rightly does not.
+        let at_start = matches!(outage, Outage::Dispatcher);
+        if at_start {
+            outage.begin(&stage, disk).await;
+        }
+        let serving = Serving::start(&stage, folder);
+        let round_started = Instant::now();
+        let suffering = async {
+            if !at_start {
+                tokio::time::sleep(round / 4).await;
+                outage.begin(&stage, disk).await;
+            }
+            tokio::time::sleep(round / 2).await;
+            outage.end(&stage, disk).await;
+        };
+        let sending = async {
+            while round_started.elapsed() < round {
+                sent.one_more(&stage, &serving, &client).await;
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::join!(suffering, sending);
+        serving.end().await;
+        ends += 1;
+        if begun.elapsed() >= long {
+            break;
         }
     }
-    assert!(ends > 0);
-    // Whoever begins looks for hits at once, not in a minute.
-    serving.end().await;
-    serving = Serving::start(&stage);
+    // A process looks for hits when it starts, and then in a minute.
+    let serving = Serving::start(&stage, folder);
     let (begun, mut minutes) = (Instant::now(), 0);
     loop {
         let mut lacking = sent.lacking(&stage);
@@ -207,7 +267,12 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
         assert!(metrics.contains(&format!("function=\"{function}\"")), "{function}: {metrics}");
     }
     serving.end().await;
-    // For whoever reads the figures of a soak.
+    let inbox = local::open(folder).unwrap().inbox;
+    for queue in [Queue::Query, Queue::Download] {
+        let counts = inbox.counts(queue, Timestamp::now()).await.unwrap();
+        assert_eq!(counts.buried, 0, "{queue:?}: an outage made it give up items");
+    }
+    // The figures that a reader of a soak's output looks for.
     println!(
         "{} s: {} look-ups, {} downloads, {} hits, {} posts, {minutes} minutes; ended {ends} times; nothing lost",
         long.as_secs(),
