@@ -241,7 +241,7 @@ mod tests {
     fn lines(text: &str) -> Vec<String> {
         let mut lines = String::new();
         OneALine::new(text.as_bytes(), CAPS).read_to_string(&mut lines).unwrap();
-        lines.lines().map(|line| line.trim().to_owned()).collect()
+        lines.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     }
 
     #[test]
