@@ -247,3 +247,23 @@ async fn a_body_of_7_megabytes_posted_to_vt_ingest_is_loaded() {
     running.terminate();
     assert!(running.end().await.0.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_of_which_many_records_are_rejected_is_warned_of_with_the_first_reason() {
+    let stage = Stage::new().await;
+    let minute = azul_vt::minute::Minute::of(Timestamp::now()).plus(-70).to_string();
+    let retry = async |rejected: usize| {
+        let mut lines = sim::feed::lines(5, &minute, 20, Style::Small);
+        lines.extend(b"{\"type\":\"url\",\"id\":\"u\"}\n".repeat(rejected));
+        stage.virustotal.serve(&minute, lines);
+        let mut command = stage.vt(&["retry", "--minute", &minute, "--fetch"]);
+        command.env("LOG", "warn");
+        let retried = output(command).await;
+        assert!(retried.status.success(), "{}", text(&retried.stderr));
+        text(&retried.stderr).to_owned()
+    };
+    let said = retry(12).await;
+    assert!(said.contains("many records") && said.contains("url"), "{said}");
+    let said = retry(9).await;
+    assert!(!said.contains("many records"), "{said}");
+}
