@@ -116,7 +116,9 @@ fn expected(function: &str, event: &str) -> &'static str {
     let is_tick = matches!(event, "empty" | "null" | "schedule" | "scheduler");
     match (function, event) {
         ("hunt", _) if is_tick => "report of what was read",
-        ("ingest", "function-url-post-iam" | "webhook_binary" | "webhook_download") => "200",
+        ("ingest", "function-url-post-iam") => "200",
+        // Signed, and no records.
+        ("ingest", "webhook_binary" | "webhook_download") => "422",
         ("ingest", _) if !is_url => "error: the event is no request of a function URL",
         ("hunt", _) => UNKNOWN,
         // Messages that can be read are worked, or buried where they are another function's.
