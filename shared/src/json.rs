@@ -10,8 +10,8 @@ use std::{borrow::Cow, collections::HashSet};
 /// Lists and objects may stand in each other this deep.
 pub(crate) const MAX_DEPTH: usize = 128;
 
-/// Values and keys of one text: 32 MB of tape. The largest records seen hold some 50,000.
-pub(crate) const MAX_VALUES: usize = 2_000_000;
+/// Values and keys of one text: 8 MB of tape, for each thread. The largest records seen hold some 50,000.
+pub(crate) const MAX_VALUES: usize = 500_000;
 
 /// Why a text is not JSON that we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,16 +3,23 @@
 use std::{process::Command, time::Duration};
 
 use jiff::Timestamp;
+use sim::feed::Style;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 
-use crate::{commands::vt, running::Running, served::Stage};
+use crate::{
+    commands::{MINUTE, vt},
+    running::Running,
+    served::Stage,
+};
 
 const SECRET: &str = "whsec_bWVtb3J5LW9mLWVhY2gtZG9vcg==";
 /// Most that `ingest`, the webhook and `hunt` may take.
 const MOST_MB: u64 = 256;
+/// Most that `load` may take.
+const MOST_LOADING_MB: u64 = 150;
 
 /// The largest memory that a process had so far, in MB; `None` where it has ended.
 fn peak_mb(pid: u32) -> Option<u64> {
@@ -85,7 +92,7 @@ async fn a_posted_body_of_many_values_takes_little_memory() {
     command.env("DISPATCHER_MAX_AGE_HOURS", "-1");
     let (running, url) = Running::serve(command);
     for body in hostile_bodies() {
-        let body = [body.as_slice(), b"\n"].concat().repeat(4);
+        let body = [body.as_slice(), b"\n"].concat().repeat(2);
         let post = reqwest::Client::new().post(&url).header("content-type", "application/json");
         let answer = post.body(body).send().await.unwrap();
         assert!(answer.status().is_success() || answer.status().is_client_error());
@@ -95,6 +102,36 @@ async fn a_posted_body_of_many_values_takes_little_memory() {
     println!("ingest: {peak} MB");
     running.terminate();
     assert!(running.end().await.0.success());
+}
+
+/// The largest memory of a process up to its end, in MB; whether it succeeded, and what it said.
+async fn peak_until_its_end(command: Command) -> (u64, bool, String) {
+    let running = Running::start(command);
+    let pid = running.child.id();
+    let ended = tokio::spawn(running.end());
+    let mut peak = 0;
+    while !ended.is_finished() {
+        peak = peak_mb(pid).unwrap_or_default().max(peak);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (status, said) = ended.await.unwrap();
+    (peak, status.success(), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_of_hostile_records_takes_little_memory() {
+    let stage = Stage::new().await;
+    let good = sim::feed::lines(5, MINUTE, 3, Style::Small);
+    let blank = b"\n".repeat(5_000_000);
+    let hostile = hostile_bodies().join(&b'\n');
+    let minute = [&good, &hostile, b"\n".as_slice(), &b"1\n".repeat(200_000), &blank].concat();
+    stage.virustotal.serve(MINUTE, minute);
+    let mut command = stage.vt(&["load", "--from", MINUTE, "--to", MINUTE]);
+    command.env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    let (peak, _, said) = peak_until_its_end(command).await;
+    assert_eq!(stage.dispatcher.arrived().sha256s().len(), 3, "{said}");
+    assert!(peak <= MOST_LOADING_MB, "{peak} MB");
+    println!("load: {peak} MB");
 }
 
 /// A server that answers each request with this JSON.
@@ -124,16 +161,8 @@ async fn a_page_of_hits_of_120_megabytes_takes_little_memory_and_few_lines() {
         .env("VIRUSTOTAL_APIKEY", "a-key-of-this-test")
         .env("PLUGIN_EVENTS_URL", stage.dispatcher.url())
         .env("STATEDIR", stage.state.path());
-    let running = Running::start(command);
-    let pid = running.child.id();
-    let ended = tokio::spawn(running.end());
-    let mut peak = 0;
-    while !ended.is_finished() {
-        peak = peak_mb(pid).unwrap_or_default().max(peak);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let (status, said) = ended.await.unwrap();
-    assert!(!status.success());
+    let (peak, succeeded, said) = peak_until_its_end(command).await;
+    assert!(!succeeded);
     assert!(said.len() < 65_536, "{} bytes of log", said.len());
     assert!(peak <= MOST_MB, "{peak} MB");
     println!("hunt: {peak} MB");
