@@ -7,7 +7,7 @@ use azul_vt::{
     pipeline::posted,
     settings::Settings,
     store::{
-        LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store,
+        LedgerRow, LedgerTotals, MinuteState, QuotaUsage, Store, StoreError,
         failures::{self, Failure as Failed, Subject},
         inbox::{InboxCounts, Queue},
         rejects::Rejects,
@@ -60,9 +60,12 @@ struct Waiting {
     queue: Queue,
     /// `oldest`: when the one of those that wait came in that waits longest; SQS does not tell.
     #[serde(flatten)]
-    counts: InboxCounts,
+    counts: Option<InboxCounts>,
     /// How old that is.
     oldest_seconds: Option<i64>,
+    /// Why there are no counts: this user may not look at the queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,9 +158,15 @@ async fn inbox(
         (Queue::Minutes, &settings.minutes_queue),
     ] {
         if is_local || url.is_some() {
-            let counts = store.inbox.counts(queue, now).await.map_err(Failure::job)?;
-            let oldest_seconds = counts.oldest.map(|oldest| now.duration_since(oldest).as_secs());
-            inbox.push(Waiting { queue, counts, oldest_seconds });
+            // A function's own credentials on AWS are for its queue alone; the rest of the status is shown all the same.
+            let (counts, error) = match store.inbox.counts(queue, now).await {
+                Ok(counts) => (Some(counts), None),
+                Err(error @ StoreError::Refused { .. }) => (None, Some(error.to_string())),
+                Err(error) => return Err(Failure::job(error)),
+            };
+            let oldest = counts.and_then(|counts| counts.oldest);
+            let oldest_seconds = oldest.map(|oldest| now.duration_since(oldest).as_secs());
+            inbox.push(Waiting { queue, counts, oldest_seconds, error });
         }
     }
     Ok(inbox)
@@ -167,7 +176,10 @@ fn print_inbox(status: &Status, output: &mut Output) -> Result<(), Failure> {
     if !status.inbox.is_empty() {
         output.line("\ninbox")?;
     }
-    let row = |Waiting { queue, counts, oldest_seconds }: &Waiting| {
+    let row = |Waiting { queue, counts, oldest_seconds, error }: &Waiting| {
+        let Some(counts) = counts else {
+            return [format!("  {}", queue.name()), error.clone().unwrap_or_default()];
+        };
         let oldest = oldest_seconds.map(|age| format!(", the oldest for {age} s"));
         let waiting = format!(
             "{} waiting ({} due{}), {} in work, {} given up",

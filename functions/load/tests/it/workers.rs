@@ -306,7 +306,10 @@ async fn an_invocation_fails_where_an_object_waits_and_not_for_want_of_a_key() {
     let key = "incoming/2026/01/02/abc";
     let records = sim::feed::lines(SEED, "202601020304", 3, sim::feed::Style::Small);
     load.store.bundles.put(key, &records).await.unwrap();
-    let event = json!({"detail": {"object": {"key": key}}});
+    let event = json!({
+        "source": "aws.s3", "detail-type": "Object Created",
+        "detail": {"bucket": {"name": "bundles"}, "object": {"key": key}},
+    });
     let over = Limits::default();
     over.stop.cancel();
     let error = load.handle(&event, &over).await.unwrap_err();
