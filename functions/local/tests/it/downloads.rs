@@ -105,7 +105,8 @@ async fn kills_exceed_no_quota_lose_no_request_and_publish_no_wrong_byte() {
     let mut posted = false;
     for life in 0..=KILLS {
         let mut command = stage.download(&["--listen"]);
-        command.env("QUOTA_REJECT_EVENTS", "1").env("VT_MAX_ATTEMPTS", "20");
+        // Content that is another file is asked for once more, after five seconds.
+        command.env("QUOTA_REJECT_EVENTS", "1").env("VT_MAX_ATTEMPTS", "2");
         let (running, url) = Running::serve(command);
         // Who gets no answer posts again; who gets one may do so, too.
         if !posted || life % 4 == 0 {
