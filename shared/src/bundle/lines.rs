@@ -11,7 +11,10 @@ use super::{KEPT_OF_LONG_LINE, Line};
 const RESULT_BYTES: usize = 256;
 
 /// Blanks that are passed over at once.
-const BLANKS: usize = 64 << 10;
+const BLANKS: usize = 4 << 10;
+
+/// What many blank lines are mostly made of.
+const RUNS: [&[u8]; 2] = [&[b'\n'; BLANKS], [[b'\r', b'\n']; BLANKS / 2].as_flattened()];
 
 /// What some programs write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -183,6 +186,14 @@ pub(super) fn behind_blank_lines(text: &[u8], most_of_line: usize) -> (u64, &[u8
     let (mut blank, mut rest) = (0, text);
     // A record begins with no blank: one look at each.
     while rest.first().is_some_and(u8::is_ascii_whitespace) {
+        // A comparison is many times faster than a look at each byte.
+        if let Some((run, after)) =
+            RUNS.iter().find_map(|run| Some((run, rest.strip_prefix(*run)?)))
+        {
+            blank += breaks(run);
+            rest = after;
+            continue;
+        }
         let start = rest.get(..most_of_line.clamp(1, BLANKS)).unwrap_or(rest);
         let blanks = start.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(start.len());
         let Some(last) = memchr::memrchr(b'\n', start.get(..blanks).unwrap_or_default()) else {
