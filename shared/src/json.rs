@@ -1,8 +1,8 @@
 //! JSON as a tape: one pass over the text, one flat list of values that point into it.
 //!
 //! Promises: numbers keep their text, members keep their order, of equal keys the first wins, what
-//! stands behind the value is refused, and depth and number of values are bounded by [`MAX_DEPTH`]
-//! and [`MAX_VALUES`] instead of by stack and memory. A tree of owned values would copy each string
+//! stands behind the value is refused, and depth and number of values are bounded by `MAX_DEPTH`
+//! and `MAX_VALUES` instead of by stack and memory. A tree of owned values would copy each string
 //! of a record, although few of them are ever looked at.
 
 use std::{borrow::Cow, collections::HashSet};

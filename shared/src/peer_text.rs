@@ -1,6 +1,6 @@
 //! Text from outside, as it may be shown: short, on one line, and without any configured secret.
 //!
-//! What a peer says (a header, a body, a redirect's host) passes [`line`] before it enters an error, an event, a
+//! What a peer says (a header, a body, a redirect's host) passes [`line()`] before it enters an error, an event, a
 //! reject or the log. Rendered errors ([`crate::errors::chain`]) pass it too, and each line of the log passes
 //! [`without_secrets`], so that words of libraries are covered as well. A secret is found as it is, percent-encoded,
 //! as JSON escapes it, as Base64 at any place of a longer text, in either case and backwards; of a long one already
@@ -33,7 +33,7 @@ struct Known {
     finder: Option<Arc<AhoCorasick>>,
 }
 
-/// From now on `secret` is hidden in what [`line`] and [`without_secrets`] give, in this process. Several secrets may be
+/// From now on `secret` is hidden in what [`line()`] and [`without_secrets`] give, in this process. Several secrets may be
 /// in it, separated by commas.
 pub fn hide(secret: &SecretString) {
     let all = secret.expose_secret();

@@ -439,7 +439,7 @@ pub trait Tasks: Work + Sized {
     /// What it works with.
     fn common(&self) -> &Common;
 
-    /// What to do with an event: for [`receive::Receiver::handle`].
+    /// What to do with an event: for [`Receiver::handle`].
     fn decide(&self) -> Box<Decide<Self::Event>>;
 
     /// Removes what is too old to be used.

@@ -1,4 +1,4 @@
-//! The last failures of each function's work, for people. An object holds a failure, and there are [`SLOTS`] of them a
+//! The last failures of each function's work, for people. An object holds a failure, and there are `SLOTS` of them a
 //! function, so that little is kept however much fails.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};

@@ -267,3 +267,14 @@ async fn a_minute_of_which_many_records_are_rejected_is_warned_of_with_the_first
     let said = retry(9).await;
     assert!(!said.contains("many records"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_may_be_named_from_the_working_directory() {
+    let stage = Stage::new().await;
+    stage.generate(2);
+    let mut command = stage.vt(&["load"]);
+    command.current_dir(stage.state.path()).env("STATEDIR", ".loadstate").env("PACKAGE_LIMIT", "1");
+    let loaded = output(command).await;
+    assert!(loaded.status.success(), "{}", text(&loaded.stderr));
+    assert!(stage.state.path().join(".loadstate/state.sqlite").exists());
+}

@@ -197,6 +197,8 @@ fn lock_file(path: &PathBuf) -> io::Result<File> {
 fn adopt(path: &Path) -> io::Result<()> {
     let made = fs::symlink_metadata(path)?;
     let Some(parent) = path.parent() else { return Ok(()) };
+    // The parent of a relative name is written as nothing, and is the working directory.
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let parent = fs::metadata(parent)?;
     // Only root makes files of root.
     if made.uid() == 0 && parent.uid() != 0 {
