@@ -7,8 +7,8 @@ use crate::peer_text;
 /// Longest line of an error, in characters.
 const MAX_CHARS: usize = 4000;
 
-/// An error and its causes on one line, outermost first: `what failed: why: why that`. Secrets in it are hidden, because
-/// the words of libraries and of peers are among the causes.
+/// Returns an error and its causes on one line, outermost first: `what failed: why: why that`. Secrets in it are
+/// hidden, because causes quote libraries and peers.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

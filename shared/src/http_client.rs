@@ -142,10 +142,10 @@ pub fn build(settings: &Settings) -> Result<reqwest::Client, HttpSetupError> {
     builder(settings)?.build().map_err(HttpSetupError::Client)
 }
 
-/// At most `cap` bytes of a body, from its start; the rest is left.
+/// Returns at most `cap` bytes of a body, from its start. The rest is not read.
 ///
 /// # Errors
-/// The body breaks off before.
+/// The body breaks off before `cap` bytes.
 pub async fn start_of_body(
     mut response: reqwest::Response,
     cap: usize,
@@ -161,18 +161,18 @@ pub async fn start_of_body(
     Ok(body.into())
 }
 
-/// Longest wait that a peer can ask of a run, which holds its leases meanwhile.
+/// Longest wait that a run grants a peer, because the run holds its leases meanwhile.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 
-/// Longest time that a peer can ask to be left alone by all: a quota may be raised meanwhile.
+/// Longest pause of all requests that a peer can ask for. It is limited, because a quota may be raised meanwhile.
 pub const MAX_PAUSE: Duration = Duration::from_hours(1);
 
-/// How long an answer asks to wait, at most `cap`: `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3); a
-/// date in the past is no wait. `None` where there is none or it cannot be read.
+/// Returns the wait that an answer asks for, at most `cap`: `Retry-After` in seconds or as an HTTP date (RFC 9110,
+/// 10.2.3). A date in the past is no wait. `None` if the header is missing or cannot be read.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp, cap: Duration) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Digits beyond the type name a wait beyond the cap.
+        // A number too large for the type is also beyond the cap.
         let seconds = text.parse::<u64>().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds).min(cap));
     }
@@ -180,7 +180,7 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp, cap: Duration) -> Option
     Some(Duration::try_from(then.duration_since(now)).unwrap_or_default().min(cap))
 }
 
-/// The time that a server says it is.
+/// Returns the time of a server's clock, from the header `Date`.
 pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
     http_date(headers.get(DATE)?.to_str().ok()?)
 }
@@ -205,8 +205,8 @@ impl Backoff {
         Self { base, cap, attempts: 0 }
     }
 
-    /// How long to wait now. With `retry_after` never shorter than that, up to [`MAX_RETRY_AFTER`], even where it is
-    /// over the cap, and at most `base` longer: the caller compares the wait with its deadline.
+    /// Returns the next wait. With `retry_after`, the wait is at least that (up to [`MAX_RETRY_AFTER`], even over the
+    /// cap) and at most `base` longer. The caller compares the wait with its deadline.
     pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
         let most = self.base.saturating_mul(2_u32.saturating_pow(self.attempts)).min(self.cap);
         self.attempts = self.attempts.saturating_add(1);

@@ -1,39 +1,38 @@
 //! JSON as a tape: one pass over the text, one flat list of values that point into it.
 //!
-//! Promises: numbers keep their text, members keep their order, of equal keys the first wins, what
-//! stands behind the value is refused, and depth and number of values are bounded by `MAX_DEPTH`
-//! and `MAX_VALUES` instead of by stack and memory. A tree of owned values would copy each string
-//! of a record, although few of them are ever looked at.
+//! Promises: numbers keep their text, members keep their order, the first of equal keys wins, and text behind the value
+//! is refused. `MAX_DEPTH` and `MAX_VALUES` bound the depth and the number of values, instead of stack and memory. A
+//! tree of owned values would copy each string of a record, although few of them are ever looked at.
 
 use std::{borrow::Cow, collections::HashSet};
 
 /// Lists and objects may stand in each other this deep.
 pub(crate) const MAX_DEPTH: usize = 128;
 
-/// Values and keys of one text: 8 MB of tape, for each thread. The largest records seen hold some 50,000.
+/// Most values and keys of one text: 8 MB of tape for each thread. The largest records seen hold some 50,000.
 pub(crate) const MAX_VALUES: usize = 500_000;
 
 /// Why a text is not JSON that we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// It is no JSON.
+    /// The text is not JSON.
     #[error("expected {expected} at byte {at}")]
     Syntax {
-        /// What may stand there.
+        /// The token that may stand there.
         expected: &'static str,
-        /// Where, in bytes from the start.
+        /// Position of the error, in bytes from the start.
         at: usize,
     },
-    /// Lists and objects stand in each other too deep.
+    /// Lists and objects are nested too deeply.
     #[error("more than {MAX_DEPTH} lists and objects in each other at byte {at}")]
     TooDeep {
-        /// Where, in bytes from the start.
+        /// Position of the first list or object that is too deep, in bytes from the start.
         at: usize,
     },
-    /// It holds too many values.
+    /// The text holds too many values.
     #[error("more than {MAX_VALUES} values")]
     TooManyValues,
-    /// Its places do not fit into 32 bits.
+    /// The text is too long: its positions do not fit into 32 bits.
     #[error("longer than 4 GB")]
     TooLong,
 }
@@ -113,7 +112,7 @@ impl Document {
         self.lone_surrogates
     }
 
-    /// The value that the text is.
+    /// Returns the outermost value.
     pub fn root(&self) -> Value<'_> {
         self.value(0)
     }
@@ -133,12 +132,12 @@ pub struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// What it is.
+    /// Returns the kind of the value.
     pub fn kind(self) -> Kind {
         self.node.kind
     }
 
-    /// Whether it is `null`.
+    /// Whether the value is `null`.
     pub fn is_null(self) -> bool {
         self.node.kind == Kind::Null
     }
@@ -164,8 +163,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A text, or a number or a truth value as it is written: for members that some senders write as one and some as
-    /// the other. `None` for anything else.
+    /// Returns the text of a string, a number or a boolean, for members that some senders write as one and some as
+    /// another. `None` for anything else.
     pub fn lenient_text(self) -> Option<Cow<'a, str>> {
         match self.node.kind {
             Kind::Number | Kind::True | Kind::False => Some(Cow::Borrowed(self.raw())),
@@ -173,10 +172,10 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A whole number, also where it is written as a text or with a fraction, which is left out. `None` for anything
-    /// else, and where it does not fit.
+    /// Returns a whole number, also from a string. A fraction is cut off. `None` for anything else, and if the number
+    /// does not fit.
     pub fn lenient_integer(self) -> Option<i64> {
-        // Beyond this a fraction's neighbours are not whole numbers any more.
+        // Beyond this (2^53) a floating-point number cannot hold every whole number.
         const EXACT: f64 = 9_007_199_254_740_992.0;
         if matches!(self.node.kind, Kind::True | Kind::False) {
             return None;
@@ -191,7 +190,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// A truth value, also where it is written as a text or as 0 or 1.
+    /// Returns a boolean, also from a string or from 0 or 1. `None` for anything else.
     pub fn lenient_bool(self) -> Option<bool> {
         match &*self.lenient_text()? {
             "true" | "1" => Some(true),

@@ -1,4 +1,4 @@
-//! Limits that hold before JSON from outside becomes a tree: a few bytes of text may stand for hundreds in memory.
+//! Checks limits of JSON from outside before it becomes a tree: a few bytes of text may take hundreds in memory.
 
 use std::{fmt, marker::PhantomData};
 
@@ -7,34 +7,35 @@ use serde::{
     de::{Error, SeqAccess, Visitor},
 };
 
-/// What a text may hold.
+/// Limits of a JSON text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JsonLimits {
-    /// Values and separators.
+    /// Most values, counted by the commas and opening brackets outside strings.
     pub(crate) values: usize,
-    /// Objects, each of which becomes a map or a structure: hundreds of bytes.
+    /// Most objects. Each becomes a map or a structure and takes hundreds of bytes.
     pub(crate) objects: usize,
 }
 
-/// Lists and objects may stand in each other this deep, which is where `serde_json` stops as well.
+/// Deepest nesting of lists and objects. `serde_json` has the same limit.
 const MAX_DEPTH: usize = 128;
 
-/// A text holds more than it may.
+/// A JSON text exceeds a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonLimitError {
-    /// Values.
+    /// The text has more than this number of values.
     #[error("it has more than {0} values")]
     Values(usize),
-    /// Objects.
+    /// The text has more than this number of objects.
     #[error("it has more than {0} objects")]
     Objects(usize),
-    /// Depth.
+    /// Lists and objects are nested too deeply.
     #[error("it has more than {MAX_DEPTH} lists and objects in each other")]
     Depth,
 }
 
 impl JsonLimits {
-    /// Counts in one pass, and builds nothing. What is no JSON may pass: its reader says so.
+    /// Checks the limits in one pass, without building values. A text that is not JSON may pass, because its parser
+    /// refuses it.
     ///
     /// # Errors
     /// The first limit that is exceeded.
@@ -72,10 +73,11 @@ impl JsonLimits {
     }
 }
 
-/// A list of at most `MOST` items, for `#[serde(deserialize_with)]`: behind them the text is refused.
+/// Reads a list of at most `MOST` items, for `#[serde(deserialize_with)]`. A longer list is refused at the first item
+/// that is too many.
 ///
 /// # Errors
-/// More items, or one that is no `T`.
+/// The list has more items, or an item is not a `T`.
 pub(crate) fn at_most<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -42,18 +42,18 @@ const MEASURING: Duration = Duration::from_secs(2);
 /// Whatever kept an invocation from its end.
 pub type Error = Box<dyn StdError + Send + Sync>;
 
-/// An event of another kind than those that a function takes. It must not count as a tick: what it asks for would be
+/// An event of a kind that the function does not take. It is an error and not a tick, because its request would be
 /// lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the event is none that this function takes, which are {takes}; a schedule's event, {{}} and null only start it"
 )]
 pub struct UnknownEvent {
-    /// The kinds of events that ask for more.
+    /// The kinds of events that the function takes, apart from a tick.
     pub takes: &'static str,
 }
 
-/// Whether an event only starts a run: that of a schedule, `{}`, `[]` or `null`.
+/// Whether an event is a tick, which only starts a run: a schedule's event, `{}`, `[]` or `null`.
 pub fn is_tick(event: &Value) -> bool {
     match event {
         Value::Null => true,
@@ -74,7 +74,7 @@ pub trait Function: Send + Sync + 'static {
     /// What it keeps of an invocation's time for its own end.
     const MARGIN: Duration;
 
-    /// Does what an event asks for until `limits`, and gives the answer to it.
+    /// Does the work that an event asks for until `limits` are reached, and returns the answer.
     ///
     /// # Errors
     /// The invocation failed. What it left undone is done by a later one.

@@ -1,10 +1,10 @@
-//! Text from outside, as it may be shown: short, on one line, and without any configured secret.
+//! Cleans text from outside before it is shown: it is short, on one line, and without any configured secret.
 //!
-//! What a peer says (a header, a body, a redirect's host) passes [`line()`] before it enters an error, an event, a
-//! reject or the log. Rendered errors ([`crate::errors::chain`]) pass it too, and each line of the log passes
-//! [`without_secrets`], so that words of libraries are covered as well. A secret is found as it is, percent-encoded,
-//! as JSON escapes it, as Base64 at any place of a longer text, in either case and backwards; of a long one already
-//! [`FRAGMENT`] characters in a row are.
+//! Text of a peer (a header, a body, a redirect's host) passes [`line()`] before it enters an error, an event, a reject
+//! or the log. Rendered errors ([`crate::errors::chain`]) pass it too, and each line of the log passes
+//! [`without_secrets`], so that messages of libraries are covered as well. A secret is found as it is, percent-encoded,
+//! as JSON escapes it, as Base64 at any offset of a longer text, in either case, and backwards. A part of a long secret
+//! is found if it has [`FRAGMENT`] bytes.
 
 use std::{
     borrow::Cow,
@@ -16,25 +16,25 @@ use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-/// So many bytes of a secret in a row are hidden where only a part of it is quoted.
+/// Shortest part of a long secret that is hidden, in bytes.
 pub const FRAGMENT: usize = 16;
-/// Shorter secrets are not looked for: they would hide ordinary words.
+/// Shortest secret that is hidden, in bytes. A shorter one would hide ordinary words.
 pub const SHORTEST: usize = 6;
-/// Secrets that are looked for; of more the oldest is forgotten. Rotated secrets stay among them.
+/// Most secrets that are hidden; a further one replaces the oldest. Rotated secrets stay in the list.
 const MOST_SECRETS: usize = 128;
-/// Stands where a secret was.
+/// Replaces a secret in a text.
 const HIDDEN: &str = "***";
 
 static KNOWN: RwLock<Known> = RwLock::new(Known { secrets: Vec::new(), finder: None });
 
 struct Known {
     secrets: Vec<SecretString>,
-    /// Finds all of them; made when it is needed after a secret was added.
+    /// Finds all secrets in a text. It is built when it is needed after a secret was added.
     finder: Option<Arc<AhoCorasick>>,
 }
 
-/// From now on `secret` is hidden in what [`line()`] and [`without_secrets`] give, in this process. Several secrets may be
-/// in it, separated by commas.
+/// Hides `secret` from now on in the results of [`line()`] and [`without_secrets`], in this process. The text may hold
+/// several secrets, separated by commas.
 pub fn hide(secret: &SecretString) {
     let all = secret.expose_secret();
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +52,7 @@ pub fn hide(secret: &SecretString) {
     }
 }
 
-/// Hides what a URL holds before its host: a password, or a name alone, which may be a token.
+/// Hides the user information of a URL: its password, or its name if that stands alone, because it may be a token.
 pub fn hide_userinfo(url: &Url) {
     let (name, password) = (url.username(), url.password());
     if name.is_empty() && password.is_none() {
@@ -65,20 +65,20 @@ pub fn hide_userinfo(url: &Url) {
         None => hide(&decoded(name)),
         Some(password) => {
             hide(&decoded(password));
-            // As `Authorization: Basic` carries them.
+            // `Authorization: Basic` carries name and password in this form.
             hide(&decoded(&format!("{name}:{password}")));
         }
     }
 }
 
-/// Text of a peer for errors, events and the log: at most `most_chars` characters (and `…` where it was longer) on one
-/// line, without control characters and secrets.
+/// Cleans the text of a peer for errors, events and the log: at most `most_chars` characters (and `…` if it was longer)
+/// on one line, without control characters and secrets.
 pub fn line(text: &str, most_chars: usize) -> String {
-    // Secrets first: cut in half they would not be known.
+    // Secrets are hidden before the text is cut, because half a secret would not be found.
     let (start, is_cut) = start_of(text, most_chars.saturating_mul(8).max(4096));
     let mut clean = without_secrets(start).into_owned();
     if is_cut {
-        // The cut may have left less of a secret than is known.
+        // The cut may have left a part of a secret that is too short to be found, so the end is dropped.
         let end = clean.floor_char_boundary(clean.len().saturating_sub(FRAGMENT));
         clean.truncate(end);
     }
@@ -97,7 +97,7 @@ pub fn line(text: &str, most_chars: usize) -> String {
     }
 }
 
-/// `text` with `***` wherever one of the secrets stands in it.
+/// Returns `text` with `***` in place of each secret.
 pub fn without_secrets(text: &str) -> Cow<'_, str> {
     let Some(finder) = finder() else { return Cow::Borrowed(text) };
     let mut scan = Scan::new(text);
@@ -113,7 +113,7 @@ pub fn without_secrets(text: &str) -> Cow<'_, str> {
     hidden.sort_unstable();
     let (mut clean, mut at) = (String::with_capacity(text.len()), 0);
     for (start, end) in hidden {
-        // What overlaps the one before, or follows it at once, is the same secret.
+        // A match that overlaps or touches the one before belongs to the same secret.
         if start > at || clean.is_empty() {
             clean.push_str(text.get(at..start).unwrap_or_default());
             clean.push_str(HIDDEN);
@@ -124,7 +124,7 @@ pub fn without_secrets(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// The first `most_bytes` of a text, or a little less, and whether that is not all of it.
+/// Returns the first `most_bytes` bytes of a text, or a few less to end at a character, and whether the text was cut.
 fn start_of(text: &str, most_bytes: usize) -> (&str, bool) {
     let end = text.floor_char_boundary(most_bytes);
     (text.get(..end).unwrap_or_default(), end < text.len())
@@ -149,14 +149,14 @@ fn finder() -> Option<Arc<AhoCorasick>> {
     known.finder.clone()
 }
 
-/// The texts by which a secret is known.
+/// Returns the byte patterns by which a secret is found.
 fn patterns(secret: &str) -> Vec<Vec<u8>> {
     let bytes = secret.as_bytes();
     let mut forms = vec![bytes.to_vec(), bytes.iter().rev().copied().collect()];
     let escaped = serde_json::Value::from(secret).to_string();
     forms.push(escaped.trim_matches('"').into());
     for shift in 0..3 {
-        // In Base64 a secret looks different by where in its group of three bytes it begins. The digits that it shares
+        // The Base64 form of a secret depends on its offset in a group of three bytes. Digits that the secret shares
         // with its neighbours are left out.
         let text = BASE64_STANDARD_NO_PAD
             .encode([[0; 3].get(..shift).unwrap_or_default(), bytes].concat());
@@ -171,7 +171,7 @@ fn patterns(secret: &str) -> Vec<Vec<u8>> {
     forms.flat_map(pieces).collect()
 }
 
-/// Both alphabets of Base64 as one.
+/// Maps the URL-safe alphabet of Base64 to the standard one.
 fn plain(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',
@@ -180,10 +180,11 @@ fn plain(byte: u8) -> u8 {
     }
 }
 
-/// A text with percent-encoding and `\u00xx` undone, however often, and where each of its bytes came from.
+/// A text with percent-encoding and `\u00xx` decoded, also where they are nested, and the original position of each
+/// byte.
 struct Scan {
     bytes: Vec<u8>,
-    /// Of each byte the place in the text; empty where they are the same.
+    /// Position of each byte in the original text; empty if nothing was decoded.
     places: Vec<usize>,
     length: usize,
 }
@@ -207,7 +208,7 @@ impl Scan {
         Self { bytes, places, length }
     }
 
-    /// Where in the text the byte `index` begins, and so the one before it ends.
+    /// Returns the position in the original text at which the byte `index` begins.
     fn place(&self, index: usize) -> usize {
         if self.places.is_empty() {
             return index;
@@ -216,7 +217,7 @@ impl Scan {
     }
 }
 
-/// The length of the escape at the end of `bytes`, and what it stands for.
+/// Returns the length of the escape at the end of `bytes`, and the byte that it stands for.
 fn escape_at_end(bytes: &[u8]) -> Option<(usize, u8)> {
     let hex = |high: u8, low: u8| {
         let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -233,7 +234,7 @@ fn escape_at_end(bytes: &[u8]) -> Option<(usize, u8)> {
 mod tests {
     use super::*;
 
-    /// All tests of a process share what is hidden: each has a secret of its own.
+    /// Hides a secret. All tests of a process share the list, so each has a secret of its own.
     fn hidden(secret: &str) {
         hide(&SecretString::from(secret));
     }

@@ -1,7 +1,7 @@
-//! How VirusTotal, the dispatcher and AWS were reached last, and how far their clocks are from ours.
+//! Tracks whether VirusTotal, the dispatcher and AWS answer, and how far their clocks are from the local clock.
 //!
-//! Every client of a process tells it what came of its requests. So outages can be named, and nothing is given up
-//! or deleted on the word of a clock that no peer confirms.
+//! Every client of a process reports the outcome of its requests here. So outages can be named, and nothing is given up
+//! or deleted unless a peer confirms the local clock.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -18,24 +18,24 @@ use serde::Serialize;
 
 use crate::http_client;
 
-/// How far a peer's clock may be from ours before ours counts as wrong.
+/// Largest difference between a peer's clock and the local clock at which both count as equal.
 pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
-/// The latest time that a clock no further ahead of ours than [`TOLERANCE`] can have written at `now`: whatever was
-/// written later was written by a clock that was wrong.
+/// Returns the latest time that a correct clock can have written by `now`: [`TOLERANCE`] after it. A later time was
+/// written by a clock that was wrong.
 pub fn latest_written(now: Timestamp) -> Timestamp {
     now.saturating_add(TOLERANCE).unwrap_or(Timestamp::MAX)
 }
 
-/// How long a peer's `Date` counts. Peers are asked far more often than this while anything works.
+/// Time for which a peer's `Date` is used. While anything works, peers answer far more often.
 const FRESH: Duration = Duration::from_hours(1);
-/// How often the log says that clocks are apart.
+/// Interval at which the log repeats that clocks differ.
 const SAY_EVERY: Duration = Duration::from_hours(1);
-/// A peer that has been out for so long makes the process unhealthy: shorter outages pass by themselves.
+/// Length of an outage that makes the process unhealthy. Shorter outages pass by themselves.
 const OUT: Duration = Duration::from_mins(1);
-/// Characters of an error that are kept.
+/// Most characters of an error that are kept.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// Whom this program needs.
+/// A service that this program depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
@@ -44,12 +44,12 @@ pub enum Peer {
     VirusTotal,
     /// Azul's dispatcher.
     Dispatcher,
-    /// The state, where it is on AWS.
+    /// AWS, if it holds the state.
     State,
 }
 
 impl Peer {
-    /// Its name in sentences.
+    /// Returns the name of the peer for a sentence.
     pub fn name(self) -> &'static str {
         match self {
             Self::VirusTotal => "VirusTotal",
@@ -62,34 +62,34 @@ impl Peer {
 /// A peer that does not answer, or answers nothing but server errors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Outage {
-    /// When it did not answer first.
+    /// Time of the first request without an answer.
     pub since: Timestamp,
-    /// Why the last request failed.
+    /// Error of the last request.
     pub error: String,
-    /// For how long it has been out.
+    /// Length of the outage so far.
     #[serde(skip)]
     pub lasts: Duration,
 }
 
 impl Outage {
-    /// Whether it lasts for longer than what passes by itself.
+    /// Whether the outage is longer than those that pass by themselves.
     pub fn is_long(&self) -> bool {
         self.lasts > OUT
     }
 }
 
-/// What the peers say of our clock.
+/// The result of comparing the local clock with the peers' clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockCheck {
-    /// No peer has said what time it is within the last hour.
+    /// No peer has sent its time within the last hour.
     Unconfirmed,
-    /// Every peer that has said it agrees with our clock.
+    /// Every peer that has sent its time agrees with the local clock.
     Confirmed,
-    /// A peer's clock and ours are more than [`TOLERANCE`] apart.
+    /// A peer's clock and the local clock differ by more than [`TOLERANCE`].
     Apart {
-        /// The peer.
+        /// The peer whose clock differs most.
         peer: Peer,
-        /// How far our clock is ahead of its; negative where ours is behind.
+        /// Lead of the local clock over the peer's clock; negative if the local clock is behind.
         ahead: SignedDuration,
     },
 }
@@ -110,7 +110,7 @@ impl fmt::Display for ClockCheck {
     }
 }
 
-/// The peers of a process. Clones share what is known.
+/// The state of all peers of a process. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Peers(Arc<Mutex<Known>>);
 
@@ -122,7 +122,7 @@ struct Known {
 
 #[derive(Debug, Default)]
 struct Reached {
-    /// The last `Date`, and when it came.
+    /// The last `Date` of the peer, and the time at which it came.
     date: Option<(Timestamp, Instant)>,
     out: Option<Out>,
 }
@@ -134,7 +134,7 @@ struct Out {
 }
 
 impl Reached {
-    /// The time that it is by the peer's clock.
+    /// Returns the current time by the peer's clock; `None` if its last `Date` is too old.
     fn now(&self) -> Option<Timestamp> {
         let (date, at) = self.date?;
         let passed = at.elapsed();
@@ -146,13 +146,13 @@ impl Reached {
 }
 
 impl Peers {
-    /// A peer answered; its clock is read from `headers`.
+    /// Notes that a peer answered, and reads its clock from `headers`.
     pub fn answered(&self, peer: Peer, headers: &HeaderMap) {
         self.dated(peer, headers);
         self.known().peers.entry(peer).or_default().out = None;
     }
 
-    /// A peer gave no answer, or one that says that it does not work; `error` says which, without secrets.
+    /// Notes that a peer gave no answer or a server error. `error` says which, without secrets.
     pub fn failed(&self, peer: Peer, error: &str) {
         let mut known = self.known();
         let out = &mut known.peers.entry(peer).or_default().out;
@@ -162,7 +162,7 @@ impl Peers {
         *out = Some(Out { since, error });
     }
 
-    /// Reads a peer's clock from the headers of an answer, whatever it says otherwise.
+    /// Reads a peer's clock from the headers of an answer of any status.
     pub fn dated(&self, peer: Peer, headers: &HeaderMap) {
         let Some(date) = http_client::date(headers) else { return };
         let mut known = self.known();
@@ -180,18 +180,18 @@ impl Peers {
         }
     }
 
-    /// The peer's outage, where it is out.
+    /// Returns the peer's outage; `None` if it is not out.
     pub fn outage(&self, peer: Peer) -> Option<Outage> {
         self.known().peers.get(&peer)?.outage()
     }
 
-    /// All outages.
+    /// Returns the outages of all peers.
     pub fn outages(&self) -> BTreeMap<Peer, Outage> {
         let known = self.known();
         known.peers.iter().filter_map(|(peer, reached)| Some((*peer, reached.outage()?))).collect()
     }
 
-    /// Compares our clock, which says `now`, with those of all peers: the one furthest off decides.
+    /// Compares the local clock, which says `now`, with those of all peers. The clock that differs most decides.
     pub fn clock(&self, now: Timestamp) -> ClockCheck {
         let known = self.known();
         let ahead =
@@ -204,19 +204,19 @@ impl Peers {
         }
     }
 
-    /// Whether a peer confirms our clock, which says `now`, and none contradicts it.
+    /// Whether a peer confirms the local clock, which says `now`, and no peer contradicts it.
     pub fn confirm(&self, now: Timestamp) -> bool {
         self.clock(now) == ClockCheck::Confirmed
     }
 
-    /// As [`Peers::confirm`], and that peer is among those who confirm it.
+    /// As [`Peers::confirm`], but `peer` itself has to confirm the local clock.
     pub fn confirms(&self, peer: Peer, now: Timestamp) -> bool {
         let is_known = self.known().peers.get(&peer).and_then(Reached::now).is_some();
         is_known && self.confirm(now)
     }
 
-    /// Our time, or the earliest of the peers' where ours is ahead of it by more than [`TOLERANCE`]: nothing moves
-    /// past what a peer says it is.
+    /// Returns the local time `now`, or the earliest time of a peer if the local clock is ahead of it by more than
+    /// [`TOLERANCE`]. So progress never passes the time of a peer.
     pub fn earliest(&self, now: Timestamp) -> Timestamp {
         let earliest = self.known().peers.values().filter_map(Reached::now).min();
         earliest.filter(|theirs| now.duration_since(*theirs) > TOLERANCE).unwrap_or(now)
@@ -264,7 +264,7 @@ mod tests {
             peers.clock(later),
             ClockCheck::Apart { peer: Peer::VirusTotal, ahead } if ahead.as_hours() == 20 * 24
         ));
-        // One that contradicts outweighs those that agree, whichever of them is right.
+        // A peer that contradicts outweighs those that agree, whichever is right.
         peers.answered(Peer::Dispatcher, &dated("Fri, 20 Nov 2026 10:00:00 GMT"));
         assert!(matches!(peers.clock(now()), ClockCheck::Apart { peer: Peer::Dispatcher, .. }));
         peers.answered(Peer::Dispatcher, &dated("Tue, 24 Nov 2026 10:00:30 GMT"));

@@ -107,7 +107,7 @@ pub struct Settings {
     pub max_line_bytes: usize,
     /// `MAX_BUNDLE_BYTES`: decompressed.
     pub max_bundle_bytes: u64,
-    /// `REJECTS_MAX_MB`, in bytes: rejects that are kept of one bundle; further ones are only counted.
+    /// `REJECTS_MAX_MB`, in bytes: most bytes of rejects that are kept of one bundle; further rejects are only counted.
     pub max_reject_bytes: u64,
     /// `RULES_LENIENT`: start with the good rules although others are bad.
     pub rules_lenient: bool,
@@ -121,9 +121,9 @@ pub struct Settings {
     pub ingest_secrets: Option<SecretSource>,
     /// `INGEST_TOKENS` or `INGEST_TOKENS_SECRET`: bearer tokens.
     pub ingest_tokens: Option<SecretSource>,
-    /// `SERVE_LISTEN`: the operators' address, where a process says how it is.
+    /// `SERVE_LISTEN`: the operators' address, at which a process serves its health and metrics.
     pub serve_listen: SocketAddr,
-    /// `MAX_CONNECTIONS`: open at once at an address where posts are taken.
+    /// `MAX_CONNECTIONS`: most connections that are open at once at an address that takes posts.
     pub max_connections: usize,
     /// `LOAD_SOURCE`: the Azul source of mapped events.
     pub load_source: String,
@@ -151,8 +151,8 @@ pub struct Settings {
     pub hunt: HuntSettings,
     /// How each setting came about, in the order of the README's table.
     pub shown: Vec<Shown>,
-    /// What is known of VirusTotal, the dispatcher and AWS: shared by all clients that are made from clones of these
-    /// settings.
+    /// The state of VirusTotal, the dispatcher and AWS. All clients that are made from clones of these settings share
+    /// it.
     pub peers: Peers,
 }
 

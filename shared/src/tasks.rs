@@ -40,7 +40,7 @@ use crate::{
     virustotal::{VirusTotalError, asks, outage::Outages},
     webhook::{
         BadSecret,
-        receive::{Accepted, Decide, Outcome, Receiver},
+        receive::{Accepted, Decide, Receiver},
     },
     worker::{self, After, Delivered, Drained, Work, Workers},
 };
@@ -51,29 +51,31 @@ mod wait_log;
 use handed_out::HandedOut;
 use wait_log::WaitLog;
 
-/// How long the dispatcher gathers for one poll. A poll is waited for when the process is asked to end: what it hands out
-/// it hands out once …
+/// Longest time for which the dispatcher gathers events for one poll. A poll in progress is waited for when the process
+/// is asked to end, because the dispatcher hands out each event once.
 const POLL_TIME: Duration = Duration::from_secs(2);
-/// … but then for so much longer at most: a dispatcher that hangs hands out nothing.
+/// Longest wait for a poll in addition to its own time, when the process is asked to end: a dispatcher that hangs hands
+/// out nothing.
 const POLL_GRACE: Duration = Duration::from_secs(1);
 /// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How long messages of an event wait for the registration: those who handed them over pay for that time.
+/// Longest wait of an event's messages for the registration at Azul. The invocation that handed them over pays for that
+/// time.
 const REGISTER_TIME: Duration = Duration::from_secs(20);
 
 /// How often what is too old is looked for.
 const TIDY: Duration = Duration::from_hours(1);
 /// How long an item waits where the dispatcher does not take its event, or the state cannot be kept.
 const WAIT: SignedDuration = SignedDuration::from_secs(5);
-/// The wait after a failure, doubling to …
+/// First wait of an item after a failure. Each further wait is twice as long, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
-/// … this. So long an item waits at most, too, for a peer that is out.
+/// Longest wait of an item after a failure, or for a peer that is out.
 pub const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
-/// How long an item waits at most while another one finds out whether VirusTotal is back: held up once more just
-/// after the end of an outage, it is still worked within ten minutes of that.
+/// Longest wait of an item while another item finds out whether VirusTotal is back. It is short, so that an item that
+/// is held up once more just after the end of an outage is still worked within ten minutes.
 const LONGEST_HOLD_UP: SignedDuration = SignedDuration::from_mins(4);
-/// An item that meets an outage again after so long meets another one.
+/// Longest time between two failures of an item that belong to the same outage.
 const SAME_OUTAGE: SignedDuration = SignedDuration::from_hours(3);
 
 /// Why a run ended early.
@@ -94,13 +96,13 @@ pub enum TasksError {
     /// An event of Lambda looks like a request and is none.
     #[error("the event is no request of a function URL")]
     Request(#[source] serde_json::Error),
-    /// An event that asks for something else.
+    /// The event is of a kind that the function does not take.
     #[error(transparent)]
     Unknown(#[from] UnknownEvent),
 }
 
 impl TasksError {
-    /// Whether the same may work later without anybody's help.
+    /// Whether a later try may succeed without an operator.
     fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
@@ -198,7 +200,7 @@ impl Common {
         }
     }
 
-    /// Brings what was polled into the inbox: see [`HandedOut::keep`].
+    /// Puts polled events into the inbox: see [`HandedOut::keep`].
     async fn keep_handed_out(&self, limits: &Limits) -> bool {
         self.handed_out.keep(&self.store, self.about.queue, &*self.clock, limits).await
     }
@@ -242,18 +244,18 @@ impl Common {
         }
     }
 
-    /// Says that an item waits, and why, at most once a minute for each reason.
+    /// Logs that an item waits, and why, at most once a minute for each reason.
     pub fn note_wait(&self, reason: &'static str, wait: SignedDuration) {
         self.waits.note(self.about.queue.name(), reason, wait);
     }
 
-    /// As [`Common::grant`], for an item; where VirusTotal is out, one item asks from time to time and all others
-    /// wait.
+    /// As [`Common::grant`], for an item. While VirusTotal is out, one item sends a request from time to time, and all
+    /// others wait.
     ///
     /// # Errors
-    /// There is none now.
+    /// [`After`] says how the item waits if there is no grant now.
     pub async fn grant_for(&self, item: &Item) -> Result<(), After> {
-        // An item that is to be given up has a last try, which says why.
+        // An item that has waited for too long gets a last try, whose error is the reason for giving it up.
         if let Some(after) = self.outage(item, None, LONGEST_HOLD_UP) {
             let may_ask = self.outages.may_ask(&self.store, self.clock.now()).await;
             if !may_ask.map_err(|e| unkept(&e))? {
@@ -274,8 +276,8 @@ impl Common {
         }
     }
 
-    /// An item met a peer that is out and comes back, later each time, but not before the peer asks for it. That
-    /// is no attempt. `None`: it has waited for `VT_GIVE_UP_HOURS`.
+    /// Returns how an item waits that met a peer that is out: longer each time, and not shorter than the peer asked for
+    /// (`asked`). The wait does not count as an attempt. `None`: the item has waited for `VT_GIVE_UP_HOURS`.
     pub fn outage(
         &self,
         item: &Item,
@@ -283,7 +285,7 @@ impl Common {
         longest: SignedDuration,
     ) -> Option<After> {
         let now = self.clock.now();
-        // An outage that was over meanwhile is another one.
+        // A failure long after the last one belongs to a new outage.
         let same = item.outage.filter(|outage| now.duration_since(outage.last) <= SAME_OUTAGE);
         let since = same.map_or(now, |outage| outage.since);
         let age = now.duration_since(since);
@@ -303,13 +305,13 @@ impl Common {
         asks::is_paused(&self.store, self.clock.now()).await.map_err(|e| unkept(&e))
     }
 
-    /// What becomes of an item where VirusTotal did not give what it asked for. `None`: there is nothing to be
-    /// had, all tries failed, or it was out for too long.
+    /// Decides what becomes of an item if VirusTotal did not give what it asked for. `None`: VirusTotal has nothing,
+    /// all tries failed, or VirusTotal was out for too long.
     pub async fn refused(&self, error: &VirusTotalError, item: &Item) -> Option<After> {
         if error.is_outage() {
             let (why, now) = (chain(error), self.clock.now());
             tracing::warn!(id = item.id, error = why, "VirusTotal gave no answer");
-            // Another host's outage, or that of the place that holds the key, does not stop all requests.
+            // An outage of another host, or of the place that holds the key, does not stop all requests.
             if error.answer().is_some_and(|answer| answer.is_own)
                 && let Err(error) = self.outages.failed(&self.store, &why, now).await
             {
@@ -439,7 +441,7 @@ pub trait Tasks: Work + Sized {
     /// What it works with.
     fn common(&self) -> &Common;
 
-    /// What to do with an event: for [`Receiver::handle`].
+    /// Returns the function that decides about an event, for [`Receiver::handle`].
     fn decide(&self) -> Box<Decide<Self::Event>>;
 
     /// Removes what is too old to be used.
@@ -476,9 +478,9 @@ pub trait Tasks: Work + Sized {
         self.measure_own().await
     }
 
-    /// Asks the dispatcher once for events, and keeps what is wanted of them. `None`: it was not asked,
-    /// because enough waits already, what was polled before is not kept yet, or Azul is paused; or it did not
-    /// answer, and the process is to end.
+    /// Polls the dispatcher once, and keeps the events that are wanted. `None`: there was no poll, because enough items
+    /// wait already or earlier events are not kept yet; or Azul is paused; or the dispatcher did not answer, and the
+    /// process is to end.
     ///
     /// # Errors
     /// [`TasksError::Poll`], [`TasksError::Store`].
@@ -513,30 +515,19 @@ pub trait Tasks: Work + Sized {
         let mut accepted = Accepted::default();
         let mut take = |text: EventText<'_>| {
             let place = accepted.events.len();
-            let outcome = match text.and_then(incoming::from_text).map(&*decide) {
-                Ok(Ok(body)) => {
-                    handed_out.push(NewItem { id: format!("{name}/{place}"), body });
-                    accepted.accepted += 1;
-                    Outcome::Accepted
-                }
-                Ok(Err(reason)) => {
-                    accepted.ignored += 1;
-                    Outcome::Ignored { reason }
-                }
-                Err(reason) => {
-                    tracing::warn!(place, reason, "a polled event cannot be read");
-                    accepted.rejected += 1;
-                    Outcome::Rejected { reason }
-                }
-            };
-            accepted.events.push(outcome);
+            let event = text.and_then(incoming::from_text).inspect_err(|reason| {
+                tracing::warn!(place, reason, "a polled event cannot be read");
+            });
+            if let Some(body) = accepted.note(event, &*decide) {
+                handed_out.push(NewItem { id: format!("{name}/{place}"), body });
+            }
         };
         let polled = tokio::select! {
             biased;
             polled = dispatcher.poll(&poll, &mut take) => Some(polled),
             () = given_up => None,
         };
-        // Handed out once and never again: what came is kept at any price that this process can pay.
+        // The dispatcher hands out an event only once, so the process takes the time that it needs to keep the events.
         common.keep_handed_out(limits).await;
         let Some(polled) = polled.transpose()? else {
             tracing::warn!("the dispatcher does not answer a poll, and it is time to end");
@@ -548,11 +539,11 @@ pub trait Tasks: Work + Sized {
         Ok((!polled.paused).then_some(accepted))
     }
 
-    /// Does what an event of Lambda asks for, and gives the answer to it: takes a webhook; works what a queue hands over;
-    /// where it only starts the function ([`lambda::is_tick`]), polls and works until the deadline.
+    /// Does the work that an event of Lambda asks for, and returns the answer. It takes a webhook, works the messages
+    /// of a queue, or, on a tick ([`lambda::is_tick`]), polls and works until the deadline.
     ///
     /// # Errors
-    /// See [`TasksError`]. What was handed over comes back then.
+    /// See [`TasksError`]. In this case the queue hands the messages over again.
     async fn handle(
         &self,
         receiver: &Receiver,
@@ -582,7 +573,7 @@ pub trait Tasks: Work + Sized {
         limits: &Limits,
     ) -> Result<Delivered, TasksError> {
         let workers = self.common().workers();
-        // Without the dispatcher no work comes to its end, so none is begun.
+        // Work cannot be finished without the dispatcher, so none is begun.
         match self.common().register(&limits.within(REGISTER_TIME)).await {
             Ok(true) => {}
             Ok(false) => return Ok(workers.put_back(deliveries, worker::STOPPED).await),

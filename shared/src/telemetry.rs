@@ -1,4 +1,4 @@
-//! Logs: how they are filtered and written. A line has at most 2 KB and no secret in it (`lines`).
+//! Filters and writes the log. A line has at most 2 KB and no secret in it (`lines`).
 
 use std::{
     io::{self, IsTerminal as _},

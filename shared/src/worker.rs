@@ -25,18 +25,18 @@ use crate::{
     },
 };
 
-/// How long an item is taken for …
+/// Time for which an item is taken.
 pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
-/// … and how often that is renewed while it is worked: as a lease is.
+/// Interval at which the hold of an item is renewed while it is worked, as a lease is.
 const RENEW: Duration = Duration::from_secs(20);
-/// What so many takers in a row left unended is given up.
+/// An item is given up after this many workers in a row died on it.
 const MOST_LOST: u32 = 5;
 /// How often an empty inbox is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// When an inbox is looked at again that could not be read.
+/// Time after which an inbox that could not be read is read again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
-/// How long an item of an event waits where it cannot be begun, or only an operator can help: the queue would start
-/// the next worker with it at once.
+/// Wait of an event's item that cannot be begun, or that only an operator can help. Without it the queue would start
+/// the next worker at once.
 pub(crate) const STOPPED: SignedDuration = SignedDuration::from_mins(1);
 /// How long an item waits that an invocation took when its time was up, for the same reason.
 const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
@@ -75,7 +75,7 @@ pub trait Work: Send + Sync {
     /// Works one item. Whatever goes wrong is an [`After`].
     async fn work(&self, item: &Item, limits: &Limits) -> After;
 
-    /// What an item is about, for people.
+    /// Returns the file and source of an item, for lists of failures.
     fn subject(&self, _item: &Item) -> Subject {
         Subject::default()
     }
@@ -133,7 +133,7 @@ impl Workers<'_> {
     /// finished.
     ///
     /// # Errors
-    /// The inbox cannot be read or written; with `waits` only where that does not pass by itself.
+    /// The inbox cannot be read or written. With `waits`, this ends the work only if the error is not transient.
     pub async fn drain(
         &self,
         work: &dyn Work,
@@ -214,8 +214,8 @@ impl Workers<'_> {
         delivered
     }
 
-    /// Puts messages of an event back that were not begun: that is no attempt, and nobody left them unended.
-    /// They come after `after`.
+    /// Puts an event's messages back that were not begun. This counts neither as an attempt nor as a lost take. The
+    /// messages come again after `after`.
     pub async fn put_back(&self, deliveries: &[Delivery], after: SignedDuration) -> Delivered {
         let inbox = &self.store.inbox;
         let put_back = async |delivery: &Delivery| {
@@ -316,8 +316,8 @@ impl Workers<'_> {
     }
 }
 
-/// Counts how an item ended. One that could not be ended comes back when its time is up; with `goes_on` that is
-/// all, where the state may be written again later.
+/// Counts how an item ended. An item that could not be ended comes back when its time is up. With `goes_on`, a
+/// transient error is not returned, because the state may be writable later.
 fn settle(
     drained: &mut Drained,
     ended: Option<Result<After, StoreError>>,

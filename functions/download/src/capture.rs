@@ -29,7 +29,7 @@ const MAGIC: [[u8; 4]; 5] = [
 ];
 /// How long a capture waits for the budget: its sample waits with it.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Pages of behaviour reports that are read at most, of ten reports each.
+/// Most pages of behaviour reports that are read for one sample. A page has ten reports.
 const MOST_PAGES: usize = 25;
 /// For all captures of a sample.
 const TIME: Duration = Duration::from_mins(5);
@@ -102,7 +102,7 @@ impl Download {
         }
     }
 
-    /// The behaviour reports of a sample, as far as they can be had.
+    /// Reads the behaviour reports of a sample. An error, the request budget or [`MOST_PAGES`] can end the list early.
     async fn behaviours(&self, sha256: &str, limits: &Limits) -> Vec<BehaviourReport> {
         let (mut reports, mut cursor) = (Vec::new(), None::<String>);
         for _ in 0..MOST_PAGES {

@@ -70,7 +70,7 @@ impl Outcome {
         }
     }
 
-    /// Why there is no sample.
+    /// Returns the reason why there is no sample; `None` if there is one.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Success | Self::AlreadyPresent => None,

@@ -34,7 +34,7 @@ const PAUSED: &str = "pause";
 const STORE: &str = "content store";
 /// For how long, at least.
 const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(30);
-/// The longest wait for it: each try costs a download.
+/// Longest wait of an item for the dispatcher's content store. It is long, because each new try costs a download.
 const LONGEST_STORE_WAIT: SignedDuration = SignedDuration::from_hours(1);
 /// A transfer that had so long and was broken off counts as a try: it may never fit.
 const LONG: Duration = Duration::from_mins(1);
@@ -139,7 +139,8 @@ impl Download {
             }
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
-            // A proxy's page, or an answer that a gateway cut: what VirusTotal has of a hash is that file.
+            // VirusTotal returns the file that belongs to the hash. Other content is a proxy's page or was cut by a
+            // gateway, so the item is tried again.
             Err(
                 error @ (TransferError::Slow | TransferError::Mismatch(_) | TransferError::Empty),
             ) => match self.common.again(item) {
@@ -191,7 +192,8 @@ impl Download {
         match self.transfer(request).run(Vec::new(), content).await {
             Ok(stored) => Ok(Some(stored)),
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
-            // The store gives nothing else under a hash: this is of something before it.
+            // The store returns the file that belongs to the hash. Other content comes from a proxy in front of the
+            // store.
             Err(error @ (TransferError::Mismatch(_) | TransferError::Empty)) => {
                 let error = StreamError::NoAnswer(PostError::Nonsense(chain(&error)));
                 Err(self.refused_by_store(&error, item).await)

@@ -417,7 +417,7 @@ impl Download {
     }
 }
 
-/// What a request is about.
+/// Returns the file, source and category that a download request names.
 pub(crate) fn subject(request: &DownloadEvent) -> Subject {
     let entity = &request.entity;
     let (sha256, category) = (entity.hash.clone(), entity.category.clone());

@@ -1,4 +1,5 @@
-//! The objects of a page become events and requests; what cannot be delivered is kept under `rejects/`.
+//! Delivers the objects of a page as events and download requests. Objects that cannot be delivered are kept under
+//! `rejects/`.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -22,20 +23,21 @@ use crate::{
     hit::{self, Hit},
 };
 
-/// What [`azul_vt::store::Memory`] calls notifications that are done, …
+/// Kind under which [`azul_vt::store::Memory`] remembers hits that were delivered, rejected or not wanted.
 const DELIVERED: &str = "notification";
-/// … for longer than VirusTotal keeps them.
+/// Time for which a hit that is done is remembered. It is longer than the seven days that VirusTotal keeps
+/// notifications.
 const DELIVERED_FOR: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// Where rejects of Retrohunt's matches come from; the job's name follows.
+/// First part of the origin of rejected Retrohunt matches. The second part is the job's name.
 const RETROHUNT: &str = "retrohunt";
 
 /// The dates of a page's hits.
 pub(crate) struct Dates {
     pub(crate) oldest: Option<i64>,
     pub(crate) newest: Option<i64>,
-    /// Whether none is older than the one before it.
+    /// Whether no hit of the page is older than the hit before it.
     pub(crate) is_ascending: bool,
-    /// Whether there are some, and all of them are older than what was asked for.
+    /// Whether the page has dated hits and all of them are older than the run asked for.
     pub(crate) is_all_older: bool,
 }
 
@@ -52,27 +54,27 @@ impl Dates {
     }
 }
 
-/// What is delivered together.
+/// Hits that are delivered together.
 struct Batch<'a> {
-    /// The Retrohunt job, where these are its matches.
+    /// The Retrohunt job whose matches these are; `None` for notifications of Livehunt.
     job: Option<&'a str>,
     now: Timestamp,
     wanted: Vec<Wanted>,
-    /// What hits are remembered by that need not be looked at again.
+    /// Ids of the hits that are done. They are remembered after the batch was delivered.
     done: Vec<String>,
     rejects: Vec<Reject>,
 }
 
-/// A hit on its way.
+/// A hit whose event is still to be posted.
 struct Wanted {
-    /// Its place among the objects that it came with, from 1.
+    /// Position of the hit's object in its page, counted from 1.
     line: u64,
     hit: Hit,
     object: String,
     event: BinaryEvent,
 }
 
-/// A request on its way.
+/// A download request that is still to be posted.
 struct Request {
     line: u64,
     id: String,
@@ -85,7 +87,8 @@ impl<'a> Batch<'a> {
     }
 
     fn origin(&self) -> String {
-        // A name that is no part of a key was never VirusTotal's.
+        // VirusTotal's job names have only these characters. Any other character is replaced, so that the name fits
+        // into a key.
         let is_odd = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_');
         match self.job {
             None => NAME.to_owned(),
@@ -108,7 +111,7 @@ impl<'a> Batch<'a> {
 }
 
 impl Hunt {
-    /// Delivers a page's hits; gives their dates.
+    /// Delivers the hits of a page and returns their dates.
     pub(crate) async fn deliver(
         &self,
         objects: &[Box<RawValue>],
@@ -144,7 +147,8 @@ impl Hunt {
                     }
                     hit.id.clone()
                 }
-                // It has no other name, and comes again with each page that it is on.
+                // A malformed object has no id, so its digest is remembered: the object comes again with each page that
+                // it is on.
                 Err(_) => format!("object {}", hex::encode(Sha256::digest(object))),
             };
             if !ids.insert(id.clone()) || self.store.memory.knows(DELIVERED, &id, batch.now).await?
@@ -170,11 +174,11 @@ impl Hunt {
         Ok(dates)
     }
 
-    /// Delivers rejected objects (stage [`RejectStage::Hit`]) once more. Gives those that are refused again, with the
-    /// new reason, and the requests that are refused now.
+    /// Delivers rejected objects (stage [`RejectStage::Hit`]) once more. Returns the rejects that are refused again,
+    /// with the new reason, and the download requests that are refused now.
     ///
     /// # Errors
-    /// See [`HuntError`]; the rejects are to be kept then.
+    /// See [`HuntError`]. In this case the caller must keep the rejects.
     pub async fn retry(
         &self,
         rejects: Vec<Reject>,
@@ -209,7 +213,7 @@ impl Hunt {
         Ok(left)
     }
 
-    /// Adds a hit to a batch, unless the settings do not want it.
+    /// Adds a hit to a batch, unless the settings exclude it.
     fn add(
         &self,
         batch: &mut Batch<'_>,
@@ -245,7 +249,7 @@ impl Hunt {
         }
     }
 
-    /// Posts a batch's events, then the requests that go with those that the dispatcher has.
+    /// Posts the events of a batch, then the download requests of the events that the dispatcher has.
     async fn send(
         &self,
         batch: &mut Batch<'_>,
@@ -280,7 +284,7 @@ impl Hunt {
                     continue;
                 }
             }
-            // One whose size is not said is asked for: `download` looks at the size as the content comes.
+            // A sample of unknown size is requested: `download` checks the size while the content arrives.
             if hit.size.zip(most).is_some_and(|(size, most)| size > most) {
                 report.too_large += 1;
             } else if hunt.download {
@@ -292,7 +296,8 @@ impl Hunt {
         self.request(requests, batch, limits, report).await
     }
 
-    /// Posts the requests that were not posted lately: look, post, remember.
+    /// Posts the download requests that were not posted lately. An id is remembered after its post, so that a crash
+    /// repeats a request instead of losing it.
     async fn request(
         &self,
         requests: Vec<Request>,
@@ -335,7 +340,8 @@ impl Hunt {
         Ok(())
     }
 
-    /// Keeps a batch's rejects in one object, whose name depends on what is in it: the same page gives the same one.
+    /// Keeps the rejects of a batch in one object. Its name is a digest of the rejects, so the same page replaces its
+    /// object instead of adding another one.
     async fn keep(&self, batch: &Batch<'_>, report: &mut Report) -> Result<(), HuntError> {
         let Some(first) = batch.rejects.first() else { return Ok(()) };
         report.rejected += batch.rejects.len() as u64;

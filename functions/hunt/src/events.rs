@@ -17,11 +17,11 @@ use crate::hit::Hit;
 
 /// Name of the author of hunting events. The Go plugin's, so that its events and ours merge.
 pub const AUTHOR: &str = "VirustotalHuntFeed";
-/// Bytes of a text of a hit that are kept: Azul drops an event with a longer one than 32,766 as a whole.
+/// Most bytes that are kept of a text of a hit. Azul drops a whole event that has a text of more than 32,766 bytes.
 const MAX_TEXT_BYTES: usize = 4000;
-/// Bytes of a rule's name in a request's category: a quota is kept by it.
+/// Most bytes of a rule's name in the category of a download request. Quotas are counted by category.
 const MAX_CATEGORY_BYTES: usize = 200;
-/// Tags of a rule that are kept.
+/// Most tags of a rule that an event carries.
 const MAX_TAGS: usize = 100;
 
 /// The author of hunting events.
@@ -50,12 +50,12 @@ pub fn descriptors() -> Vec<FeatureDescriptor> {
     mapping::descriptors().into_iter().chain(own).collect()
 }
 
-/// Why a hit has no event.
+/// Reason why a hit has no event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoEvent {
-    /// Such a file is wanted by nobody, as the empty one.
+    /// The file is not wanted, as the empty file.
     Unwanted(String),
-    /// There can be none.
+    /// The hit's object cannot be mapped to an event.
     Impossible(String),
 }
 
@@ -70,10 +70,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// The event of a hit in the object `report`, and how many of the report's values were left out.
+    /// Returns the event of a hit whose object is `report`, and the number of the report's values that were left out.
     ///
     /// # Errors
-    /// Why there is none.
+    /// [`NoEvent`] says why the hit has no event.
     pub fn mapped(
         &self,
         report: &Record,
@@ -86,7 +86,7 @@ impl Events {
             Mapped::Filtered(why) => return Err(NoEvent::Unwanted(why)),
             Mapped::Rejected(why) => return Err(NoEvent::Impossible(why)),
         };
-        // The report's own may be another kind of value, or in capitals.
+        // The SHA-256 in the report may be a bad value or in upper case, so the hit's own is used.
         event.entity.sha256.clone_from(&hit.sha256);
         for node in &mut event.source.path {
             node.sha256.clone_from(&hit.sha256);
@@ -139,7 +139,7 @@ impl Events {
         hit: &Hit,
         settings: &HuntSettings,
     ) -> DownloadEvent {
-        // A hit whose rule is not said counts for its ruleset.
+        // A hit without a rule's name counts for its ruleset.
         let rule = [&hit.rule, &hit.ruleset_name].into_iter().find(|name| !name.is_empty());
         let rule = rule.map_or("unnamed", |rule| cut(rule, MAX_CATEGORY_BYTES));
         DownloadEvent {
@@ -182,7 +182,7 @@ pub fn wanted(hit: &Hit, settings: &HuntSettings) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The start of a text, at most so many bytes.
+/// Returns the start of a text: at most `most` bytes, cut at the border of a character.
 fn cut(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }

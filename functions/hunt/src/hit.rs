@@ -1,20 +1,20 @@
-//! A hit, as VirusTotal tells of it: in the IoC stream, as a notification of before, or as a match of
-//! Retrohunt. Pure.
+//! Reads a hit in each form that VirusTotal gives it: an object of the IoC stream, a notification of the older API, or
+//! a match of Retrohunt. Pure.
 //!
-//! Promise: a member that is null, missing or of another kind costs that member alone. Only an object without a SHA-256
-//! or without an id of its notification is no hit.
+//! Promise: a member that is null, missing or of an unexpected JSON type is left out, and the hit remains. An item of a
+//! page is malformed only if it is no JSON object, has no SHA-256, or, in Livehunt, has no notification id.
 
 use azul_vt::json::{Kind, Value};
 use jiff::Timestamp;
 
-/// What a rule matched. A text is "" where it is not said.
+/// A file that a YARA rule matched. A text that VirusTotal does not give is "".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// What the hit is remembered by: the notification's id; of Retrohunt's matches the job, the rule and the file.
+    /// Id under which the hit is remembered: the notification's id, or the job, rule and file of a Retrohunt match.
     pub id: String,
     /// VirusTotal's id of the notification; "" for Retrohunt's matches.
     pub notification: String,
-    /// When it was notified; `None` for Retrohunt's matches, and where it is not said.
+    /// Time of the notification; `None` for Retrohunt's matches, and if VirusTotal does not give it.
     pub date: Option<Timestamp>,
     /// The rule's name.
     pub rule: String,
@@ -26,7 +26,7 @@ pub struct Hit {
     pub ruleset_name: String,
     /// Tags of the notification.
     pub tags: Vec<String>,
-    /// Where in the file the match was, in VirusTotal's words, such as `ORIGINAL_FILE`.
+    /// Part of the file that matched, in VirusTotal's words, such as `ORIGINAL_FILE`.
     pub match_source: String,
     /// The pseudonym (a ciphered id) that VirusTotal gives the file's submitter.
     pub submitter: String,
@@ -38,9 +38,9 @@ pub struct Hit {
     pub sha256: String,
     /// Bytes of the file; `None` where it is not said.
     pub size: Option<u64>,
-    /// Detections of the file; `None` where it is not said.
+    /// Number of engines that detect the file; `None` if VirusTotal does not give it.
     pub positives: Option<u64>,
-    /// Values that were left out because they are of another kind than their place asks for.
+    /// Number of values that were left out, because their JSON type is not the expected one.
     pub bad_values: u64,
 }
 
@@ -51,7 +51,7 @@ pub enum Read {
     Hit(Box<Hit>),
     /// An object of another type.
     Other,
-    /// Nothing that can be delivered; why.
+    /// The object cannot be delivered, for this reason.
     Malformed(String),
 }
 
@@ -75,7 +75,8 @@ pub fn read(object: Value<'_>, job: Option<&str>) -> Read {
     else {
         return Read::Malformed("it has no SHA-256".into());
     };
-    // Names of today first, then those of before the IoC stream, then those of an early beta (`hunting_…`).
+    // The current names come first, then those of the API before the IoC stream, then those of an early beta
+    // (`hunting_…`).
     let context = |name| object.at(&["context_attributes", name]);
     let info = |name| object.at(&["context_attributes", "hunting_info", name]);
     let rule = reader.text([
@@ -129,14 +130,15 @@ pub fn read(object: Value<'_>, job: Option<&str>) -> Read {
     }))
 }
 
-/// Reads members however they are written, and counts those that cannot be read.
+/// Reads members that VirusTotal writes in several ways, and counts values that cannot be read.
 #[derive(Default)]
 struct Reader {
     bad_values: u64,
 }
 
 impl Reader {
-    /// The first of the values that `read` makes something of. Null is as good as missing.
+    /// Returns the first value that `read` accepts. A null counts as missing; a value that `read` refuses counts as
+    /// bad.
     fn first<'a, T>(
         &mut self,
         places: impl IntoIterator<Item = Option<Value<'a>>>,
@@ -151,7 +153,7 @@ impl Reader {
         None
     }
 
-    /// The first text that is not empty; "" where there is none.
+    /// Returns the first non-empty text; "" if there is none.
     fn text<'a>(&mut self, places: impl IntoIterator<Item = Option<Value<'a>>>) -> String {
         let is_said = |value: &Option<Value<'_>>| {
             value.is_some_and(|value| value.text().is_none_or(|text| !text.is_empty()))
@@ -160,7 +162,7 @@ impl Reader {
         self.first(said, Value::lenient_text).unwrap_or_default().into_owned()
     }
 
-    /// The texts of the first list that has any; a text that stands alone is as good as a list of it.
+    /// Returns the texts of the first list that has any. A single text counts as a list of one.
     fn texts<'a>(&mut self, places: impl IntoIterator<Item = Option<Value<'a>>>) -> Vec<String> {
         for value in places.into_iter().flatten() {
             let texts: Vec<String> = match value.kind() {
@@ -187,7 +189,7 @@ impl Reader {
         self.first(places, read)
     }
 
-    /// Seconds since 1970; the year 1970's first second stands for "no time" at many senders.
+    /// Reads seconds since 1970. Zero is refused, because many senders write it for "no time".
     fn date<'a>(
         &mut self,
         places: impl IntoIterator<Item = Option<Value<'a>>>,
@@ -335,7 +337,7 @@ mod tests {
                 assert_eq!((hit.id.as_str(), hit.size), ("n-1", Some(7)), "{path} {value}");
             }
         }
-        // A null is as good as nothing; what cannot be read is counted.
+        // A null counts as missing; a value that cannot be read is counted.
         let hit = changed("/hunting_info/rule_tags", json!(null));
         assert_eq!((hit.rule_tags.len(), hit.bad_values), (0, 0));
         let hit = changed("/hunting_info/snippet", json!({"a": 1}));
@@ -345,7 +347,7 @@ mod tests {
         let hit = changed("/notification_date", json!(-5));
         assert_eq!((hit.date, hit.bad_values), (None, 1));
         assert_eq!(changed("/sources/0/id", json!(77)), expected());
-        // Names of several versions side by side, and the same name twice.
+        // The object has the names of several API versions, and one name twice.
         let mut both = good.clone();
         both["hunting_notification_id"] = json!("n-2");
         both["rule_name"] = json!("another");

@@ -73,14 +73,14 @@ pub enum HuntError {
         "VirusTotal names the same next page again, so what comes after it cannot be read; the position stays before it"
     )]
     RepeatedPage,
-    /// There is no end of pages.
+    /// VirusTotal gives more pages, or more empty pages in a row, than a run reads.
     #[error(
         "VirusTotal gives page after page ({pages}, the last {empty} of them empty), and no last one; the position stays before what was not read"
     )]
     EndlessPages {
-        /// Pages that were read.
+        /// Number of pages that were read.
         pages: usize,
-        /// Pages without an object, in a row.
+        /// Number of empty pages in a row before the run ended.
         empty: usize,
     },
 }
@@ -100,13 +100,14 @@ pub struct Report {
     pub unwanted: u64,
     /// Objects that are no files.
     pub other_objects: u64,
-    /// Hits that are dated before what was asked for.
+    /// Hits that are older than the run asked for.
     pub older: u64,
-    /// Objects that cannot be read, and events and requests that the dispatcher refuses: kept under `rejects/`.
+    /// Objects that cannot be read, and events and requests that the dispatcher refused. They are kept under
+    /// `rejects/`.
     pub rejected: u64,
-    /// Values of hits that were left out because they are of another kind than their place asks for.
+    /// Number of values of hits that were left out, because their JSON type is not the expected one.
     pub bad_values: u64,
-    /// Samples that are not asked for because they are larger than `MAX_DOWNLOAD_SIZE_MB`.
+    /// Samples that were not requested, because they are larger than `MAX_DOWNLOAD_SIZE_MB`.
     pub too_large: u64,
     /// Downloads that were asked for.
     pub requests: u64,
@@ -151,11 +152,11 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    /// The trigger of an event of Lambda: `{"retrohunt":"<job>"}`, or one that only starts the function
-    /// ([`lambda::is_tick`]).
+    /// Reads an event of Lambda: `{"retrohunt":"<job>"}` names a job, and a tick ([`lambda::is_tick`]) only starts the
+    /// function.
     ///
     /// # Errors
-    /// Any other event.
+    /// [`UnknownEvent`] for any other event.
     pub fn of(event: &Value) -> Result<Self, UnknownEvent> {
         match event.get("retrohunt").and_then(Value::as_str) {
             Some(job) if !job.is_empty() => Ok(Self::Retrohunt(job.to_owned())),
@@ -197,10 +198,10 @@ impl Hunt {
         Self::without_key(settings, store, clock)
     }
 
-    /// As [`Hunt::from_settings`], for [`Hunt::retry`], which asks VirusTotal for nothing.
+    /// As [`Hunt::from_settings`], but without a VirusTotal key: [`Hunt::retry`] sends VirusTotal no request.
     ///
     /// # Errors
-    /// A setting that cannot be used.
+    /// [`SetupError`] if a setting cannot be used.
     pub fn without_key(
         settings: Settings,
         store: Store,
@@ -319,7 +320,7 @@ impl Hunt {
         self.pages(None, Some(from), limits, report).await
     }
 
-    /// Our time, or the earliest of the peers' where ours is ahead of it.
+    /// Returns the local time, or the earliest time of a peer if the local clock is ahead of it.
     fn now(&self) -> Timestamp {
         self.settings.peers.earliest(self.clock.now())
     }

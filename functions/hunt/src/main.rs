@@ -1,4 +1,5 @@
-//! The Lambda `hunt`: a schedule's event, `{}` or `null` reads what is new, `{"retrohunt":"<job>"}` the matches of a job.
+//! The Lambda `hunt`. A schedule's event, `{}` or `null` makes it read new notifications; `{"retrohunt":"<job>"}` makes
+//! it read the matches of a Retrohunt job.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Pages of hits, and how the position follows them.
+//! Reads pages of hits and moves the position behind them.
 
 use std::collections::BTreeSet;
 
@@ -12,20 +12,21 @@ use jiff::SignedDuration;
 
 use crate::{Hunt, HuntError, NAME, Report, deliver::Dates};
 
-/// Pages that a run reads at most: four hundred thousand notifications.
+/// Most pages that a run reads: 10,000 pages of 40 notifications are 400,000.
 const MOST_PAGES: usize = 10_000;
-/// Pages without an object, in a row, that a run reads at most.
+/// Most empty pages in a row that a run reads, so that a faulty peer cannot hold it.
 const MOST_EMPTY: usize = 20;
-/// How long a run waits for the request budget.
+/// Longest time that a run waits for the request budget. The next run continues after that.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// How far the pages of a run reach.
+/// Dates of the pages that a run has read.
 struct Reached {
-    /// Whether the oldest come first, as far as is seen. Else the position moves when all pages are read.
+    /// Whether each page so far had its oldest notifications first. If not, the position moves only after all pages are
+    /// read.
     is_ordered: bool,
-    /// The newest date of the pages before the last one.
+    /// The newest date of all pages but the one that was read last.
     before: Option<i64>,
-    /// The newest date of all pages.
+    /// The newest date of all pages that were read.
     newest: Option<i64>,
 }
 
@@ -45,10 +46,10 @@ impl Reached {
 }
 
 impl Hunt {
-    /// Reads pages to their end: notifications since `from`, or the matches of a job.
+    /// Reads the notifications since `from`, or the matches of `job`, page by page to the end.
     ///
-    /// The position moves to the newest date of a page when the next page turns out to go on from there; where the
-    /// newest come first, when all pages are read.
+    /// The position moves to the newest date of a page once the next page is known to continue from there. If the
+    /// newest notifications come first, the position moves only after all pages are read.
     pub(crate) async fn pages(
         &self,
         job: Option<&str>,
@@ -88,8 +89,8 @@ impl Hunt {
         Err(HuntError::EndlessPages { pages: MOST_PAGES, empty })
     }
 
-    /// Moves the position to the date of a notification that is done, unless it is there or the date is in the
-    /// future.
+    /// Moves the position to the date of a delivered notification. A date in the future is replaced by the current
+    /// time, and an older date than the position changes nothing.
     async fn move_to(&self, date: Option<i64>, report: &mut Report) -> Result<(), HuntError> {
         let Some(date) = date.map(|date| date.min(self.now().as_second())) else {
             return Ok(());
@@ -102,7 +103,7 @@ impl Hunt {
         Ok(())
     }
 
-    /// One page; `None` where it was asked to stop, or the quota is used up.
+    /// Reads one page. `None`: the run was asked to stop, or the request budget or the quota is used up.
     async fn page(
         &self,
         job: Option<&str>,
@@ -150,8 +151,8 @@ impl Hunt {
         }
     }
 
-    /// Waits for a grant of the request budget. False where it was asked to stop before, or there is none for
-    /// long: the next run goes on then.
+    /// Waits for a grant of the request budget. Returns false if the run was asked to stop, or would wait for too long;
+    /// the next run continues then.
     async fn granted(&self, limits: &Limits) -> Result<bool, HuntError> {
         let windows = &self.settings.lookup.windows;
         let mut waited = SignedDuration::ZERO;

@@ -1,4 +1,4 @@
-//! Which rulesets of Livehunt match more than they may: VirusTotal tells not all of their hits then.
+//! Finds the rulesets of Livehunt that match more than their daily limit. VirusTotal reports only a part of their hits.
 
 use azul_vt::{
     errors::chain,
@@ -11,24 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Hunt, HuntError, Report};
 
-/// How often it is looked.
+/// Interval between two checks of the rulesets.
 const LOOK_AT_RULESETS: SignedDuration = SignedDuration::from_hours(1);
-/// Where the outcome is kept for `vt status`.
+/// Key of the object that keeps the result for `vt status`.
 const RULESETS: &str = "hunt/rulesets.json";
-/// Pages of rulesets that are read at most: a thousand rulesets.
+/// Most pages of rulesets that are read: 25 pages of 40 are a thousand rulesets.
 const MOST_PAGES: usize = 25;
 
-/// Which rulesets matched more than they may, and when that was looked at.
+/// Rulesets that matched more than their daily limit, and the time of the check.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RateLimited {
-    /// When.
+    /// Time of the check.
     pub looked_at: Timestamp,
-    /// Their names.
+    /// Names of the rulesets.
     pub rulesets: Vec<String>,
 }
 
 impl Hunt {
-    /// Looks, at most once an hour, which rulesets match more than they may. What goes wrong is a line in the log.
+    /// Checks, at most once an hour, which rulesets match more than their limit. A failed request to VirusTotal is only
+    /// logged.
     pub(crate) async fn look_at_rulesets(
         &self,
         limits: &Limits,
@@ -51,7 +52,7 @@ impl Hunt {
         Ok(self.store.bundles.put(RULESETS, &text).await?)
     }
 
-    /// The rulesets, as far as they can be had now; `None` where not one page of them can.
+    /// Reads as many rulesets as possible now. `None`: not even one page could be read.
     async fn rulesets(&self, limits: &Limits) -> Result<Option<Vec<Ruleset>>, HuntError> {
         let windows = &self.settings.lookup.windows;
         let (mut rulesets, mut cursor) = (None::<Vec<Ruleset>>, None::<String>);
@@ -93,12 +94,12 @@ impl Hunt {
     }
 }
 
-/// Which rulesets matched more than they may, as far as a run found out; `None`: no run did.
+/// Returns the rulesets that matched more than their limit, as the last check found them; `None` if there was no check.
 ///
 /// # Errors
-/// What the state gives.
+/// [`StoreError`] if the state cannot be read.
 pub async fn rate_limited(store: &Store) -> Result<Option<RateLimited>, StoreError> {
-    // What cannot be read is found out anew.
+    // An object that cannot be parsed counts as absent; the next check replaces it.
     let text = store.bundles.read(RULESETS).await?;
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }

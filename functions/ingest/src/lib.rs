@@ -1,8 +1,9 @@
 //! The job of `ingest`: feed records that somebody posts become events at the dispatcher.
 //!
-//! One handler from `http::Request` to `http::Response`, served by a function URL and by `vt ingest`. A body
-//! is staged under `posted/<sha256>` before it is worked and removed when it is delivered: 200 says
-//! delivered, 202 staged, 422 that none of its records was taken. What is left staged is swept, here and by the next `load`.
+//! One handler from `http::Request` to `http::Response`, served by a function URL and by `vt ingest`. A body is staged
+//! under `posted/<sha256>` before it is worked and removed when it is delivered. Status 200 means that the body is
+//! delivered, 202 that it is staged, and 422 that none of its records was taken. A body that stays staged is delivered
+//! later, here or by the next `load`.
 
 use std::{
     collections::BTreeSet,

@@ -95,7 +95,7 @@ pub(crate) struct Account {
     rejected_count: u64,
     /// Download requests made.
     requests: u64,
-    /// What is wrong with the whole body, and what to do.
+    /// Says what is wrong with the whole body and how to fix it; absent if a record was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }

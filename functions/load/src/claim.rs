@@ -19,7 +19,7 @@ pub(crate) enum MinuteEnd {
     Failed,
     NotYet,
     Paused,
-    /// VirusTotal wants to be left alone for longer than leases may be held.
+    /// VirusTotal asks for a pause that is longer than a run may hold its leases.
     LeftAlone,
     /// As many bundles are loaded or being loaded as `PACKAGE_LIMIT` allows.
     Sated,
@@ -51,8 +51,8 @@ impl Load {
         self.take(&lease_name(minute), limits).await
     }
 
-    /// Loads a minute under its lease. As a replay also where it was loaded before, and
-    /// whatever `PACKAGE_LIMIT` says.
+    /// Loads a minute under its lease. A replay also loads a minute that was loaded before, and ignores
+    /// `PACKAGE_LIMIT`.
     pub(crate) async fn load_alone(
         &self,
         minute: Minute,

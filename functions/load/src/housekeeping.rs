@@ -81,8 +81,8 @@ impl Load {
         LedgerRow { minute, state, counts, updated: self.clock.now() }
     }
 
-    /// Removes what is too old to be of use, at most once an hour, and only while a peer confirms the clock that says
-    /// how old it is.
+    /// Removes old bundles, rejects, ledger rows and leases, at most once an hour. A peer has to confirm the local
+    /// clock first, because that clock decides what is old.
     pub(crate) async fn prune(&self) -> Result<(), LoadError> {
         let now = self.clock.now();
         if !self.settings.peers.confirm(now) {

@@ -254,7 +254,7 @@ impl Load {
         }
     }
 
-    /// Works what a queue handed over: minutes, and news of objects.
+    /// Works the messages that a queue handed over: minutes, and S3's notifications of new objects.
     async fn deliver_all(
         &self,
         deliveries: &[Delivery],
@@ -340,12 +340,12 @@ impl Load {
         Minute::of(self.now()).plus(-FEED_RETENTION_HOURS * 60)
     }
 
-    /// Our time, or the earliest of the peers' where ours is ahead of it.
+    /// Returns the local time, or the earliest time of a peer if the local clock is ahead of it.
     fn now(&self) -> Timestamp {
         self.settings.peers.earliest(self.clock.now())
     }
 
-    /// Whether a minute is older than VirusTotal keeps: never on the word of a clock that VirusTotal does not confirm.
+    /// Whether a minute is older than VirusTotal keeps. Always false unless VirusTotal confirms the local clock.
     fn is_too_old(&self, minute: Minute) -> bool {
         let peers = &self.settings.peers;
         minute < self.horizon() && peers.confirms(Peer::VirusTotal, self.clock.now())

@@ -1,5 +1,5 @@
-//! The Lambda `load`: a schedule's event, `{}` or `null` catches up; others ask for a range of minutes, or bring news of
-//! objects or its queue's messages.
+//! The Lambda `load`. A schedule's event, `{}` or `null` makes it catch up with the feed. Other events name a range of
+//! minutes, notify of new objects in S3, or carry the messages of its queue.
 
 use std::process::ExitCode;
 

@@ -33,23 +33,23 @@ enum Staging {
     Missing(String),
     NotYet,
     Paused,
-    /// VirusTotal wants to be left alone for longer than leases may be held.
+    /// VirusTotal asks for a pause that is longer than a run may hold its leases.
     LeftAlone,
 }
 
-/// Where a minute is begun.
+/// The point from which a minute is loaded.
 #[derive(Default)]
 struct Begin {
-    /// A bundle that is staged.
+    /// Key of the staged bundle to load; `None`: fetch the bundle.
     key: Option<String>,
-    /// Another one, for where VirusTotal does not have the minute any more.
+    /// Key of a staged bundle that is used if VirusTotal no longer has the minute.
     second_choice: Option<String>,
     lines_done: u64,
     counts: Counts,
 }
 
 impl Load {
-    /// Loads one minute, whose lease is held. As a replay also where it was loaded before.
+    /// Loads one minute whose lease is held. A replay also loads a minute that was loaded before.
     pub(crate) async fn load_minute(
         &self,
         minute: Minute,
@@ -93,7 +93,7 @@ impl Load {
                         key = second_choice.take();
                         continue;
                     }
-                    // By VirusTotal's own clock it cannot be missing yet.
+                    // The minute is too young to be missing, by VirusTotal's own clock.
                     Staging::Missing(_) if !is_gap && minute > self.newest() => {
                         return Ok(MinuteEnd::NotYet);
                     }
@@ -115,7 +115,7 @@ impl Load {
                 }
             };
             let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
-            // A minute that was loaded stays so until there is something better.
+            // A loaded minute keeps its row until a batch of the new bundle is delivered.
             if !was_loaded {
                 let state = MinuteState::Loading { bundle: staged.clone(), lines_done };
                 note.put(state, counts).await?;
@@ -157,7 +157,7 @@ impl Load {
         Ok(MinuteEnd::Failed)
     }
 
-    /// Where a minute is begun; `None` where there is nothing to do.
+    /// Returns the point from which a minute is loaded; `None` if it was loaded or given up before.
     async fn begin(
         &self,
         minute: Minute,
@@ -185,14 +185,14 @@ impl Load {
         Ok(Some(begin))
     }
 
-    /// Moves a staged bundle under `rejects/` that cannot be decoded, or that has no records.
+    /// Moves a staged bundle that cannot be decoded, or that has no records, to `rejects/`.
     async fn bury_damaged(&self, minute: Minute, key: &str, why: &str) -> Result<(), StoreError> {
         tracing::warn!(%minute, key, error = why, "the bundle cannot be used");
         let name = name(key.rsplit(['-', '.']).nth(1).unwrap_or_default());
         self.pipeline.bury(key, &origin(minute), &name, why, self.clock.now()).await
     }
 
-    /// Notes a gap, with the time of its next try. `before`: the minute's row when this try began.
+    /// Writes that a minute is a gap, with the time of the next try. `before` is the minute's row when this try began.
     pub(crate) async fn gap(
         &self,
         minute: Minute,
@@ -212,8 +212,8 @@ impl Load {
             Some(LedgerRow { state: MinuteState::Gap { attempts, .. }, .. }) => {
                 attempts.saturating_add(1)
             }
-            // A replay that found nothing changes nothing that was loaded. A minute of which nothing could be read
-            // was not: an older version said so of any answer.
+            // A replay that finds no bundle leaves a loaded minute as it was. The exception is a minute whose records
+            // were all rejected: an older version took any answer for a bundle.
             Some(LedgerRow { state: MinuteState::Loaded, counts, .. })
                 if kind == GapKind::Missing || !counts.is_all_rejected() =>
             {
@@ -287,7 +287,8 @@ impl Load {
     }
 }
 
-/// Says that a minute is loaded, and warns where much of it was rejected. `rejected`: the first of those lines.
+/// Logs that a minute is loaded, and warns if many of its records were rejected. `rejected` has the first rejected
+/// lines.
 fn tell_loaded(minute: Minute, counts: Counts, rejected: &[(u64, String)]) {
     metrics::BUNDLES.add([NAME, "loaded"], 1);
     let Counts { records, delivered, filtered, rejected: refused, requests, .. } = counts;
@@ -299,12 +300,12 @@ fn tell_loaded(minute: Minute, counts: Counts, rejected: &[(u64, String)]) {
     }
 }
 
-/// What the rejects of a minute are filed under …
+/// Returns the origin of the rejects of a minute, under which they are kept.
 fn origin(minute: Minute) -> String {
     format!("feed/{minute}")
 }
 
-/// … and a bundle among them, by the first digits of its SHA-256.
+/// Returns the name of a bundle among the rejects, from the first digits of its SHA-256.
 fn name(sha256: &str) -> String {
     format!("bundle-{sha256}")
 }
@@ -351,7 +352,7 @@ struct MinuteProgress<'a> {
     note: Note<'a>,
     bundle: String,
     counts: Counts,
-    /// The first rejected lines, at most [`NAMED_LINES`].
+    /// Number and reason of the first rejected lines, at most [`NAMED_LINES`].
     rejected: Vec<(u64, String)>,
 }
 
@@ -367,12 +368,12 @@ impl Progress for MinuteProgress<'_> {
     }
 }
 
-/// Whether a minute counts as loaded although nothing of it was taken: what is staged of it may be no bundle.
+/// Whether a minute counts as loaded although all its records were rejected. Its staged file may not be a bundle.
 pub(crate) fn is_suspect(row: Option<&LedgerRow>) -> bool {
     row.is_some_and(|row| row.state == MinuteState::Loaded && row.counts.is_all_rejected())
 }
 
-/// The staged bundle of a minute, if one is kept: the newest.
+/// Returns the key of the newest staged bundle of a minute; `None` if none is kept.
 pub(crate) async fn staged(store: &Store, minute: Minute) -> Result<Option<String>, StoreError> {
     let prefix = format!("staged/feed/files/{}-", minute.storage_path());
     let bundles = store.bundles.list(&prefix).await?.into_iter();

@@ -17,12 +17,12 @@ use super::{
 /// How often it is looked whether a minute is free that somebody else is at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How minutes are loaded again.
+/// Options of a replay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replay<'a> {
-    /// Without an age limit.
+    /// A mapper without an age limit.
     pub(crate) mapper: &'a Arc<Mapper>,
-    /// Each minute is asked of VirusTotal, whatever is staged.
+    /// Whether each minute is fetched from VirusTotal even if a bundle is staged.
     pub(crate) is_fetched: bool,
 }
 
@@ -40,8 +40,8 @@ pub struct Planned {
 }
 
 impl Load {
-    /// What [`Load::replay`] would do, a minute after the other; without a `store`, the first time. With `is_fetched`
-    /// nothing that is staged is taken. Asks nobody and changes nothing.
+    /// Lists what [`Load::replay`] would do with each minute of a range. Without a `store`, no minute was loaded yet.
+    /// With `is_fetched`, staged bundles are ignored. Sends no request and changes nothing.
     ///
     /// # Errors
     /// [`LoadError::Range`], [`LoadError::Store`].
@@ -73,9 +73,9 @@ impl Load {
         Ok(planned)
     }
 
-    /// Loads a range of minutes anew, from staged bundles where they are kept; ignores the age limit. Fetched are the
-    /// others, those of which nothing was taken before and, with `is_fetched`, all.
-    /// The cursor stays. Waits for who is at one of the minutes.
+    /// Loads a range of minutes again and ignores the age limit. A minute is loaded from its staged bundle. It is
+    /// fetched if no bundle is staged, if none of its records was taken before, or with `is_fetched`. The cursor stays.
+    /// Waits for the lease of a minute that is held elsewhere.
     ///
     /// # Errors
     /// See [`LoadError`].

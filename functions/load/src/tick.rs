@@ -97,7 +97,8 @@ impl Load {
         }
         // A body that failed was said and stays; it does not keep the feed from being loaded.
         let outcome = self.load_feed(lease, limits, report).await;
-        // Now VirusTotal has said what time it is, and a full disk is no reason to keep what is old.
+        // Pruning comes after the feed, because VirusTotal's answer confirms the clock. It also runs after an error,
+        // because a full disk needs the space.
         self.prune().await?;
         outcome
     }
@@ -291,7 +292,7 @@ impl Load {
         let is_gap = matches!(row.state, MinuteState::Gap { .. });
         if !(is_gap && self.is_too_old(minute)) {
             let end = self.load_alone(minute, None, limits, report).await?;
-            // By its answer VirusTotal has said what time it is.
+            // VirusTotal's answer carries the time, so the age of the minute can be judged now.
             let is_over = is_gap
                 && matches!(end, MinuteEnd::Missing | MinuteEnd::Failed)
                 && self.is_too_old(minute);
@@ -308,11 +309,12 @@ impl Load {
         outcome.map(|()| MinuteEnd::Before)
     }
 
-    /// A cursor in the future, as a clock that was ahead left it, would keep the feed silent until then.
+    /// Refuses a cursor in the future. A clock that was ahead leaves such a cursor, and no minute would be loaded until
+    /// its time comes.
     fn require_past(&self, cursor: Minute) -> Result<(), LoadError> {
         let now = self.clock.now();
         let is_past = cursor <= Minute::of(latest_written(now));
-        // VirusTotal's first year, and the calendar's last.
+        // The range is from 2004, VirusTotal's first year, to the year 9999.
         let is_sane = (1_072_915_200..253_402_300_800).contains(&cursor.unix_seconds());
         if is_sane && (is_past || !self.settings.peers.confirm(now)) {
             return Ok(());
@@ -365,7 +367,8 @@ impl Load {
         to: Minute,
         report: &mut Report,
     ) -> Result<Minute, LoadError> {
-        // Whatever the state or an answer says: no minute is over that is to come by a peer's clock.
+        // The cursor never passes a minute that is in the future by a peer's clock, whatever the state or an answer
+        // says.
         let to = to.min(Minute::of(self.now()));
         if to <= from {
             return Ok(from);

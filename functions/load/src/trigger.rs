@@ -1,5 +1,5 @@
-//! What starts a run: a schedule's event, a range of minutes, or objects that were put into the bucket, whichever of
-//! AWS's services brings the news of these.
+//! Reads the events that start a run: a schedule's event, a range of minutes, or a notification of new objects in the
+//! bucket from any of AWS's services.
 
 use azul_vt::{
     lambda::{self, UnknownEvent},
@@ -8,7 +8,7 @@ use azul_vt::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Wrappings around an event that are taken off: SNS in SQS is two.
+/// Most envelopes that are removed from around an event: SNS in SQS makes two.
 const MOST_WRAPPINGS: usize = 4;
 const TAKES: &str = r#"{"from":"YYYYMMDDhhmm","to":"YYYYMMDDhhmm"}, news of S3 of objects under incoming/ (also by SNS, SQS or EventBridge), and its queue's"#;
 
@@ -42,7 +42,7 @@ pub enum NotATrigger {
     /// An object event for something else.
     #[error("the event is of the object `{0}`, but only objects under incoming/ are loaded")]
     Object(String),
-    /// An event of another kind.
+    /// The event is of a kind that the function does not take.
     #[error(transparent)]
     Unknown(#[from] UnknownEvent),
 }
@@ -56,8 +56,8 @@ struct Range {
 }
 
 impl Trigger {
-    /// Reads an event: `{"from":…,"to":…}` is a range, news of S3 are objects, and one that only starts the function
-    /// ([`lambda::is_tick`]) is a tick. S3's own test of a notification asks for nothing.
+    /// Reads an event. `{"from":…,"to":…}` is a range, a notification of S3 names objects, and an event that only
+    /// starts the function ([`lambda::is_tick`]) is a tick. S3's test notification gives no trigger.
     ///
     /// # Errors
     /// See [`NotATrigger`].
@@ -73,7 +73,7 @@ impl Trigger {
         objects(event, MOST_WRAPPINGS)
     }
 
-    /// The objects that a message of a queue brings news of; `None` where it is of another kind.
+    /// Reads the new objects that a message of a queue names; `None` if the message is of another kind.
     pub fn of_message(body: &str) -> Option<Result<Vec<Self>, NotATrigger>> {
         let event = serde_json::from_str(body).ok()?;
         match objects(&event, MOST_WRAPPINGS) {
@@ -83,7 +83,7 @@ impl Trigger {
     }
 }
 
-/// What S3 tells of, by itself, or wrapped by `EventBridge`, SNS or SQS.
+/// Reads the objects of a notification of S3, which may be wrapped by `EventBridge`, SNS or SQS.
 fn objects(event: &Value, wrappings: usize) -> Result<Vec<Trigger>, NotATrigger> {
     let text = |path: &str| event.pointer(path).and_then(Value::as_str);
     if text("/Event") == Some("s3:TestEvent") {
@@ -101,12 +101,12 @@ fn objects(event: &Value, wrappings: usize) -> Result<Vec<Trigger>, NotATrigger>
             records.iter().map(|record| of_record(record, wrappings)).collect();
         return Ok(records?.concat());
     }
-    // SNS as it stands in a message of SQS.
+    // SNS has this form inside a message of SQS.
     if text("/Type") == Some("Notification") {
         return unwrap(text("/Message"), wrappings);
     }
     match (text("/source"), text("/detail-type"), text("/detail/object/key")) {
-        // `EventBridge` has the key as it is.
+        // `EventBridge` does not encode the key.
         (Some("aws.s3"), Some("Object Created"), Some(key)) => Ok(vec![object(key.to_owned())?]),
         _ => Err(UNKNOWN),
     }
@@ -125,7 +125,7 @@ fn of_record(record: &Value, wrappings: usize) -> Result<Vec<Trigger>, NotATrigg
     unwrap(text("/Sns/Message").or_else(|| text("/body")), wrappings)
 }
 
-/// Reads the event in a wrapping.
+/// Removes one envelope and reads the event inside.
 fn unwrap(message: Option<&str>, wrappings: usize) -> Result<Vec<Trigger>, NotATrigger> {
     let event = message.and_then(|message| serde_json::from_str(message).ok());
     let (Some(event), Some(wrappings)) = (event, wrappings.checked_sub(1)) else {
@@ -142,7 +142,7 @@ fn object(key: String) -> Result<Trigger, NotATrigger> {
     }
 }
 
-/// S3 writes keys in its own news as a form does: `+` is a blank, the rest percent-encoded.
+/// Decodes a key of a notification of S3. S3 encodes it like a form: `+` is a blank, the rest is percent-encoded.
 fn form_decode(text: &str) -> String {
     let pair = format!("k={text}");
     url::form_urlencoded::parse(pair.as_bytes())
@@ -208,7 +208,7 @@ mod tests {
         let message = envelope(&encoded).to_string();
         assert_eq!(Trigger::of_message(&message).unwrap().unwrap().len(), 1);
         assert!(Trigger::of_message(r#"{"format":1,"id":"202611240857"}"#).is_none());
-        // Of what is wrapped again and again no end is looked for.
+        // An event inside too many envelopes is refused.
         let deep = (0..9).fold(encoded, |inner, _| envelope(&inner));
         assert!(matches!(Trigger::parse(&deep), Err(NotATrigger::Unknown(_))));
     }

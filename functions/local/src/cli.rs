@@ -119,8 +119,8 @@ pub(crate) enum Function {
 
 /// Load a range of minutes again, from staged bundles where they are kept; ignores the age limit.
 ///
-/// Only what is not staged any more is fetched, and minutes of which no record was taken. The cursor stays, and `vt load` may go on meanwhile. `vt load --from M --to M`
-/// is the same.
+/// A minute is fetched from VirusTotal only if it is no longer staged, or if none of its records was taken. The cursor
+/// stays, and `vt load` may run meanwhile. `vt load --from M --to M` is the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -219,7 +219,7 @@ pub(crate) struct QuotaArgs {
 
 /// Load one minute again, from its staged bundle where that is kept; ignores the age limit.
 ///
-/// VirusTotal is asked where no bundle is staged, or where no record was taken of the one that is.
+/// VirusTotal is asked only if no bundle is staged, or if none of its records was taken.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -239,7 +239,7 @@ fn clock(seen: &[(&str, Option<Timestamp>, Timestamp)]) -> Finding {
 
 async fn writable(settings: &Settings) -> Finding {
     let place = settings.state_place();
-    // What is written under STATEDIR is written by its user alone, and what is not there is made by the first run.
+    // Only the owner of STATEDIR writes there, and the first run makes it. So another user only looks at it.
     if settings.aws.is_none()
         && let Some(finding) = looked_at(settings).await
     {
@@ -258,13 +258,13 @@ async fn writable(settings: &Settings) -> Finding {
     }
 }
 
-/// What can be said of STATEDIR without writing; `None` where it is there and this user's.
+/// Checks STATEDIR without writing. `None`: it exists and belongs to this user, who can try to write.
 async fn looked_at(settings: &Settings) -> Option<Finding> {
     let (place, dir) = (settings.state_place(), &settings.state_dir);
     let me = std::fs::metadata("/proc/self").ok()?.uid();
     let Ok(found) = std::fs::metadata(dir) else {
         let above = dir.ancestors().skip(1).find(|above| above.exists())?;
-        // What root made the service could not use.
+        // A directory that root makes would be of no use to the service's user.
         let makes_none = me == 0 && above.is_dir();
         return makes_none.then(|| Good(format!("{place} is not there: `vt load` makes it")));
     };

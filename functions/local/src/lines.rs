@@ -41,8 +41,9 @@ impl Source {
         Ok(Self { input: Input::open(path)?, caps, threads })
     }
 
-    /// A list, and records over several lines, become a record a line. What is compressed with bzip2 is a bundle of the
-    /// feed, which has a record a line: its first block is not decoded once more for that.
+    /// Puts each record on a line of its own if the input is a list or has records over several lines. An input in
+    /// bzip2 is a bundle of the feed, which has one record a line already, so its first block is not decoded a second
+    /// time to find out.
     pub(crate) fn documents_as_lines(mut self) -> Result<Self, Failure> {
         let mut start = Vec::new();
         let name = &self.input.name;

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     failure::exit_code(run(cli::Cli::parse_from(args).command, job.is_some()))
 }
 
-/// The job of a link to this program that has another program's name.
+/// Returns the command for a link to this program that has the name of a program it replaces.
 fn job_by_name(args: &[OsString]) -> Option<&'static str> {
     let name = args.first().map(Path::new).and_then(Path::file_stem)?;
     match name.to_str()? {
@@ -47,7 +47,7 @@ fn job_by_name(args: &[OsString]) -> Option<&'static str> {
     }
 }
 
-/// Runs a command; `by_name`: the program was called by the name of another program, whose defaults hold.
+/// Runs a command. `by_name`: the program was called by the name of a program it replaces, whose defaults apply.
 fn run(command: cli::Command, by_name: bool) -> Result<(), failure::Failure> {
     match command {
         cli::Command::Load(args) => load::run(&args),

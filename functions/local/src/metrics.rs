@@ -80,7 +80,7 @@ pub(crate) fn answer(measured: Result<(), StoreError>) -> Response<Bytes> {
     response
 }
 
-/// Serves `GET /health` and `/metrics` until `limits` end, where there is a `server` for them.
+/// Serves `GET /health` and `/metrics` until `limits` are reached. Does nothing without a `server`.
 pub(crate) async fn serve<Measured>(
     server: Option<Server>,
     limits: &Limits,

@@ -127,7 +127,7 @@ struct Again {
     pipeline: Pipeline,
     /// Rejects are older than the age limit before long.
     ageless: Arc<Mapper>,
-    /// Delivers hits.
+    /// Delivers rejected hits.
     hunt: Hunt,
     limits: Limits,
 }
@@ -203,7 +203,7 @@ impl Again {
         }
     }
 
-    /// Delivers hits; gives what is refused again.
+    /// Delivers rejected hits once more and returns those that are refused again.
     async fn hits(&self, hits: Vec<Reject>, report: &mut Report) -> Result<Vec<Reject>, Failure> {
         if hits.is_empty() {
             return Ok(hits);

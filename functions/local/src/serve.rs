@@ -326,7 +326,7 @@ impl Served {
         }
     }
 
-    /// Takes a webhook of a function that runs here.
+    /// Takes a webhook for a function that this process runs.
     async fn take(&self, request: Request) -> Response<Bytes> {
         match request.uri().path() {
             "/query" if let Some(query) = &self.query => query.take(request).await,
@@ -357,8 +357,8 @@ impl Served {
     }
 }
 
-/// 200 where each function is well; 503 where one failed last, a peer has been out for over a minute, or a peer's clock
-/// and ours are apart. Names which.
+/// Returns 200 if every function is well. Returns 503 if the last run of a function failed, a peer has been out for
+/// over a minute, or a peer's clock differs from the local clock; the body names which.
 fn health(
     functions: &BTreeMap<&'static str, Standing>,
     outages: &BTreeMap<Peer, Outage>,

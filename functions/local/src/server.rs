@@ -1,10 +1,10 @@
-//! Serving HTTP/1.1 on this machine, for callers of whom nothing is known.
+//! Serves HTTP/1.1 on this machine to unknown callers.
 //!
-//! Each address has a limit of open connections; where it is reached, the one that is idle for the longest time is closed
-//! for a new one. A connection is closed when it is idle for 15 seconds: its request's head is not complete by then,
-//! however its bytes drip in, or its answer is not taken, or it asks for nothing more. A body has to come at a pace
-//! ([`body`]). Posts take at most half of the connections, so that questions such as `GET /health` are answered while
-//! many are posting.
+//! Each address has a limit of open connections. At the limit, a new connection replaces the one that has been idle for
+//! the longest time. A connection is closed after 15 idle seconds: its request's head is incomplete (however its bytes
+//! drip in), its answer is not taken, or no further request begins. A body has to arrive at a minimum rate ([`body`]).
+//! Posts take at most half of the connections, so that requests such as `GET /health` are answered while many callers
+//! are posting.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -29,26 +29,26 @@ mod connections;
 pub(crate) use body::PacedBody;
 use connections::{Connections, Place};
 
-/// A request with a body that has to come at a pace.
+/// A request whose body has to arrive at a minimum rate.
 pub(crate) type Request = http::Request<PacedBody>;
 
 /// How long requests may still take once it is time to end: whoever sends or reads slowly holds nobody up.
 const GRACE: Duration = Duration::from_secs(3);
-/// Bytes of a request's head; longer ones are answered with 431.
+/// Most bytes of a request's head. A longer head is answered with status 431.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Connections at an address that is for operators alone.
+/// Most open connections at an address that only operators use.
 const OPERATORS: usize = 64;
-/// How long nobody is accepted after that failed: mostly there are too many open files.
+/// Pause after a connection could not be accepted, mostly because too many files are open.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a connection may take for what.
+/// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    /// Until a request's head is complete, an answer taken, or another request begun.
+    /// Longest time until a request's head is complete, an answer is taken, or the next request begins.
     idle: Duration,
-    /// Between two pieces of a body.
+    /// Longest time between two pieces of a body.
     body_silence: Duration,
-    /// For a body, beside what its length allows.
+    /// Time that a body may take in addition to the time for its length at the minimum rate.
     body_grace: Duration,
 }
 
@@ -87,7 +87,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Takes a further address, whose paths are served at the first one too: one that cannot be had is a warning.
+    /// Listens at a further address. Its paths are also served at the first address, so a failure is only a warning.
     pub(crate) async fn bind_beside(
         setting: &str,
         address: SocketAddr,
@@ -107,7 +107,7 @@ impl Server {
         }
     }
 
-    /// Takes the operators' address (`SERVE_LISTEN`) for a command whose first address is for posts.
+    /// Listens at the operators' address (`SERVE_LISTEN`), for a command whose first address takes posts.
     pub(crate) async fn bind_for_operators(settings: &Settings) -> Option<Self> {
         let what = "/health and /metrics for operators";
         Self::bind_beside("SERVE_LISTEN", settings.serve_listen, OPERATORS, what).await
@@ -126,8 +126,9 @@ impl Server {
         Ok(Self { listener, address, most_connections, times: Times::default() })
     }
 
-    /// Answers requests until `limits` end, and those that came before for three seconds more. Where only this machine can
-    /// reach it, they are marked with [`LetIn`]; without secrets settings.rs allows no other addresses.
+    /// Answers requests until `limits` are reached; requests that came before get three more seconds. At a loopback
+    /// address, which only this machine can reach, requests are marked with [`LetIn`]. Without secrets the settings
+    /// allow no other address.
     pub(crate) async fn serve<Answer>(
         self,
         limits: &Limits,
@@ -153,7 +154,7 @@ impl Server {
                     Some(place) => {
                         tasks.spawn(door.clone().attend(socket, place, handle.clone()));
                     }
-                    // All of them are at work: the caller sees a closed connection, and comes again.
+                    // All connections are at work, so this one is closed, and the caller has to come again.
                     None => drop(socket),
                 },
                 Err(error) => {
@@ -171,12 +172,12 @@ impl Server {
     }
 }
 
-/// What all connections of an address have in common.
+/// State that all connections of an address share.
 #[derive(Clone)]
 struct Door {
     is_let_in: bool,
     times: Times,
-    /// Places for requests with a body.
+    /// Permits for requests with a body.
     posts: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -191,7 +192,7 @@ impl Door {
     ) where
         Answer: Future<Output = Response<Bytes>>,
     {
-        // Answers are short: they leave at once.
+        // Answers are short, so they are sent without delay.
         let _ = socket.set_nodelay(true);
         let service = service_fn(|request: http::Request<Incoming>| {
             let at_work = place.begin();
@@ -214,7 +215,7 @@ impl Door {
         });
         let connection = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
-            // `Place::over` is this and more.
+            // `Place::over` limits the time of the head and more.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(socket), service);
         let (mut connection, mut over) =
@@ -264,7 +265,7 @@ mod tests {
     const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
 
-    /// A server that reads bodies, and says how many bytes they had or why they broke off.
+    /// Starts a server that answers with the number of bytes of a body, or the reason why it broke off.
     async fn start(most_connections: usize, times: Times) -> (SocketAddr, Limits) {
         let address = "127.0.0.1:0".parse().unwrap();
         let mut server = Server::quietly("TEST", address, most_connections).await.unwrap();
@@ -289,7 +290,7 @@ mod tests {
         socket
     }
 
-    /// What a server says until it closes the connection.
+    /// Reads what a server sends until it closes the connection.
     async fn said(mut socket: TcpStream) -> String {
         let mut said = Vec::new();
         let _ = socket.read_to_end(&mut said).await;
@@ -305,7 +306,7 @@ mod tests {
             half.push(open(address, b"POST / HTTP/1.1\r\nHost: x\r\nX-a: ").await);
             assert!(said(open(address, GET).await).await.ends_with("0 bytes"));
         }
-        // The first ones were closed without an answer.
+        // The first connections were closed without an answer.
         assert_eq!(said(half.remove(0)).await, "");
     }
 
@@ -317,7 +318,7 @@ mod tests {
         while socket.write_all(b"a").await.is_ok() {
             tokio::time::sleep(SHORT / 10).await;
         }
-        // Neither does one stay that asks for nothing more, or never takes its answer.
+        // A connection that sends no further request is closed as well.
         let idle = open(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(said(idle).await.ends_with("0 bytes"));
     }
@@ -349,7 +350,7 @@ mod tests {
         }
     }
 
-    /// A post whose head is read, and whose body is waited for.
+    /// Opens a post whose head was read and whose body is missing.
     async fn posting(address: SocketAddr) -> TcpStream {
         let head =
             b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
@@ -365,18 +366,18 @@ mod tests {
         let (address, limits) = start(4, Times::default()).await;
         let (mut one, other) = (posting(address).await, posting(address).await);
         for _ in 0..10 {
-            // Posts above half of the connections are told to come again.
+            // Posts beyond half of the connections are answered with 503.
             let third = said(open(address, POST).await).await;
             assert!(third.starts_with("HTTP/1.1 503 "), "{third}");
             assert!(third.contains("retry-after: 5\r\n"), "{third}");
             assert!(said(open(address, GET).await).await.ends_with("0 bytes"));
         }
-        // One that is at work is never closed for another.
+        // A connection at work is never closed for another one.
         one.write_all(b"123456789").await.unwrap();
         let mut answer = [0; 15];
         one.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
-        // The other would go on for long: the end waits a moment, and no longer.
+        // The other post would take long, but the server waits only a moment for it when it ends.
         limits.stop.cancel();
         said(other).await;
     }

@@ -7,7 +7,7 @@ use azul_vt::{
 
 use crate::failure::Failure;
 
-/// Opens the state for looking at it, whoever looks; `None` where nothing was kept in STATEDIR yet.
+/// Opens the state for reading, by any user; `None` if nothing was kept in STATEDIR yet.
 pub(crate) fn existing(settings: &Settings) -> Result<Option<Store>, Failure> {
     block_on(async { store::look(settings).await.map_err(Failure::job) })
 }

@@ -23,7 +23,7 @@ use crate::{cli::StatusArgs, failure::Failure, output::Output, settings, state};
 const GAPS_LISTED: usize = 1000;
 /// Gaps that are printed for people.
 const GAPS_PRINTED: usize = 20;
-/// Failures of look-ups, downloads and minutes that are listed, the newest first.
+/// Most failures of look-ups, downloads and minutes that are listed, the newest first.
 const FAILURES_LISTED: usize = 10;
 
 /// What is known of the state, as `--json` prints it.
@@ -48,22 +48,22 @@ pub(crate) struct Status {
     rejects: usize,
     /// Posted bodies that wait for their delivery.
     posted: usize,
-    /// Work that waits, by the function's queue; on AWS as many queues as are set, roughly counted.
+    /// Waiting items of each function's queue. On AWS, only the configured queues are listed, and SQS counts roughly.
     inbox: Vec<Waiting>,
-    /// Look-ups, downloads and minutes that failed last.
+    /// The latest failures of look-ups, downloads and minutes.
     failures: Vec<Failed>,
 }
 
-/// A function's queue.
+/// The waiting items of a function's queue.
 #[derive(Debug, Serialize)]
 struct Waiting {
     queue: Queue,
-    /// `oldest`: when the one of those that wait came in that waits longest; SQS does not tell.
+    /// Counts of items. `oldest` is the time at which the oldest waiting item was put; SQS does not give it.
     #[serde(flatten)]
     counts: Option<InboxCounts>,
-    /// How old that is.
+    /// Age of the oldest waiting item, in seconds.
     oldest_seconds: Option<i64>,
-    /// Why there are no counts: this user may not look at the queue.
+    /// Reason why there are no counts: this user may not read the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -144,7 +144,7 @@ pub(crate) async fn read(
     })
 }
 
-/// What waits in each queue that there is.
+/// Counts the waiting items of each queue that exists.
 async fn inbox(
     settings: &Settings,
     store: &Store,
@@ -158,7 +158,8 @@ async fn inbox(
         (Queue::Minutes, &settings.minutes_queue),
     ] {
         if is_local || url.is_some() {
-            // A function's own credentials on AWS are for its queue alone; the rest of the status is shown all the same.
+            // On AWS, a function's credentials are for its own queue. The rest of the status is shown without the other
+            // queues.
             let (counts, error) = match store.inbox.counts(queue, now).await {
                 Ok(counts) => (Some(counts), None),
                 Err(error @ StoreError::Refused { .. }) => (None, Some(error.to_string())),

@@ -192,7 +192,7 @@ impl Tasks for Query {
     }
 }
 
-/// What a look-up is about.
+/// Returns the file and source that a look-up is about.
 fn subject(input: &BinaryEvent) -> Subject {
     let (sha256, source) = (input.entity.sha256.clone(), input.source.name.clone());
     Subject { sha256, source, category: String::new() }

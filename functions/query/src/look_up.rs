@@ -109,7 +109,7 @@ impl Query {
         }
         let report = self.common.store.bundles.read(&format!("{FOLDER}{sha256}")).await?;
         let Some(report) = report else { return Ok(None) };
-        // Versions before kept whatever came with the status 200.
+        // Older versions kept any body that came with status 200.
         if let Err(why) = virustotal::check_report(&report, sha256) {
             tracing::warn!(sha256, why, "the report that is kept is not used; asking again");
             return Ok(None);
@@ -128,7 +128,8 @@ impl Query {
         Ok(())
     }
 
-    /// Removes reports that are too old to be used, at most once an hour, while a peer confirms our clock.
+    /// Removes reports that are too old to be used, at most once an hour, and only while a peer confirms the local
+    /// clock.
     pub(crate) async fn remove_old_reports(&self) -> Result<(), StoreError> {
         let now = self.common.clock.now();
         let hour = SignedDuration::from_hours(1);

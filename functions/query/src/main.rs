@@ -1,5 +1,5 @@
-//! The Lambda `query`: webhooks by its function URL; what its queue hands over; a schedule's event, `{}` or `null` polls the
-//! dispatcher and works what waits, until its time is over.
+//! The Lambda `query`. It takes webhooks by its function URL and works the messages of its queue. A schedule's event,
+//! `{}` or `null` makes it poll the dispatcher and work waiting items until its time is over.
 
 use std::process::ExitCode;
 

@@ -95,7 +95,7 @@ struct AcceptedBody {
     failures: Option<Failures>,
 }
 
-/// At most as many as no post has events.
+/// Failures of a post: at most 10,000, because no post has so many events.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Failures(#[serde(deserialize_with = "at_most::<_, _, 10_000>")] Vec<FailureBody>);
@@ -206,7 +206,7 @@ fn source_of_topic(detail: &str) -> Option<String> {
     quoted().or_else(dotted).filter(|source| !source.is_empty()).map(one_line)
 }
 
-/// The start of a text from outside, on one line and without control characters and secrets, for logs and errors.
+/// Returns the start of a peer's text for logs and errors, on one line and without control characters and secrets.
 pub(super) fn one_line(text: &str) -> String {
     peer_text::line(text, MAX_TEXT_CHARS)
 }

@@ -144,7 +144,7 @@ impl Dispatcher {
         Self { client, base: events_url, options, peers: Peers::default() }
     }
 
-    /// The same, which tells `peers` what came of its requests.
+    /// Returns the client, which now reports to `peers` the outcome of each request.
     #[must_use]
     pub fn with_peers(self, peers: &Peers) -> Self {
         Self { peers: peers.clone(), ..self }
@@ -163,7 +163,7 @@ impl Dispatcher {
         let begun = Instant::now();
         let answer = self.post_unmeasured(model, body, format).await;
         match &answer {
-            // Of the other server errors an event is the reason.
+            // Any other server error is caused by an event, so it is no outage.
             Ok(Answer::Other { status: status @ 500.., detail, .. }) => {
                 let error = format!("it answers {status}: {detail}");
                 self.peers.failed(Peer::Dispatcher, &error);
@@ -250,7 +250,7 @@ impl Dispatcher {
         Ok((head, body))
     }
 
-    /// Sends a request and waits for the head of its answer; notes whether the dispatcher is there.
+    /// Sends a request, waits for the head of its answer, and reports to `peers` whether the dispatcher answered.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,

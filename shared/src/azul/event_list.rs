@@ -1,44 +1,45 @@
-//! The events of `{"events":[…]}`, one by one, while the text comes in pieces.
+//! Splits `{"events":[…]}` into its events while the text arrives in pieces.
 //!
-//! The splitter looks at brackets and strings alone. Whoever reads an event finds out whether it is valid, so an
-//! event that is broken, or nested too deeply, costs itself alone. A reader of `serde_json` would end at that event,
-//! lose all behind it, and occupy a thread.
+//! The splitter looks only at brackets and strings. The reader of an event finds out whether it is valid, so an event
+//! that is broken or nested too deeply is lost alone. `serde_json` would stop at that event, lose all events behind it,
+//! and occupy a thread.
 
-/// A longer event is passed over. Azul's broker takes 3 MiB.
+/// Longest event, in bytes; a longer one is skipped. Azul's broker takes 3 MiB.
 const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 /// The name of the member that holds the events, with its closing quote.
 const EVENTS: &[u8] = b"events\"";
 
-/// The JSON text of an event, or why it cannot be had.
+/// The JSON text of an event, or the reason why it was skipped.
 pub type EventText<'a> = Result<&'a [u8], String>;
 
-/// Splits a list of events that comes in pieces.
+/// Splits a list of events that arrives in pieces.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "what a scanner of JSON knows of where it is")]
 pub(super) struct EventList {
-    /// Lists and objects that are open.
+    /// Number of lists and objects that are open.
     depth: usize,
     in_string: bool,
     is_escaped: bool,
     /// The start of the last string in the outermost object: the name of the member that follows.
     name: Vec<u8>,
     in_events: bool,
-    /// The outermost object has ended.
+    /// Whether the outermost object has ended.
     is_whole: bool,
-    /// The bytes so far of the event that is coming.
+    /// Bytes of the current event so far.
     event: Vec<u8>,
-    /// Length of that event, also where it is longer than what is kept of it.
+    /// Length of the current event in bytes; it is more than `event` holds if the event is too long.
     length: usize,
-    /// Events that were given, and the length in bytes of the largest.
+    /// Number of events that were given.
     pub(super) given: usize,
+    /// Length of the largest event in bytes.
     pub(super) largest: usize,
 }
 
 impl EventList {
-    /// Takes the next piece and gives each event that ends in it.
+    /// Takes the next piece of the text and passes each event that ends in it to `give`.
     ///
     /// # Errors
-    /// What is wrong with the text, in words; nothing behind it can be found.
+    /// A sentence that says what is wrong with the text. No event behind it can be found.
     pub(super) fn feed(
         &mut self,
         piece: &[u8],
@@ -82,7 +83,7 @@ impl EventList {
         Ok(())
     }
 
-    /// Takes what of a piece is in the string that is open, and gives what is behind that.
+    /// Takes the part of a piece that belongs to the open string, and returns the rest.
     fn string<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
         let end = if std::mem::take(&mut self.is_escaped) {
             1
@@ -104,10 +105,10 @@ impl EventList {
         behind
     }
 
-    /// Says that no more comes.
+    /// Ends the text.
     ///
     /// # Errors
-    /// The text is not whole.
+    /// A sentence that says that the text is incomplete.
     pub(super) fn finish(&self) -> Result<(), String> {
         if self.is_whole { Ok(()) } else { Err("its list of events is not whole".into()) }
     }
@@ -145,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// The events of a text that comes in pieces of `size` bytes.
+    /// Splits a text that arrives in pieces of `size` bytes.
     fn split(text: &str, size: usize) -> Result<Vec<String>, String> {
         let (mut list, mut events) = (EventList::default(), Vec::new());
         let mut give = |event: EventText<'_>| {

@@ -19,13 +19,14 @@ use crate::{
 /// Model versions that are read: Azul 7 to today.
 const VERSIONS: std::ops::RangeInclusive<i64> = 4..=6;
 
-/// Events of one body.
+/// Most events of one body.
 pub const MAX_EVENTS: usize = 5000;
 
-/// Of one body. An event has some 20 bytes for each value and 60 for each object, so a body of 6 MiB has room for all of it.
+/// Limits of one body. An event has some 20 bytes for each value and 60 for each object, so a body of 6 MiB stays
+/// within them.
 const LIMITS: JsonLimits = JsonLimits { values: 1_000_000, objects: 150_000 };
 
-/// Longest reason why an event is none, in characters.
+/// Longest reason why an event is refused, in characters.
 const MAX_REASON_CHARS: usize = 200;
 
 /// A kind of event that can come in.
@@ -69,10 +70,10 @@ pub enum NotEvents {
     /// JSON of another shape.
     #[error("the body is neither an event, nor a list of events, nor {{\"events\":[…]}}")]
     Shape,
-    /// More events than are taken at once.
+    /// The body has more events than are taken at once.
     #[error("the body has more than {MAX_EVENTS} events: send fewer at once")]
     TooMany,
-    /// More values than are taken at once.
+    /// The body has more JSON values than are taken at once.
     #[error("the body is too much at once: send fewer events")]
     TooMuch(#[from] JsonLimitError),
     /// Not Avro.
@@ -86,7 +87,7 @@ pub type Read<E> = Result<E, String>;
 /// Reads JSON: one event, a list of them, or `{"events":[…]}`. Each event has its own result.
 ///
 /// # Errors
-/// [`NotEvents`] where the body as a whole is nothing of that, or holds more than it may.
+/// [`NotEvents`] if the body has none of these forms, or exceeds a limit.
 pub fn from_json<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
     #[derive(Deserialize)]
     struct Envelope<'a> {
@@ -116,7 +117,7 @@ pub fn from_json<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
         }
         _ => return Err(NotEvents::Shape),
     };
-    // It is JSON and a list, so it is too long.
+    // The text is a JSON list, so the only possible error is its length.
     let List { events } = serde_json::from_str(list.get()).map_err(|_| NotEvents::TooMany)?;
     Ok(events.into_iter().map(|event| from_text(event.get().as_bytes())).collect())
 }
@@ -124,7 +125,7 @@ pub fn from_json<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
 /// Reads an Avro bulk message: as a whole, because behind a broken event nothing can be found any more.
 ///
 /// # Errors
-/// [`NotEvents::Avro`], or more events than are taken.
+/// [`NotEvents::Avro`] if the message is broken, or [`NotEvents::TooMany`].
 pub fn from_avro<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
     let events = E::decode_bulk(body).map_err(NotEvents::Avro)?;
     if events.len() > MAX_EVENTS {
@@ -144,13 +145,13 @@ pub fn from_value<E: Incoming>(event: Value) -> Read<E> {
 /// Reads the JSON text of one event.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// A sentence that says what is wrong with the event.
 pub fn from_text<E: Incoming>(event: &[u8]) -> Read<E> {
     of_known_version(serde_json::from_slice(event))
 }
 
 fn of_known_version<E: Incoming>(event: serde_json::Result<E>) -> Read<E> {
-    // The words may quote the event.
+    // The error may quote the event, so it is cleaned.
     let event = event.map_err(|error| peer_text::line(&error.to_string(), MAX_REASON_CHARS))?;
     let version = event.model_version();
     if VERSIONS.contains(&version) {

@@ -1,17 +1,17 @@
-//! What Azul's metastore takes. It drops a whole event of which one value is not so, after the dispatcher took it.
+//! Limits of Azul's metastore. It drops a whole event if one value breaks a limit, after the dispatcher took the event.
 
-/// Features of an event.
+/// Most features of an event.
 pub const MAX_FEATURES: usize = 10_000;
-/// Bytes of a text of the entity, and of a reference's `key.value`: the longest term of Azul's index. A feature's value
-/// is shorter.
+/// Most bytes of a text of the entity, and of a reference's `key.value`: Azul's index has no longer terms. The limit of
+/// a feature's value is lower.
 pub const MAX_TEXT_BYTES: usize = 32_766;
 
-/// Hexadecimal digits of a SHA-256.
+/// Number of hexadecimal digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
-/// Hexadecimal digits of a TLSH hash, without its version.
+/// Number of hexadecimal digits of a TLSH hash, without its version.
 const TLSH_DIGITS: usize = 70;
 
-/// The start of a text that has at most `max_bytes`, cut at the border of a character.
+/// Returns the start of a text: at most `max_bytes` bytes, cut at the border of a character.
 pub fn start_of(text: &str, max_bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(max_bytes)).unwrap_or(text)
 }

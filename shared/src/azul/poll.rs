@@ -1,8 +1,8 @@
 //! Polling the dispatcher for events: `GET /api/v2/event/{model}/active`.
 //!
-//! The dispatcher hands each event out once to a consumer group and never again, so what a poll gives must
-//! be made durable before anything else is done. An answer is read as a stream: of its events one is in memory
-//! at a time. Facts: azul-dispatcher v12.
+//! The dispatcher hands each event out once to a consumer group and never again, so polled events must be made durable
+//! before anything else is done. An answer is read as a stream, with one event in memory at a time. Facts:
+//! azul-dispatcher v12.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -26,7 +26,7 @@ pub const GROUP_VERSION: &str = "1";
 /// client has gone away is lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The part `info` of an answer is read up to here, and so is an answer that is an error.
+/// Most bytes that are read of the part `info` of an answer, and of an answer that is an error.
 const MAX_INFO_BYTES: usize = 65_536;
 
 /// What is asked for.
@@ -46,12 +46,12 @@ pub struct Poll<'a> {
     pub deadline: Duration,
 }
 
-/// What a poll gave, beside the events.
+/// The outcome of a poll, without the events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
-    /// How many events came.
+    /// Number of events that came.
     pub events: usize,
-    /// Length in bytes of the largest of them.
+    /// Length of the largest event in bytes.
     pub largest: usize,
     /// Azul is being reprocessed: nothing is handed out, so ask again much later.
     pub paused: bool,
@@ -69,16 +69,16 @@ pub enum PollError {
         #[source]
         source: PostError,
     },
-    /// The answer broke off behind some of its events. The dispatcher does not hand out the others again.
+    /// The answer broke off behind some of its events. The dispatcher does not hand out the missing events again.
     #[error("the answer to a poll for {model} events broke off: of {announced} events {read} came")]
     BrokenOff {
-        /// What was polled for.
+        /// The kind of events that was polled for.
         model: Model,
-        /// Events that came, and were handed on.
+        /// Number of events that came and were passed on.
         read: usize,
-        /// Events that the answer announced.
+        /// Number of events that the answer announced.
         announced: usize,
-        /// Why.
+        /// Reason why the answer broke off.
         #[source]
         source: PostError,
     },
@@ -105,11 +105,11 @@ impl PollError {
 }
 
 impl Dispatcher {
-    /// Asks for events and waits, at most `poll.deadline` and half a minute, until there are some. Each event is
-    /// given to `take` when it has come, as its JSON text.
+    /// Asks for events and waits until there are some, at most `poll.deadline` and half a minute. Passes the JSON text
+    /// of each event to `take` as soon as it has come.
     ///
     /// # Errors
-    /// [`PollError`]. Events may have been handed out and lost where the answer broke off.
+    /// [`PollError`]. If the answer broke off, events that were handed out may be lost.
     pub async fn poll(
         &self,
         poll: &Poll<'_>,
@@ -161,7 +161,7 @@ impl Dispatcher {
     }
 }
 
-/// The part `info` of an answer, as far as it is of use.
+/// The members that are used of the part `info` of an answer.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Info {

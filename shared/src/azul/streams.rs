@@ -118,7 +118,7 @@ impl Dispatcher {
         }
         let lost = |error| StreamError::NoAnswer(no_answer(error, STREAM_TIME));
         let request = self.client().post(url).timeout(STREAM_TIME).body(body);
-        // Not noted for the dispatcher's sake: where `body` ends in an error the upload ends too.
+        // The outcome is not reported to `peers`, because an error in `body` ends the upload as well.
         let answer = request.send().await.map_err(lost)?;
         if answer.status() != StatusCode::OK {
             return Err(refused(answer).await);
@@ -134,7 +134,7 @@ impl Dispatcher {
     }
 }
 
-/// Refuses the page of a proxy: the dispatcher gives all content as bytes, whatever it is.
+/// Refuses an HTML page, which comes from a proxy: the dispatcher sends all content as bytes.
 fn unless_a_page(answer: Response) -> Result<Response, StreamError> {
     let content_type = answer.headers().get(CONTENT_TYPE);
     if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {

@@ -93,10 +93,10 @@ impl<R: Read> Decoder<R> {
         ended
     }
 
-    /// Fills the start of `out` and says how much of it; 0 at the end of the last stream.
+    /// Fills the start of `out` and returns the number of bytes; 0 at the end of the last stream.
     ///
     /// # Errors
-    /// Any [`BundleError`], one of too many bytes with more than `most_bytes` in all.
+    /// Any [`BundleError`]; it is [`BundleError::TooLarge`] if there are more than `most_bytes` in all.
     pub(super) fn read_within(
         &mut self,
         out: &mut [u8],

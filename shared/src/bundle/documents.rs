@@ -1,7 +1,7 @@
-//! Records that do not stand a line each: in a list, over several lines, or one after the other on a line.
+//! Reads records that are not one a line: they are in a list, span several lines, or share a line.
 //!
-//! [`layout_of`] looks at the start of a bundle, which cannot mean two things: no record begins with `[`, and what is
-//! no JSON up to the end of its first line and is some beyond it, or more than one value on it, is no list of lines.
+//! [`layout_of`] decides by the start of a bundle, which is unambiguous: no record begins with `[`, and in a list of
+//! lines the first record ends on its line, with no other value behind it.
 
 use std::io::{self, BufRead as _, BufReader, Chain, Cursor, Read};
 
@@ -9,20 +9,20 @@ use serde::{Deserialize as _, de::IgnoredAny};
 
 use super::{Caps, bzip2::Rest, decode::Decoder};
 
-/// Bytes of text that are looked at or cut at once.
+/// Bytes of text that are read at once.
 const PIECE: usize = 64 << 10;
 
-/// How records stand in a bundle.
+/// The arrangement of the records in a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Each on a line of its own.
+    /// Each record is on a line of its own.
     Lines,
-    /// As JSON texts, whatever their line breaks: [`OneALine`] makes lines of them.
+    /// Records are JSON texts with any line breaks; [`OneALine`] makes lines of them.
     Documents,
 }
 
-/// How records stand in a bundle, and the bundle from its start again. At most `max_line_bytes` of its text are looked
-/// at. What cannot be read counts as lines: whoever reads it next is told why.
+/// Returns the arrangement of a bundle's records, and the bundle from its start again. Looks at no more than
+/// `max_line_bytes` of its text. A bundle that cannot be read counts as lines: its next reader reports the error.
 pub fn layout_of<R: Read>(reader: R, caps: Caps) -> (Layout, Chain<Cursor<Vec<u8>>, R>) {
     let mut tee = Tee { reader, seen: Vec::new() };
     let most = (caps.max_line_bytes as u64).saturating_add(1);
@@ -54,19 +54,19 @@ fn look(text: impl io::BufRead) -> io::Result<Layout> {
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A text that is looked at byte by byte, and its line breaks so far.
+/// A text that is read byte by byte, with the number of its line breaks so far.
 struct Start<T> {
     text: T,
     breaks: u64,
 }
 
 impl<T: io::BufRead> Start<T> {
-    /// The next byte, which stays.
+    /// Returns the next byte without consuming it.
     fn next(&mut self) -> io::Result<Option<u8>> {
         Ok(self.text.fill_buf()?.first().copied())
     }
 
-    /// Passes over the next bytes that are so.
+    /// Skips the next bytes for which `is_so` holds.
     fn skip(&mut self, is_so: impl Fn(u8) -> bool) -> io::Result<()> {
         while self.next()?.is_some_and(&is_so) {
             self.text.consume(1);
@@ -84,7 +84,7 @@ impl<T: io::BufRead> Read for Start<T> {
     }
 }
 
-/// Keeps what was read.
+/// A reader that keeps all bytes that it has read.
 struct Tee<R> {
     reader: R,
     seen: Vec<u8>,
@@ -98,7 +98,7 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
-/// A bundle's text, decompressed on the reader's own thread. Errors of it are [`BundleError`](super::BundleError)s.
+/// The text of a bundle, decompressed on the thread that reads it. Its errors are [`BundleError`](super::BundleError)s.
 struct Text<R> {
     decoder: Decoder<R>,
     max_bytes: u64,
@@ -116,21 +116,21 @@ impl<R: Read> Read for Text<R> {
     }
 }
 
-/// The text of a bundle of documents, a record a line. Brackets and commas around records are dropped, and their line
-/// breaks become blanks; what is no JSON is still a line, for whoever parses it to refuse. Memory does not depend on
-/// the text.
+/// The text of a bundle of documents, with one record a line. Brackets and commas around records are dropped, and line
+/// breaks in a record become blanks. A text that is not JSON still becomes a line, which its parser refuses. The memory
+/// that it takes does not depend on the text.
 pub struct OneALine<R> {
     text: BufReader<Text<R>>,
     state: State,
     ready: Vec<u8>,
-    /// Bytes of `ready` that were handed on.
+    /// Number of bytes of `ready` that were returned already.
     taken: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Between,
-    /// In a value: lists and objects around it, itself included; none around a text or a number.
+    /// Inside a value. `depth` counts the open lists and objects; it is 0 in a text or a number.
     Value {
         depth: u64,
         quoted: bool,
@@ -142,11 +142,11 @@ impl<R: Read> OneALine<R> {
     /// Makes lines of the bundle that `reader` gives from its start.
     pub fn new(reader: R, caps: Caps) -> Self {
         let text = BufReader::with_capacity(PIECE, Text::new(reader, caps));
-        // The blank says that the text is not compressed once more, whatever its first value is.
+        // The blank keeps the text from being taken for a compressed one, whatever its first value is.
         Self { text, state: State::Between, ready: vec![b' '], taken: 0 }
     }
 
-    /// One more byte of text.
+    /// Takes one more byte of text.
     fn put(&mut self, byte: u8) {
         let State::Value { mut depth, mut quoted, mut escaped } = self.state else {
             match byte {
@@ -166,7 +166,7 @@ impl<R: Read> OneALine<R> {
                     quoted = false;
                     is_over = depth == 0;
                 }
-                // No JSON, and unmistakable.
+                // A line break in a string is not JSON, but its meaning is clear, so it is escaped.
                 b'\n' if !was_escaped => self.ready.push(b'\\'),
                 _ => {}
             }
@@ -179,7 +179,7 @@ impl<R: Read> OneALine<R> {
                     depth -= 1;
                     is_over = depth == 0;
                 }
-                // The end of a number, or of a word.
+                // This byte ends a number or a word such as `true`.
                 b']' | b',' if depth == 0 => return self.end(),
                 _ if depth == 0 && byte.is_ascii_whitespace() => return self.end(),
                 _ => {}
@@ -252,7 +252,7 @@ mod tests {
             "{}\n{}\n",
             "{} trailing\n",
             "not json\n[{}]\n",
-            // The first line is cut off: it costs itself alone.
+            // The first line is incomplete, so only that line is lost.
             "{\"a\":1,\n{\"b\":2}\n",
             "{\"a\":\n{\"b\":2}\n{\"c\":3}\n",
             "{\"a\":\"x\n\",\"b\":2}\n",

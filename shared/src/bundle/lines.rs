@@ -10,10 +10,10 @@ use super::{KEPT_OF_LONG_LINE, Line};
 /// Bytes in memory for what becomes of a short line.
 const RESULT_BYTES: usize = 256;
 
-/// Blanks that are passed over at once.
+/// Number of blank bytes that one comparison skips.
 const BLANKS: usize = 4 << 10;
 
-/// What many blank lines are mostly made of.
+/// The bytes that most runs of blank lines consist of.
 const RUNS: [&[u8]; 2] = [&[b'\n'; BLANKS], [[b'\r', b'\n']; BLANKS / 2].as_flattened()];
 
 /// What some programs write before UTF-8.
@@ -116,8 +116,8 @@ impl Joiner {
 }
 
 impl Piece {
-    /// Bytes in memory for it beside its text: the line that began earlier, and about what becomes of its lines, of
-    /// which `most_lines` at most are not blank.
+    /// Returns the bytes in memory for the piece, in addition to its text: the line that began earlier, and an estimate
+    /// for the results of its lines, of which at most `most_lines` are not blank.
     pub(super) fn bytes(&self, most_lines: usize) -> usize {
         let joined = self.joined.as_ref().map_or(0, |joined| joined.kept.capacity());
         let lines = usize::try_from(self.ends).unwrap_or(usize::MAX).min(most_lines);
@@ -180,11 +180,11 @@ pub(super) fn breaks(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// How many blank lines a text begins with, and what follows them. Not all of them where one may be longer than
-/// `most_of_line`, which makes it too long and not blank.
+/// Returns the number of blank lines at the start of a text, and the text behind them. Stops early at a line that may
+/// be longer than `most_of_line`, because such a line is too long and does not count as blank.
 pub(super) fn behind_blank_lines(text: &[u8], most_of_line: usize) -> (u64, &[u8]) {
     let (mut blank, mut rest) = (0, text);
-    // A record begins with no blank: one look at each.
+    // A record does not begin with a blank, so one look at its first byte is enough.
     while rest.first().is_some_and(u8::is_ascii_whitespace) {
         // A comparison is many times faster than a look at each byte.
         if let Some((run, after)) =

@@ -192,8 +192,9 @@ struct Chunks<'a, R> {
     /// Of the next chunk.
     number: u64,
     broken: Option<BundleError>,
-    /// Text that was decoded, and how much of it was in earlier chunks.
+    /// Decoded text that is passed on over several chunks.
     left: Vec<u8>,
+    /// Number of bytes of `left` that were in earlier chunks.
     taken: usize,
     most_of_line: usize,
 }
@@ -231,7 +232,7 @@ impl<R: Read> Chunks<'_, R> {
     }
 }
 
-/// How much of a text has no more than [`MOST_LINES`] lines that are not blank.
+/// Returns the length of the longest start of a text that has at most [`MOST_LINES`] non-blank lines.
 fn few_lines(text: &[u8], most_of_line: usize) -> usize {
     if breaks(text) <= MOST_LINES as u64 {
         return text.len();

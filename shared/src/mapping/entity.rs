@@ -72,7 +72,7 @@ pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
         ("submitter_country", "country", "XX"),
         ("interface", "interface", ""),
     ] {
-        // Azul indexes `name.text`.
+        // Azul indexes `name.text` as one term, so the name counts.
         let most = MAX_TEXT_BYTES - name.len() - 1;
         let text = own_text(submitter.and_then(|submitter| submitter.get(key)), most, sink);
         if !text.is_empty() && text != unknown {
@@ -82,8 +82,8 @@ pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
     references
 }
 
-/// A hash whose form Azul checks: it drops the whole event of a wrong one, so that is left out. VirusTotal writes
-/// `NULL` and `TNULL` where there is none.
+/// Reads a hash whose form Azul checks. A bad hash is left out, because Azul would drop the whole event. VirusTotal
+/// writes `NULL` and `TNULL` if there is none.
 fn fuzzy_hash(value: Option<Value<'_>>, is_good: fn(&str) -> bool, sink: &mut Sink) -> String {
     let hash = own_text(value, MAX_TEXT_BYTES, sink);
     if is_good(&hash) {
@@ -95,7 +95,8 @@ fn fuzzy_hash(value: Option<Value<'_>>, is_good: fn(&str) -> bool, sink: &mut Si
     String::new()
 }
 
-/// A string's text, at most `max_bytes` of it; what is cut is a bad value, and so is anything else but null.
+/// Returns the text of a string, at most `max_bytes` bytes of it. A text that is cut, and any other value but null,
+/// counts as a bad value.
 fn own_text(value: Option<Value<'_>>, max_bytes: usize, sink: &mut Sink) -> String {
     match value.map(|value| (value, value.text())) {
         Some((_, Some(text))) if text.len() > max_bytes => {

@@ -15,7 +15,7 @@ pub enum RecordError {
     /// It is not JSON, or it exceeds a limit.
     #[error("the record is not JSON that is taken here: {0}")]
     NotJson(String),
-    /// It is UTF-16, as some editors and shells of Windows write it.
+    /// The text is UTF-16, as some editors and shells of Windows write it.
     #[error("the text is UTF-16, not UTF-8: convert it, such as with `iconv -f UTF-16 -t UTF-8`")]
     Utf16,
     /// It is JSON, but not an object.
@@ -81,7 +81,7 @@ impl Record {
         self.invalid_bytes + self.document.lone_surrogates()
     }
 
-    /// What identifies the file: `attributes.sha256`, else `id`; 64 hexadecimal digits, in lower case.
+    /// Returns the SHA-256 of the file: `attributes.sha256`, else `id`; 64 hexadecimal digits, in lower case.
     pub fn sha256(&self) -> Option<Cow<'_, str>> {
         self.feed_object().sha256()
     }
@@ -132,7 +132,7 @@ impl<'a> FileObject<'a> {
         self.0.at(&["attributes", key]).filter(|value| !value.is_null())
     }
 
-    /// In lower case: Azul knows a binary by the spelling of its hash.
+    /// Returns the SHA-256 in lower case, because Azul compares hashes as texts.
     pub(super) fn sha256(self) -> Option<Cow<'a, str>> {
         let hash = |value: Option<Value<'a>>| value?.text().filter(|text| is_sha256(text));
         let mut hash = hash(self.attribute("sha256")).or_else(|| hash(self.get("id")))?;
@@ -142,14 +142,14 @@ impl<'a> FileObject<'a> {
         Some(hash)
     }
 
-    /// Why the object is not taken for a file; `sha256` says nothing of it.
+    /// Returns why the object is not a file, by its `type`; `None` if it may be one. The hash is not looked at.
     pub(super) fn is_no_file(self) -> Option<String> {
         let kind = self.get("type")?;
         (kind.text().as_deref() != Some("file"))
             .then(|| format!("it is an object of type {}, not a file", shown(kind)))
     }
 
-    /// Why the object has no [`FileObject::sha256`].
+    /// Says why the object has no [`FileObject::sha256`].
     pub(super) fn without_sha256(self) -> String {
         let names = [("attributes.sha256", self.attribute("sha256")), ("id", self.get("id"))];
         let is_text = |value: &Value<'_>| value.text().is_some_and(|text| !text.is_empty());
@@ -182,7 +182,8 @@ impl<'a> FileObject<'a> {
     }
 }
 
-/// Whether a line that is no JSON is part of a text of UTF-16: its mark, or two NULs in ASCII's first characters.
+/// Whether a line that is not JSON is part of a text in UTF-16: it begins with a byte order mark, or every other byte
+/// of its start is NUL.
 fn is_utf16(line: &[u8]) -> bool {
     let is_nul = |at: usize| line.get(at) == Some(&0);
     line.starts_with(b"\xff\xfe")
@@ -191,7 +192,7 @@ fn is_utf16(line: &[u8]) -> bool {
         || (is_nul(1) && is_nul(3) && !is_nul(0))
 }
 
-/// The start of a value, on one line.
+/// Returns the start of a value on one line, for an error.
 fn shown(value: Value<'_>) -> String {
     const MOST: usize = 80;
     let on_line = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };

@@ -6,9 +6,9 @@ use super::{
     prepare::{Batch, Outcome},
 };
 
-/// Batches that wait for the first record, at most. A bundle that begins with more lines that are none is read twice.
+/// Most batches that are held until the first record. A bundle with more lines before its first record is read twice.
 const MOST_HELD: usize = 4;
-/// Refused lines that are named in an error or a warning.
+/// Most refused lines that an error or a warning names.
 pub const NAMED_LINES: usize = 3;
 
 /// A bundle has lines, and none of them is a record of a file.
@@ -17,16 +17,16 @@ pub const NAMED_LINES: usize = 3;
 pub struct NoRecords {
     /// Lines that are not blank.
     pub lines: u64,
-    /// The first of them, at most [`NAMED_LINES`]: number and reason.
+    /// Number and reason of the first lines, at most [`NAMED_LINES`].
     pub first: Vec<(u64, String)>,
 }
 
-/// Why batches are not taken any further.
+/// Reason why no more batches are taken.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// Nobody takes them any more.
+    /// The receiver of batches is gone.
     Closed,
-    /// A record came after more batches than are held: the bundle is to be read again, and all of it taken.
+    /// A record came after more batches than are held. The bundle has to be read again, with nothing held back.
     Late,
     /// There is no record in the whole bundle.
     NoRecords(NoRecords),
@@ -36,7 +36,7 @@ pub(super) enum Stop {
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     is_open: bool,
-    /// Batches were dropped that there was no room for.
+    /// Whether batches were dropped, because there was no room for them.
     is_late: bool,
     held: Vec<Batch>,
     lines: u64,
@@ -44,12 +44,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// One that holds nothing back.
+    /// Returns a gate that holds nothing back.
     pub(super) fn open() -> Self {
         Self { is_open: true, ..Self::default() }
     }
 
-    /// Hands a batch on, or holds it.
+    /// Passes a batch on, or holds it back.
     pub(super) fn put(&mut self, batch: Batch, outlet: &Outlet) -> Result<(), Stop> {
         if !self.is_open {
             if !batch.has_record() {
@@ -82,7 +82,7 @@ impl Gate {
         }
     }
 
-    /// After the end of the bundle: an error where it has lines and no record.
+    /// Ends the bundle. An error if the bundle has lines and no record.
     pub(super) fn finish(self) -> Result<(), Stop> {
         if self.is_open || self.lines == 0 {
             return Ok(());
@@ -91,7 +91,7 @@ impl Gate {
     }
 }
 
-/// Refused lines in one sentence, the first [`NAMED_LINES`] of them.
+/// Returns number and reason of the first [`NAMED_LINES`] refused lines as a text.
 pub fn reasons(lines: &[(u64, String)]) -> String {
     let named = lines.iter().take(NAMED_LINES);
     named.map(|(line, reason)| format!("line {line}: {reason}")).collect::<Vec<_>>().join("; ")

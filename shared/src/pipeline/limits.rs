@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// How long what is in flight may still take once the process is asked to end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Far longer than any wait.
+/// Stands for a wait that the system's clock cannot tell; it is far longer than any real wait.
 const YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
@@ -68,7 +68,7 @@ impl Limits {
         Self { stop: self.stop.child_token(), ..self.clone() }
     }
 
-    /// As [`Limits::child`], reached after `time` at the latest.
+    /// As [`Limits::child`], but reached after `time` at the latest.
     pub fn within(&self, time: Duration) -> Self {
         let until = Instant::now() + time;
         Self { deadline: Some(self.deadline.map_or(until, |d| d.min(until))), ..self.child() }
@@ -87,7 +87,7 @@ impl Limits {
     /// Waits, at most until it is time to stop. True where it is.
     pub async fn sleep(&self, wait: Duration) -> bool {
         let now = Instant::now();
-        // A wait beyond what the system's clock can tell is as good as one of a year.
+        // A wait that the system's clock cannot tell is replaced by one of a year.
         let until = now.checked_add(wait).or_else(|| now.checked_add(YEAR)).unwrap_or(now);
         let until = self.deadline.map_or(until, |d| d.min(until));
         tokio::select! {

@@ -58,7 +58,7 @@ pub enum DeliverError {
     /// The bundle cannot be decoded further; all before was delivered.
     #[error("the bundle cannot be read")]
     Bundle(#[from] BundleError),
-    /// Nothing in the bundle is a record of a file; nothing of it was settled.
+    /// No line of the bundle is a record of a file, and none was settled.
     #[error("there is no record in the bundle")]
     NoRecords(#[from] NoRecords),
     /// The dispatcher did not take a batch.
@@ -125,7 +125,7 @@ pub struct Pipeline {
     pub max_event_bytes: usize,
     /// Of bundles and lines.
     pub caps: Caps,
-    /// Bytes of rejects that are kept of one bundle; further ones are only counted.
+    /// Most bytes of rejects that are kept of one bundle. Further rejects are only counted.
     pub max_reject_bytes: u64,
     /// For how long a download is not asked for again.
     pub request_memory: SignedDuration,
@@ -138,21 +138,21 @@ pub struct Pipeline {
     follower: Option<tokio::sync::Mutex<assemble::RuleFollower>>,
 }
 
-/// Which lines of a bundle are taken.
+/// Conditions on the lines of a bundle that are taken.
 #[derive(Clone, Copy, Debug)]
 struct Taking {
-    /// Only those whose checksum was seen to hold.
+    /// Whether only lines with a verified checksum are taken.
     is_checked: bool,
-    /// None before the first record of a file.
+    /// Whether no line is taken before the first record of a file.
     needs_record: bool,
 }
 
-/// How far the lines of a bundle went without an error.
+/// The outcome of the lines of a bundle, without an error.
 enum Lines {
     Ended(Ended),
-    /// There may be lines whose checksum was not seen.
+    /// Some lines may lack a verified checksum.
     InDoubt,
-    /// The first record came too late to hold back what was before it.
+    /// The first record came after more lines than can be held back.
     Late,
 }
 
@@ -266,14 +266,14 @@ impl Pipeline {
         let taking = Taking { is_checked: false, needs_record: false };
         match self.deliver_lines(mapper, input, taking, limits, progress).await? {
             Lines::Ended(ended) => Ok(ended),
-            // Nothing is in doubt or late where all lines are taken.
+            // This mode takes all lines, so none is in doubt or late.
             Lines::InDoubt | Lines::Late => Ok(Ended::Complete),
         }
     }
 
-    /// Delivers the staged bundle `key`, which `input` reads, so that no line of it leaves before its checksum was
-    /// seen to hold: those of bzip2 as they are decoded, others after all of the bundle was. Where it is begun at its
-    /// first line, nothing is settled before a record of a file was found in it.
+    /// Delivers the staged bundle `key`, which `input` reads. No line is sent before its checksum is verified: lines in
+    /// bzip2 are verified as they are decoded, others after the whole bundle is read. If `input` begins at the first
+    /// line, nothing is settled before a record of a file is found.
     ///
     /// # Errors
     /// See [`DeliverError`]. `progress` was told of all batches before.
@@ -323,7 +323,7 @@ impl Pipeline {
         let mut refused =
             Refused::new(rejects, &origin, self.max_reject_bytes, is_resumed, input.now);
         let ended = self.settle_lines(mapper, input, taking, &mut refused, limits, progress).await;
-        // However it ended: what was settled is settled.
+        // The count of rejects is written even after an error, because settled batches stay settled.
         let noted = refused.finish().await;
         match ended {
             Err(DeliverError::Publish(PublishError::Interrupted { .. })) => {

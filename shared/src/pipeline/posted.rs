@@ -22,11 +22,11 @@ pub struct Posted {
     pub rejected: Vec<(u64, String)>,
 }
 
-/// Refused lines that an account lists.
+/// Most refused lines that [`Posted::rejected`] lists.
 pub const SHOWN_REJECTS: usize = 1000;
 
 impl Posted {
-    /// Says that nothing of a body was taken, or that much of it was not.
+    /// Logs that no record of a body was taken, or that many were rejected.
     fn warn(&self, key: &str) {
         let Counts { records, rejected, .. } = self.counts;
         let first = reasons(&self.rejected);
@@ -38,7 +38,8 @@ impl Posted {
     }
 }
 
-/// The body as a record a line: one that somebody wrote as a list, or over several lines, is unmistakable.
+/// Returns the body with one record a line. A body that was written as a list, or over several lines, is recognised by
+/// its start.
 fn as_lines(reader: BundleReader, caps: Caps) -> BundleReader {
     match layout_of(reader, caps) {
         (Layout::Lines, reader) => Box::new(reader),

@@ -38,7 +38,7 @@ pub enum Outcome {
     Filtered(String),
     /// Can never be delivered.
     Rejected(String),
-    /// No record of a file: it cannot be read, or is about something else.
+    /// The line is not a record of a file: it cannot be read, or is about something else.
     NoRecord(String),
 }
 
@@ -164,7 +164,7 @@ impl Batch {
         self.record_bytes + 2 * self.event_bytes
     }
 
-    /// Whether one of its lines is a record of a file, whatever becomes of it.
+    /// Whether a line of the batch is a record of a file, whatever its outcome.
     pub fn has_record(&self) -> bool {
         self.lines.iter().any(|line| !matches!(line.outcome, Outcome::NoRecord(_)))
     }

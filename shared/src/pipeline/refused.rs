@@ -1,4 +1,4 @@
-//! The rejects of one bundle: kept up to `REJECTS_MAX_MB`, then only counted.
+//! Keeps the rejects of one bundle, up to `REJECTS_MAX_MB`; further ones are only counted.
 
 use jiff::Timestamp;
 
@@ -7,22 +7,22 @@ use crate::store::{
     rejects::{NotKept, Reject, Rejects},
 };
 
-/// Keeps what was refused of one bundle, batch by batch.
+/// The rejects of one bundle, which are kept batch by batch.
 pub(super) struct Refused<'a> {
     rejects: Rejects,
     origin: &'a str,
     max_bytes: u64,
     is_resumed: bool,
     now: Timestamp,
-    /// Bytes kept; `None` before the first reject of a bundle that is gone on with.
+    /// Bytes kept so far. `None`: the bundle is resumed, and the bytes of earlier runs are not known yet.
     kept: Option<u64>,
     not_kept: NotKept,
-    /// What was last written of `not_kept`.
+    /// The value of `not_kept` that was written last.
     noted: NotKept,
 }
 
 impl<'a> Refused<'a> {
-    /// `is_resumed`: an earlier run kept some of the bundle's rejects.
+    /// Begins with no rejects. `is_resumed`: an earlier run kept some of the bundle's rejects.
     pub(super) fn new(
         rejects: Rejects,
         origin: &'a str,
@@ -35,13 +35,13 @@ impl<'a> Refused<'a> {
         Self { rejects, origin, max_bytes, is_resumed, now, kept, not_kept, noted }
     }
 
-    /// Whether a further reject would not be kept.
+    /// Whether further rejects are only counted.
     pub(super) fn is_full(&self) -> bool {
         self.not_kept.lines > 0
     }
 
-    /// Keeps the rejects of the batch that begins at `first_line`. `others` more were refused after
-    /// [`Refused::is_full`] was true: only their number is known.
+    /// Keeps the rejects of the batch that begins at `first_line`. `others` is the number of further rejects that were
+    /// only counted, because [`Refused::is_full`] was true.
     pub(super) async fn add(
         &mut self,
         first_line: u64,
@@ -65,14 +65,14 @@ impl<'a> Refused<'a> {
             self.not_kept.from_line = reject.line;
         }
         self.not_kept.lines += left.len() as u64 + others;
-        // Now and then, so that a crash does not hide it.
+        // The count is written each time it has doubled, so that a crash does not hide it.
         if self.not_kept.lines > self.noted.lines.saturating_mul(2) {
             self.note(false).await?;
         }
         Ok(())
     }
 
-    /// Writes how many were not kept. What an earlier try of the whole bundle left is removed.
+    /// Writes how many rejects were not kept. Removes the count of an earlier try of the whole bundle.
     pub(super) async fn finish(&mut self) -> Result<(), StoreError> {
         if self.not_kept != self.noted {
             return self.note(true).await;
@@ -89,7 +89,7 @@ impl<'a> Refused<'a> {
         self.rejects.note_not_kept(self.origin, not_kept, is_all, most, self.now).await
     }
 
-    /// Bytes that earlier runs kept; takes over what they did not keep.
+    /// Returns the bytes that earlier runs kept, and takes over their count of rejects that were not kept.
     async fn earlier(&mut self) -> Result<u64, StoreError> {
         if let Some(earlier) = self.rejects.not_kept(self.origin).await? {
             (self.not_kept, self.noted) = (earlier, earlier);

@@ -20,7 +20,7 @@ pub struct LookupSettings {
     pub windows: Vec<Window>,
     /// `VT_MAX_ATTEMPTS`.
     pub max_attempts: u32,
-    /// `VT_GIVE_UP_HOURS`: how long an item waits for who is out.
+    /// `VT_GIVE_UP_HOURS`: longest time that an item waits for a peer that is out.
     pub give_up: SignedDuration,
     /// `REPORT_CACHE_HOURS`.
     pub report_cache: SignedDuration,

@@ -1,5 +1,5 @@
-//! The last failures of each function's work, for people. An object holds a failure, and there are `SLOTS` of them a
-//! function, so that little is kept however much fails.
+//! Keeps the last failures of each function for `vt status`. Each failure is an object, and a function has `SLOTS` of
+//! them, so the space is bounded however much fails.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
@@ -13,15 +13,15 @@ use super::{
 use crate::errors::chain;
 
 const FOLDER: &str = "failures/";
-/// Failures that are kept of a function. The item says which of them it replaces, so that one that fails again is
-/// there once.
+/// Most failures that are kept of a function. The item's id selects the object, so an item that fails again is there
+/// once.
 const SLOTS: u8 = 64;
-/// Objects that are read at once.
+/// Number of objects that are read at once.
 const AT_ONCE: usize = 8;
-/// Characters of a reason that are kept.
+/// Most characters of a reason or an id that are kept.
 const LONGEST_REASON: usize = 1000;
 
-/// What an item was about, as far as it is known.
+/// The file, source and category of an item, as far as they are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Subject {
@@ -33,23 +33,23 @@ pub struct Subject {
     pub category: String,
 }
 
-/// Work that came to nothing.
+/// An item that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The function's queue.
+    /// Name of the function's queue.
     pub queue: String,
-    /// The item.
+    /// Id of the item.
     pub id: String,
-    /// What it was about.
+    /// The file, source and category of the item.
     #[serde(flatten)]
     pub subject: Subject,
-    /// Why it failed.
+    /// Reason of the failure.
     pub reason: String,
-    /// When.
+    /// Time of the failure.
     pub at: Timestamp,
 }
 
-/// Keeps that an item failed, for [`last`]. Where it cannot be kept that is logged, and is all.
+/// Keeps the failure of an item, for [`last`]. If it cannot be kept, that is only logged.
 pub async fn note(
     store: &Store,
     queue: Queue,
@@ -77,7 +77,7 @@ pub async fn note(
     }
 }
 
-/// At most `most` of the last failures, the newest first.
+/// Returns at most `most` of the last failures, the newest first.
 ///
 /// # Errors
 /// The state cannot be read.

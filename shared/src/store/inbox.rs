@@ -53,18 +53,18 @@ pub struct Item {
     pub lost: u32,
     /// When it was put first.
     pub since: Timestamp,
-    /// The outage that it waits for, or did last.
+    /// The outage that the item waits for, or waited for last.
     pub outage: Option<Outage>,
     /// What the implementation knows it by, this time.
     pub receipt: String,
 }
 
-/// That an item could not be worked because somebody who was needed gave no answer.
+/// A time in which an item could not be worked, because a peer that it needs gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
-    /// When that was found out first.
+    /// Time of the first failure.
     pub since: Timestamp,
-    /// When it was last.
+    /// Time of the latest failure.
     pub last: Timestamp,
 }
 
@@ -75,7 +75,7 @@ pub struct Again {
     pub after: SignedDuration,
     /// Whether this was a failed attempt. Waiting for a quota is none.
     pub is_attempt: bool,
-    /// The outage that it waits for; `None`: what was known of one stays known.
+    /// The outage that the item waits for; `None` keeps the one that is known.
     pub outage: Option<Outage>,
 }
 
@@ -84,9 +84,9 @@ pub struct Again {
 pub struct InboxCounts {
     /// Items that wait, also those that wait for their time.
     pub waiting: u64,
-    /// Those of them that are due.
+    /// Number of waiting items that are due.
     pub due: u64,
-    /// When the oldest of them was put, where the implementation knows that.
+    /// Time at which the oldest waiting item was put, if the implementation knows it.
     pub oldest: Option<Timestamp>,
     /// Items that somebody is at.
     pub in_work: u64,
@@ -150,7 +150,7 @@ pub(super) struct Message {
     /// Not to be worked before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<Timestamp>,
-    /// When that was written.
+    /// Time at which `due` was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) written: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +187,7 @@ impl Message {
         }
     }
 
-    /// How long it is to wait still. What a clock wrote that was ahead is due now.
+    /// Returns how long the item still waits. An item is due now if a clock wrote it that was ahead.
     pub(super) fn wait(&self, now: Timestamp) -> SignedDuration {
         if self.written.is_some_and(|written| written > latest_written(now)) {
             return SignedDuration::ZERO;
@@ -209,11 +209,11 @@ impl Message {
 #[derive(Debug, thiserror::Error)]
 #[error("{} items were not put into the inbox", .waiting.len().saturating_add(.refused.len()))]
 pub struct PutError {
-    /// Places, in the list that was given, of the items that may be put later.
+    /// Indices, in the given list, of the items that may be put later.
     pub waiting: Vec<usize>,
-    /// Places of the items that can never be put, and why.
+    /// Indices of the items that can never be put, with the reason.
     pub refused: Vec<(usize, String)>,
-    /// The first error; of an item that waits, where one does.
+    /// The first error; if items wait, the first error of a waiting item.
     #[source]
     pub source: StoreError,
 }
@@ -224,7 +224,7 @@ impl From<PutError> for StoreError {
     }
 }
 
-/// Collects what could not be put.
+/// Collects the items that could not be put.
 #[derive(Default)]
 pub(super) struct Unput {
     waiting: Vec<usize>,
@@ -245,7 +245,7 @@ impl Unput {
         }
     }
 
-    /// Items that were not tried, because of an error that was added already.
+    /// Adds items that were not tried, because of an error that was added already.
     pub(super) fn skip(&mut self, places: impl IntoIterator<Item = usize>) {
         self.waiting.extend(places);
     }
@@ -260,7 +260,7 @@ impl Unput {
 /// its time is up.
 #[async_trait]
 pub trait Inbox: Send + Sync {
-    /// Keeps items, durably once this returns. One that cannot be put does not hold up the others.
+    /// Puts items, which are durable once this returns. An item that cannot be put does not hold up the others.
     async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError>;
 
     /// Takes at most `most` items that are due, for `hold` from `now`; those that wait longest first, as

@@ -251,7 +251,7 @@ pub enum GapKind {
     Failed,
 }
 
-/// So many rejected records of one bundle are worth a warning, where they are a tenth of all.
+/// Fewest rejected records of a bundle that are worth a warning, if they are also a tenth of all.
 const MUCH_REJECTED: u64 = 10;
 
 /// What was counted while a minute was loaded.
@@ -291,7 +291,8 @@ impl Counts {
         self.records > 0 && self.delivered == 0 && self.filtered == 0
     }
 
-    /// Whether so many records were rejected that whoever sent them should be looked at: ten at least, and a tenth of all.
+    /// Whether so many records were rejected that their sender should be looked at: at least ten, and at least a tenth
+    /// of all.
     pub fn is_much_rejected(&self) -> bool {
         self.rejected >= MUCH_REJECTED && self.rejected.saturating_mul(10) >= self.records
     }
@@ -623,8 +624,8 @@ pub async fn open(settings: &Settings) -> Result<Store, StoreError> {
     })
 }
 
-/// Opens the state for looking at it: makes and changes nothing where it is under STATEDIR. `None` where nothing was
-/// kept there yet.
+/// Opens the state for reading. Makes and changes nothing if the state is under STATEDIR. `None` if nothing was kept
+/// there yet.
 ///
 /// # Errors
 /// As [`local::look`] and [`aws::open`].

@@ -33,7 +33,7 @@ pub enum RejectStage {
     Bundle,
     /// A hit of Livehunt or Retrohunt that cannot be read, or whose event the dispatcher refuses.
     Hit,
-    /// Further records and events of a bundle, of which only the number is known: a [`NotKept`].
+    /// Further rejects of a bundle, of which only the number is known: a [`NotKept`].
     NotKept,
 }
 
@@ -50,9 +50,9 @@ pub enum Encoding {
 /// One thing that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
-    /// Where it came from: `feed/202611240857`, `posted/<sha256 of the body>`, `hunt` or `retrohunt/<job>`.
+    /// Origin of the reject: `feed/202611240857`, `posted/<sha256 of the body>`, `hunt` or `retrohunt/<job>`.
     pub origin: String,
-    /// Its line there, of a hit its place in VirusTotal's page, counted from 1; 0 where it is the whole bundle.
+    /// Number of the line, or of a hit's object in VirusTotal's page, counted from 1; 0 for a whole bundle.
     pub line: u64,
     /// What was refused.
     pub stage: RejectStage,
@@ -116,21 +116,21 @@ impl Reject {
     }
 }
 
-/// What was refused of a bundle after so much was kept of it that no more is.
+/// Rejects of a bundle that were only counted, because the rejects before them had reached the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotKept {
-    /// Line of the first one.
+    /// Line of the first reject that was not kept.
     pub from_line: u64,
-    /// How many they are.
+    /// Number of rejects that were not kept.
     pub lines: u64,
 }
 
-/// What became of a batch's rejects.
+/// The outcome of writing the rejects of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// How many were kept: the first ones.
+    /// Number of rejects that were kept, from the first one on.
     pub rejects: usize,
-    /// The bytes of the object that they are in.
+    /// Size of their object in bytes.
     pub bytes: u64,
 }
 
@@ -167,7 +167,7 @@ impl Rejects {
         self.write_within(origin, first_line, rejects, u64::MAX).await.map(drop)
     }
 
-    /// As [`write`](Self::write), but no more of them, from the first one on, than `room` bytes have room for.
+    /// As [`write`](Self::write), but keeps only as many rejects, from the first one on, as fit into `room` bytes.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -196,8 +196,8 @@ impl Rejects {
         Ok(written)
     }
 
-    /// Says how many of `origin`'s rejects were not kept, because the others reached `max_bytes`. `is_all`: the bundle
-    /// was read to its end, or as far as this run came.
+    /// Writes how many of `origin`'s rejects were not kept, because the others reached `max_bytes`. `is_all`: the
+    /// bundle was read to its end, or as far as this run came; otherwise the number is a lower bound.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -222,28 +222,28 @@ impl Rejects {
         self.bundles.put(&key, &line_of(&reject, &key)?).await
     }
 
-    /// How many of `origin`'s rejects were not kept, as far as is known.
+    /// Returns how many of `origin`'s rejects were not kept, as far as is known.
     ///
     /// # Errors
-    /// What [`Bundles`] gives.
+    /// [`StoreError`] if the object cannot be read.
     pub async fn not_kept(&self, origin: &str) -> Result<Option<NotKept>, StoreError> {
         let noted = self.bundles.read(&Self::not_kept_key(origin)).await?;
         let noted = noted.and_then(|line| serde_json::from_slice::<Reject>(&line).ok());
         Ok(noted.and_then(|reject| serde_json::from_str(&reject.record).ok()))
     }
 
-    /// Removes what [`note_not_kept`](Self::note_not_kept) wrote.
+    /// Removes the object that [`note_not_kept`](Self::note_not_kept) wrote.
     ///
     /// # Errors
-    /// What [`Bundles`] gives.
+    /// [`StoreError`] if the object cannot be removed.
     pub async fn forget_not_kept(&self, origin: &str) -> Result<(), StoreError> {
         self.bundles.remove(&Self::not_kept_key(origin)).await
     }
 
-    /// The bytes of `origin`'s rejects.
+    /// Returns the size of `origin`'s rejects in bytes.
     ///
     /// # Errors
-    /// What [`Bundles`] gives.
+    /// [`StoreError`] if the objects cannot be listed.
     pub async fn bytes_of(&self, origin: &str) -> Result<u64, StoreError> {
         let objects = self.bundles.list(&format!("{FOLDER}{origin}/")).await?;
         let lines = objects.iter().filter(|object| object.key.ends_with(ENDING));
@@ -322,7 +322,7 @@ impl Rejects {
     }
 }
 
-/// A reject as it is kept, with its line break.
+/// Returns a reject as a line of JSON, with its line break.
 fn line_of(reject: &Reject, key: &str) -> Result<Vec<u8>, StoreError> {
     let mut line = serde_json::to_vec(reject).map_err(|e| unwritable(key, e))?;
     line.push(b'\n');

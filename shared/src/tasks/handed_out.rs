@@ -1,7 +1,7 @@
 //! Events that the dispatcher handed out and that are not in the inbox yet.
 //!
-//! The dispatcher hands an event out once, so this process is the only one that has it. It stays here until the inbox
-//! has it, however long that takes; no more events are polled meanwhile.
+//! The dispatcher hands an event out once, so this process is the only one that has it. The event stays here until the
+//! inbox has it, however long that takes; no more events are polled meanwhile.
 
 use std::{
     sync::{
@@ -24,22 +24,23 @@ use crate::{
     },
 };
 
-/// Events that one poll asks for at most.
+/// Most events that one poll asks for.
 const MAX_EVENTS: usize = 50;
-/// Bytes of an answer that a poll is to stay below: what comes within half a minute over a slow link.
+/// Size in bytes that the answer to a poll should not exceed: it has to come within half a minute over a slow link.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
-/// Azul's largest event, in bytes; as large are taken to be those of the first answer.
+/// Size of Azul's largest event in bytes. The first poll assumes it, because no size is known yet.
 const LARGEST_EVENT: usize = 3 * 1024 * 1024;
-/// Between two tries to put events that the inbox did not take: at first and at most.
+/// First wait between two tries to put events that the inbox did not take.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// Longest wait between two tries to put events that the inbox did not take.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How long the last try may take when the process is asked to end.
+/// Longest time of the last try, after the process was asked to end.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
-/// What was handed out and is not in the inbox.
+/// Events that were handed out and are not in the inbox yet.
 pub(super) struct HandedOut {
     items: Mutex<Vec<NewItem>>,
-    /// Bytes of the largest event of late.
+    /// Size in bytes of the largest recent event.
     largest: AtomicUsize,
 }
 
@@ -60,21 +61,21 @@ impl HandedOut {
         self.items().is_empty()
     }
 
-    /// How many events the next poll may ask for.
+    /// Returns how many events the next poll may ask for.
     pub(super) fn most(&self) -> usize {
         let largest = self.largest.load(Ordering::Relaxed).max(1);
         (MAX_ANSWER_BYTES / largest).clamp(1, MAX_EVENTS)
     }
 
-    /// Notes the size in bytes of the largest event of an answer. Sizes are forgotten by halves, so that one large
-    /// event makes the next few polls smaller.
+    /// Notes the size in bytes of the largest event of an answer. The noted size falls by at most half with each
+    /// answer, so that one large event makes the next few polls smaller.
     pub(super) fn measure(&self, largest: usize) {
         let before = self.largest.load(Ordering::Relaxed);
         self.largest.store(largest.max(before / 2), Ordering::Relaxed);
     }
 
-    /// Puts all of it into the inbox, again and again until that has it; at the end of `limits` once more. What is
-    /// left then stays here, for as long as the process lives. False where something is left.
+    /// Puts all events into the inbox, with repeated tries until it has them, and once more when `limits` are reached.
+    /// Returns false if events are left; they stay here for as long as the process lives.
     pub(super) async fn keep(
         &self,
         store: &Store,
@@ -121,9 +122,9 @@ impl HandedOut {
         events == 0
     }
 
-    /// Puts all of it once. An error: some of it is left.
+    /// Tries once to put all events. An error means that some are left.
     async fn put(&self, store: &Store, queue: Queue, now: Timestamp) -> Result<(), StoreError> {
-        // A copy: who is dropped in the middle of it loses nothing.
+        // The items are copied, so that a call that is dropped halfway loses nothing.
         let items = self.items().clone();
         let Err(error) = store.inbox.put(queue, &items, now).await else {
             self.items().clear();
@@ -138,7 +139,7 @@ impl HandedOut {
                 reason,
                 "a polled event can never be kept"
             );
-            // What the inbox never takes is kept with its reason, for an operator.
+            // An event that the inbox never takes is kept as a reject with its reason, for an operator.
             let origin = format!("inbox/{}/{}", queue.name(), now.as_second());
             let line = u64::try_from(n).unwrap_or(u64::MAX).saturating_add(1);
             let stage = RejectStage::Event;

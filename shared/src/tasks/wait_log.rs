@@ -1,4 +1,4 @@
-//! That items wait, and for what: a line a minute for each reason, however many wait.
+//! Logs that items wait: at most one line a minute for each reason, however many items wait.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,10 @@ use std::{
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
-/// Between two lines of one reason.
+/// Shortest time between two lines of one reason.
 const INTERVAL: Duration = Duration::from_mins(1);
 
-/// Since when, and how often, items were put back for a reason.
+/// For each reason, the time of its last line and the number of items that were put back since.
 #[derive(Default)]
 pub(super) struct WaitLog(Mutex<BTreeMap<&'static str, (Option<Instant>, u64)>>);
 

@@ -1,7 +1,7 @@
-//! Lines of the log on their way out: shortened to [`MAX_LINE_BYTES`], and without secrets.
+//! Shortens lines of the log to [`MAX_LINE_BYTES`], and removes secrets from them.
 //!
-//! Peers' words are short and clean before they come here ([`crate::peer_text`]); this holds for everything else, such as
-//! the words of libraries.
+//! Text of peers is short and clean before it comes here ([`crate::peer_text`]). This module holds for everything else,
+//! such as messages of libraries.
 
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::peer_text;
 
-/// A line is at most so long, its end included.
+/// Most bytes of a line, with its line break.
 pub(super) const MAX_LINE_BYTES: usize = 2048;
 
 /// Makes writers that take a whole line at a time, which is how `tracing-subscriber` writes.
@@ -33,7 +33,7 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Bounded<M> {
     }
 }
 
-/// Writes lines.
+/// A writer that shortens and cleans each line.
 pub(super) struct Line<W> {
     inner: W,
     is_json: bool,
@@ -52,15 +52,15 @@ impl<W: Write> Write for Line<W> {
     }
 }
 
-/// A line of text, with a mark of how many bytes were left out.
+/// Returns a line of text, shortened if it is too long, with the number of bytes that were cut.
 fn plain(line: &str) -> String {
     let (clean, left_out) = cut(line.trim_end_matches('\n'), MAX_LINE_BYTES - 64);
-    // Colours that the cut left open end here.
+    // The cut may have removed the end of a colour, so colours end here.
     let reset = if left_out > 0 && clean.contains('\u{1b}') { "\u{1b}[0m" } else { "" };
     format!("{}{reset}\n", marked(clean, left_out))
 }
 
-/// A line of JSON. Where it is too long its texts are shortened, and where that does not suffice only time, level, target
+/// Returns a line of JSON. If it is too long, its texts are shortened; if that is not enough, only time, level, target
 /// and message are left.
 fn json(line: &str) -> String {
     if line.len() <= MAX_LINE_BYTES {
@@ -82,7 +82,7 @@ fn json(line: &str) -> String {
     rendered(&whole).unwrap_or_default()
 }
 
-/// `None` where it is too long.
+/// Returns the line of an object; `None` if it is too long.
 fn rendered(whole: &Map<String, Value>) -> Option<String> {
     let line = format!("{}\n", Value::from(whole.clone()));
     (line.len() <= MAX_LINE_BYTES).then(|| peer_text::without_secrets(&line).into_owned())
@@ -105,9 +105,9 @@ fn marked(text: String, left_out: usize) -> String {
     if left_out == 0 { text } else { format!("{text}… ({left_out} bytes cut)") }
 }
 
-/// The first `most` bytes of a text without its secrets, and how many bytes were left out.
+/// Returns the first `most` bytes of a text without its secrets, and the number of bytes that were cut.
 fn cut(text: &str, most: usize) -> (String, usize) {
-    // More than is kept, so that no secret is cut in half before it is looked for.
+    // Secrets are searched in more text than is kept, so that none is cut in half before.
     let start = text.get(..text.floor_char_boundary(most.saturating_mul(4))).unwrap_or_default();
     let mut clean = peer_text::without_secrets(start).into_owned();
     let mut left_out = text.len() - start.len();
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    /// What the log has of what `log` says.
+    /// Returns the log lines that `log` writes.
     fn lines(is_json: bool, log: impl FnOnce()) -> Vec<String> {
         let written = Written::default();
         let copy = written.clone();

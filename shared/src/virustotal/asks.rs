@@ -14,7 +14,7 @@ use crate::{
 
 /// What [`crate::store::Memory`] calls that VirusTotal wants to be left alone.
 const PAUSED: &str = "pause";
-/// Requests of the file feed, which do not count against the budget.
+/// Kind of the requests to the file feed, which do not count against the request budget.
 pub const FEED: &str = "virustotal feed";
 /// When it is looked again whether it still does.
 const LOOK: SignedDuration = SignedDuration::from_secs(5);
@@ -49,19 +49,19 @@ pub async fn is_paused(store: &Store, now: Timestamp) -> Result<bool, StoreError
     is_left_alone(store, BUDGET, now).await
 }
 
-/// Whether VirusTotal wants to be left alone with requests of a kind: [`BUDGET`] or [`FEED`].
+/// Whether VirusTotal asked for a pause of the requests of a kind: [`BUDGET`] or [`FEED`].
 ///
 /// # Errors
-/// What the state gives.
+/// [`StoreError`] if the state cannot be read.
 pub async fn is_left_alone(store: &Store, kind: &str, now: Timestamp) -> Result<bool, StoreError> {
     store.memory.knows(PAUSED, kind, now).await
 }
 
-/// Whether an answer asks for a longer wait than a run may hold its leases for: then the run is to end, and all
-/// leave VirusTotal alone with requests of that kind for [`MAX_RETRY_AFTER`].
+/// Whether a run has to end, because an answer asks for a longer wait than the run may hold its leases. In this case
+/// all processes pause requests of that kind for [`MAX_RETRY_AFTER`].
 ///
 /// # Errors
-/// What the state gives.
+/// [`StoreError`] if the pause cannot be written.
 pub async fn ends_run(
     store: &Store,
     kind: &str,

@@ -202,7 +202,7 @@ impl VirusTotal {
         Err(VirusTotalError::Redirect { answer, source: None })
     }
 
-    /// Notes what came of a request to VirusTotal's own origin.
+    /// Reports to `peers` the outcome of a request to VirusTotal's own origin.
     fn tell_peers(&self, sent: &Result<Response, VirusTotalError>) {
         match sent {
             Ok(response) if response.status().is_server_error() => {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::json::{Document, Value};
 
-/// Bytes of a page of behaviour reports that are read: each holds what a sandbox saw, and may be large.
+/// Most bytes of a page of behaviour reports. A report holds all that a sandbox saw, and may be large.
 const MAX_BEHAVIOURS_BYTES: u64 = 33_554_432;
 
 /// Content on its way.
@@ -56,11 +56,11 @@ pub struct BehaviourReport {
 /// A page of behaviour reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BehaviourReports {
-    /// Those that can be read.
+    /// The reports that can be read.
     pub reports: Vec<BehaviourReport>,
-    /// Objects that are no behaviour reports.
+    /// Number of objects that are not behaviour reports.
     pub unreadable: u64,
-    /// Where the next page begins; `None`: this is the last.
+    /// Cursor of the next page; `None` if this is the last.
     pub cursor: Option<String>,
 }
 
@@ -108,7 +108,8 @@ impl VirusTotal {
     /// Content of a file by its hash: `GET /api/v3/files/{sha256}/download`. Costs one request.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`]: VirusTotal itself says that it does not have it.
+    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`] means that VirusTotal itself says that it does not have
+    /// the file.
     pub async fn open_file(
         &self,
         sha256: &str,
@@ -120,7 +121,7 @@ impl VirusTotal {
         Ok(self.content(reply.map_err(VirusTotalError::unless_its_own_word)?))
     }
 
-    /// A page of the behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.
+    /// Reads a page of the behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
@@ -134,7 +135,7 @@ impl VirusTotal {
         let subject = format!("behaviour reports of file {sha256}");
         let Page { objects, cursor } =
             self.page_of(&subject, url, cursor, MAX_BEHAVIOURS_BYTES).await?;
-        // Of what else the reports hold, which may be megabytes, nothing stays.
+        // The rest of a report may be megabytes, and is dropped here.
         let reports: Vec<BehaviourReport> =
             objects.iter().filter_map(|object| BehaviourReport::read(object.get())).collect();
         let unreadable = objects.len().saturating_sub(reports.len()) as u64;

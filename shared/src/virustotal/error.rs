@@ -18,16 +18,17 @@ pub struct Answer {
     pub message: String,
     /// Names the request in our log: the server's id of it where it gave one, else the id we sent.
     pub request_id: String,
-    /// Whether it is, or was to be, VirusTotal's own, not of a host that it redirected to.
+    /// Whether the request went to VirusTotal's own origin, not to a host that it redirected to.
     pub is_own: bool,
 }
 
-/// Longest code and message that are told, in characters.
+/// Longest code that an error tells, in characters.
 const MAX_CODE_CHARS: usize = 60;
+/// Longest message that an error tells, in characters.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 impl Answer {
-    /// An answer of VirusTotal's own, in words that may be told: shortened, and without secrets.
+    /// Makes an answer of VirusTotal's own origin. Its code and message are shortened, and secrets in them are hidden.
     pub(super) fn new(
         asked: &str,
         status: Option<u16>,
@@ -54,7 +55,7 @@ impl fmt::Display for Answer {
         }
         f.write_str(&self.code)?;
         if !self.message.is_empty() {
-            // A reader of the body may have written it.
+            // The message may be set later, from a body, so it is cleaned here as well.
             write!(f, ": {}", peer_text::line(&self.message, MAX_MESSAGE_CHARS))?;
         }
         write!(f, " (request {})", self.request_id)
@@ -135,12 +136,12 @@ pub enum VirusTotalError {
     },
 }
 
-/// VirusTotal's own code of a 404.
+/// The code that VirusTotal itself sends with a 404.
 const NOT_FOUND: &str = "NotFoundError";
 
 impl VirusTotalError {
-    /// For a question about a single object: a 404 says that there is none only where VirusTotal wrote it, which its own
-    /// code shows. A proxy's or a gateway's 404 passes.
+    /// Makes a 404 transient unless VirusTotal's own code shows that it wrote it. It is for requests for a single
+    /// object: the 404 of a proxy or a gateway does not say that the object is missing.
     pub(super) fn unless_its_own_word(self) -> Self {
         match self {
             Self::Missing(answer) if answer.code != NOT_FOUND => {
@@ -155,8 +156,8 @@ impl VirusTotalError {
         matches!(self, Self::Transient { .. } | Self::NotAvailableYet(_) | Self::KeyUnreadable(_))
     }
 
-    /// Whether who was asked is out: no answer, or a server's error, so it says nothing of what was asked for. An
-    /// answer that breaks off is none.
+    /// Whether the peer is out: it gave no answer or a server error, which says nothing about the object. An answer
+    /// that breaks off is not an outage.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::KeyUnreadable(_) => true,
@@ -168,7 +169,7 @@ impl VirusTotalError {
         }
     }
 
-    /// The same, of VirusTotal's own origin or of a host that it redirected to.
+    /// Returns the error with the note whether the request went to VirusTotal's own origin.
     pub(super) fn of(mut self, is_own: bool) -> Self {
         if let Self::Transient { answer, .. } = &mut self {
             answer.is_own = is_own;
@@ -181,7 +182,7 @@ impl VirusTotalError {
         matches!(self, Self::NoKey | Self::KeyUnusable | Self::Unauthorized(_) | Self::Forbidden(_))
     }
 
-    /// How long the server asks to wait, at most [`crate::http_client::MAX_PAUSE`].
+    /// Returns how long the server asks to wait, at most [`crate::http_client::MAX_PAUSE`].
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Transient { retry_after, .. } => *retry_after,

@@ -15,14 +15,15 @@ use crate::json::{Document, Kind, Value};
 const MAX_REPORT_BYTES: u64 = 33_554_432;
 
 impl VirusTotal {
-    /// The report on a file: `GET /api/v3/files/{hash}`, as it came (`{"data":{…}}`), read and found to be about that
-    /// file. Costs one request of the API quota, also where VirusTotal does not know the file.
+    /// Returns the report on a file as it came (`{"data":{…}}`): `GET /api/v3/files/{hash}`. The report was checked to
+    /// be about that file. Costs one request of the API quota, even if VirusTotal does not know the file.
     ///
     /// `hash` must be the SHA-256, SHA-1 or MD5 in hexadecimal digits.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`]: VirusTotal itself says that it does not know it. Any other
-    /// body with the status 200 is [`VirusTotalError::Transient`]: it is not of VirusTotal's making, or is broken.
+    /// Any [`VirusTotalError`]. [`VirusTotalError::Missing`] means that VirusTotal itself says that it does not know
+    /// the file. Any other body with status 200 is [`VirusTotalError::Transient`], because it is broken or not from
+    /// VirusTotal.
     pub async fn file_report(&self, hash: &str) -> Result<Bytes, VirusTotalError> {
         let (subject, path) = (format!("file {hash}"), format!("/api/v3/files/{hash}"));
         let reply = self.get(&subject, &path, Follow::Public).await;
@@ -62,7 +63,7 @@ impl VirusTotal {
 /// in letters of any case.
 ///
 /// # Errors
-/// Why it is not.
+/// A sentence that says why the body is not that report.
 pub fn check_report(body: &[u8], hash: &str) -> Result<(), String> {
     let document = Document::parse(String::from_utf8_lossy(body).into_owned())
         .map_err(|error| format!("the body is no JSON that is taken here: {error}"))?;

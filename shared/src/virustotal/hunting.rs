@@ -18,9 +18,9 @@ use crate::json::{Document, Kind, Value};
 
 /// Objects of a page: the most that the IoC stream gives.
 const PAGE: &str = "40";
-/// Bytes of a page: ten times what 40 objects have on the real feed, and what can be read within 256 MB of memory.
+/// Most bytes of a page: ten times the size of 40 objects on the real feed, and readable within 256 MB of memory.
 const MAX_PAGE_BYTES: u64 = 32 * 1024 * 1024;
-/// Objects of a page that are read: many times what any list of VirusTotal gives.
+/// Most objects of a page: many times what any list of VirusTotal gives.
 const MAX_OBJECTS: usize = 1000;
 
 /// A page of objects, each as it came.
@@ -46,11 +46,11 @@ pub struct Ruleset {
 /// A page of rulesets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rulesets {
-    /// Those that can be read.
+    /// The rulesets that can be read.
     pub rulesets: Vec<Ruleset>,
-    /// Objects that are no rulesets.
+    /// Number of objects that are not rulesets.
     pub unreadable: u64,
-    /// Where the next page begins; `None`: this is the last.
+    /// Cursor of the next page; `None` if this is the last.
     pub cursor: Option<String>,
 }
 
@@ -102,7 +102,7 @@ impl VirusTotal {
         self.page_of(&subject, url, cursor, MAX_PAGE_BYTES).await
     }
 
-    /// A page of the rulesets of Livehunt. Costs one request.
+    /// Reads a page of the rulesets of Livehunt. Costs one request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
@@ -128,7 +128,7 @@ impl VirusTotal {
         self.page_of(subject, url, cursor, MAX_PAGE_BYTES).await
     }
 
-    /// A page of the list that `url` names, of at most `limit` bytes.
+    /// Reads a page of the list at `url`, of at most `limit` bytes.
     pub(super) async fn page_of(
         &self,
         subject: &str,
@@ -166,8 +166,8 @@ impl Ruleset {
     }
 }
 
-/// Reads a page: a list `data`, and `meta.cursor` where there is a next page. What the objects hold is not looked at: one
-/// that is odd costs itself, later.
+/// Reads a page: a list `data`, and `meta.cursor` if there is a next page. The objects are not parsed here, so that a
+/// bad one is lost alone, later.
 fn read_page(body: &[u8]) -> Result<Page, String> {
     #[derive(Deserialize)]
     struct Body {
@@ -185,8 +185,8 @@ fn read_page(body: &[u8]) -> Result<Page, String> {
     Ok(Page { objects: data, cursor })
 }
 
-/// The cursor in a page's `meta`. One that is there and cannot be read is an error: without it the page would count as the
-/// last.
+/// Returns the cursor in a page's `meta`. A cursor that cannot be read is an error, because otherwise the page would
+/// count as the last.
 fn read_cursor(meta: String) -> Result<Option<String>, String> {
     let meta = Document::parse(meta).map_err(|error| format!("in `meta`: {error}"))?;
     match meta.root().kind() {
@@ -200,7 +200,7 @@ fn read_cursor(meta: String) -> Result<Option<String>, String> {
     Ok((!cursor.is_empty()).then(|| cursor.into_owned()))
 }
 
-/// Reads a list of at most [`MAX_OBJECTS`].
+/// Reads a list of at most [`MAX_OBJECTS`] objects.
 fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error> {
     struct Few;
     impl<'de> Visitor<'de> for Few {
@@ -242,7 +242,7 @@ mod tests {
             (0, Some("ab".into()))
         );
         assert_eq!(read(r#"{"data":[],"meta":{"cursor":12}}"#), (0, Some("12".into())));
-        // A byte that is no text costs a character.
+        // A byte that is not UTF-8 costs a character, not the page.
         assert_eq!(read_page(b"{\"data\":[\"\xff\"]}").unwrap().objects.len(), 1);
     }
 

@@ -1,5 +1,5 @@
-//! Outages of VirusTotal: where one request after the other has no answer or a server's error, all processes leave
-//! it alone but for one request a minute, which finds out whether it is back.
+//! Tracks outages of VirusTotal. After several requests in a row without an answer, or with a server error, all
+//! processes stop asking, except for one request a minute that finds out whether VirusTotal is back.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -7,31 +7,33 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::store::{BUDGET, Store, StoreError};
 
-/// What [`crate::store::Memory`] calls that VirusTotal is out, …
+/// Kind under which [`crate::store::Memory`] remembers that VirusTotal is out.
 const OUTAGE: &str = "outage";
-/// … and that somebody finds out whether it still is.
+/// Kind under which [`crate::store::Memory`] remembers that a process is finding out whether VirusTotal is back.
 const PROBE: &str = "outage probe";
-/// Failures in a row, of one process, that are an outage: one file's report alone may fail for good.
+/// Failures in a row, in one process, that count as an outage. One alone does not, because a single file's report may
+/// always fail.
 const FAILURES: u32 = 3;
-/// For how long an outage is known that nobody finds the end of; then it is found anew.
+/// Time after which an outage is forgotten if no process notices its end. If it still lasts, it is noted anew.
 const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(24);
-/// Between two requests that find out whether it is over.
+/// Shortest time between two requests that find out whether VirusTotal is back.
 const PROBE_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
-/// Outages as one process sees them; the state tells the others.
+/// Outages as one process sees them. The state shares them with the other processes.
 #[derive(Debug, Default)]
 pub struct Outages {
-    /// Failures since the last answer.
+    /// Number of failures since the last answer.
     failures: AtomicU32,
-    /// An outage was seen that may still be noted.
+    /// Whether the state may still have an outage that this process saw.
     is_noted: AtomicBool,
 }
 
 impl Outages {
-    /// Whether VirusTotal may be asked: it is not out, or the caller is the one to find that out.
+    /// Whether the caller may ask VirusTotal: there is no outage, or the caller is the one that finds out whether it is
+    /// over.
     ///
     /// # Errors
-    /// What the state gives.
+    /// [`StoreError`] if the state cannot be read or written.
     pub async fn may_ask(&self, store: &Store, now: Timestamp) -> Result<bool, StoreError> {
         if !store.memory.knows(OUTAGE, BUDGET, now).await? {
             return Ok(true);
@@ -43,7 +45,7 @@ impl Outages {
     /// Notes a request without a usable answer, and `why`.
     ///
     /// # Errors
-    /// What the state gives.
+    /// [`StoreError`] if the outage cannot be written.
     pub async fn failed(&self, store: &Store, why: &str, now: Timestamp) -> Result<(), StoreError> {
         if self.failures.fetch_add(1, Ordering::Relaxed) < FAILURES - 1 {
             return Ok(());
@@ -62,7 +64,7 @@ impl Outages {
     /// Notes an answer of VirusTotal, whatever it said.
     ///
     /// # Errors
-    /// What the state gives.
+    /// [`StoreError`] if the end of the outage cannot be written.
     pub async fn answered(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         self.failures.store(0, Ordering::Relaxed);
         if self.is_noted.swap(false, Ordering::Relaxed)

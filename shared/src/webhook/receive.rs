@@ -29,9 +29,10 @@ use crate::{
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
 /// A body of which nothing came for so long is given up.
 pub const SILENCE: Duration = Duration::from_secs(30);
-/// All bodies that are coming in, together, in KiB: they are in memory before their signatures are checked.
+/// Most KiB of all bodies that are arriving. They are in memory before their signatures are checked.
 const MAX_RECEIVING_KIB: u32 = 32 * 1024;
-/// All bodies that are being read, together, in KiB: the events of one take a multiple of its length. One fits always.
+/// Most KiB of all bodies whose events are being read, which take a multiple of that in memory. A single body always
+/// fits.
 const MAX_READING_KIB: u32 = 8 * 1024;
 /// For how long a webhook's id is known: longer than senders repeat themselves.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(8 * 24);
@@ -72,6 +73,28 @@ pub struct Accepted {
 /// Decides about an event: the work that it is, as JSON text, or why it is none of ours.
 pub type Decide<E> = dyn Fn(E) -> Result<String, String> + Send + Sync;
 
+impl Accepted {
+    /// Adds the outcome of the next event, and gives the body of the inbox item that the event is, if it is work.
+    pub fn note<E>(&mut self, event: Read<E>, decide: &Decide<E>) -> Option<String> {
+        let (outcome, body) = match event.map(decide) {
+            Ok(Ok(body)) => {
+                self.accepted += 1;
+                (Outcome::Accepted, Some(body))
+            }
+            Ok(Err(reason)) => {
+                self.ignored += 1;
+                (Outcome::Ignored { reason }, None)
+            }
+            Err(reason) => {
+                self.rejected += 1;
+                (Outcome::Rejected { reason }, None)
+            }
+        };
+        self.events.push(outcome);
+        body
+    }
+}
+
 /// Puts what is wanted of `events` into the inbox, as items `<name>/<place>`.
 ///
 /// # Errors
@@ -87,28 +110,15 @@ pub async fn accept<E: Incoming>(
     let mut accepted = Accepted::default();
     let (mut items, mut places) = (Vec::new(), Vec::new());
     for (place, event) in events.into_iter().enumerate() {
-        let outcome = match event.map(decide) {
-            Ok(Ok(body)) => {
-                items.push(NewItem { id: format!("{name}/{place}"), body });
-                places.push(place);
-                accepted.accepted += 1;
-                Outcome::Accepted
-            }
-            Ok(Err(reason)) => {
-                accepted.ignored += 1;
-                Outcome::Ignored { reason }
-            }
-            Err(reason) => {
-                accepted.rejected += 1;
-                Outcome::Rejected { reason }
-            }
-        };
-        accepted.events.push(outcome);
+        if let Some(body) = accepted.note(event, decide) {
+            items.push(NewItem { id: format!("{name}/{place}"), body });
+            places.push(place);
+        }
     }
     match store.inbox.put(queue, &items, now).await {
         Ok(()) => Ok(accepted),
         Err(error) if error.waiting.is_empty() => {
-            // Sent again they would be refused again.
+            // The sender is not asked to repeat: items that the inbox refuses would be refused again.
             for (n, reason) in error.refused {
                 let Some(outcome) = places.get(n).and_then(|n| accepted.events.get_mut(*n)) else {
                     continue;
@@ -173,8 +183,9 @@ pub struct Receiver {
     queue: Queue,
     store: Store,
     clock: Arc<dyn Clock>,
-    /// A permit for each KiB.
+    /// Permits for bodies that are arriving, one for each KiB.
     receiving: Semaphore,
+    /// Permits for bodies whose events are being read, one for each KiB.
     reading: Semaphore,
 }
 
@@ -296,7 +307,7 @@ impl Receiver {
         }
     }
 
-    /// A whole body, and the memory that it holds of what all bodies may.
+    /// Reads a whole body. Returns it with the permits for the memory that it takes.
     async fn whole<B>(&self, body: B) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Problem>
     where
         B: http_body::Body<Data = Bytes>,
@@ -367,7 +378,7 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
     Some(text.split(';').next().unwrap_or_default().trim())
 }
 
-/// KiB of so many bytes, at least one.
+/// Converts bytes to KiB, at least one.
 fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_add(1)
 }

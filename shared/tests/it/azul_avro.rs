@@ -222,7 +222,7 @@ fn an_event_has_no_more_features_than_azul_takes() {
         let mut whole = Vec::new();
         encode_binary(&shown, ModelVersion::V6, &mut whole);
         assert_eq!(fit(event, ModelVersion::V6, 1 << 30).unwrap().bytes, whole);
-        // Bytes and number hold together.
+        // The limits of bytes and of features hold together.
         let less = fit(shown, ModelVersion::V6, whole.len() / 2).unwrap();
         assert!(less.bytes.len() <= whole.len() / 2);
     }

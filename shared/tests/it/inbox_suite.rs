@@ -206,7 +206,7 @@ pub(crate) async fn bodies_come_back_whole_however_long_and_whatever_is_in_them(
     let mut items: Vec<NewItem> = (0..12).map(new_item).collect();
     for (item, kilobytes) in items.iter_mut().zip([0, 1, 199, 190, 190, 190, 190, 190, 250, 3000]) {
         item.body = "\u{1}\"\\ü".repeat(kilobytes * 1024 / 5);
-        // No queue of SQS takes these as they are.
+        // SQS does not take these characters unescaped.
         item.body.push_str("\u{7f}\u{fffe}\u{ffff}\u{1fffe}\0");
         item.id = format!("{}/é \"{}\"", item.id, "x".repeat(200));
     }

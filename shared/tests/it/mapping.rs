@@ -143,7 +143,7 @@ fn hashes_are_in_lower_case_whoever_wrote_them() {
         (&"ab".repeat(32), &"ab".repeat(32))
     );
     assert_eq!((&entity.sha1, &entity.md5), (&"cd".repeat(20), &"ef".repeat(16)));
-    // The empty file is known in either case.
+    // The hash of the empty file is known in upper case, too.
     let empty = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855";
     assert!(matches!(map(format!(r#"{{"id":"{empty}"}}"#).as_bytes()), Mapped::Filtered(_)));
 }

@@ -119,7 +119,7 @@ fn assert_same_event(ours: &BinaryEvent, theirs: &BinaryEvent, line: usize) {
         let mut event = event.clone();
         event.entity.features.clear();
         event.model_version = 5;
-        // Azul drops the whole event of such a hash (`TNULL`), so ours leave it out.
+        // Azul drops a whole event with such a hash (`TNULL`), so our events leave it out.
         if !is_tlsh(&event.entity.tlsh) {
             event.entity.tlsh.clear();
         }
@@ -232,10 +232,10 @@ enum Hostile {
 const ONE_BAD_VALUE: &str = "a bad value costs that value, not the record or its handler";
 const FIRST_KEY: &str = "of duplicate keys the first wins, and keys are case-sensitive";
 
-/// The corpus writes `bb` for the hash, which is none: Azul's binaries have 64 digits.
+/// A whole SHA-256 in place of the corpus's `bb`, because Azul's hashes have 64 digits.
 const BB: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// A line of the corpus with whole hashes.
+/// Returns a line of the corpus with whole hashes.
 fn whole_hashes(line: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(line);
     let long = ["aa", "bb", "cc", "dd"].map(|byte| (format!("\"{byte}\""), byte.repeat(32)));

@@ -45,7 +45,7 @@ async fn post(client: &Dispatcher, events: &[Value]) {
     client.post(Model::Binary, body, BodyFormat::Json).await.unwrap();
 }
 
-/// What a poll came to, and the events that it gave.
+/// Polls once. Returns the outcome and the events.
 async fn ask(client: &Dispatcher, poll: &Poll<'_>) -> (Result<Polled, PollError>, Vec<Value>) {
     let mut events = Vec::new();
     let mut take =
@@ -54,7 +54,7 @@ async fn ask(client: &Dispatcher, poll: &Poll<'_>) -> (Result<Polled, PollError>
     (polled, events)
 }
 
-/// The events that a poll gives.
+/// Polls once and returns the events.
 async fn events(client: &Dispatcher, poll: &Poll<'_>) -> Vec<Value> {
     let (polled, events) = ask(client, poll).await;
     assert_eq!(polled.unwrap().events, events.len());
@@ -153,7 +153,7 @@ async fn an_answer_that_breaks_off_gives_the_events_before_and_says_how_many_are
     assert!(error.is_transient());
 }
 
-/// Answers a poll with `count` events of `length` bytes, made while they are sent.
+/// Starts a server that answers a poll with `count` events of `length` bytes, made while they are sent.
 async fn large_answer(count: usize, length: usize) -> Dispatcher {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -186,7 +186,7 @@ async fn large_answer(count: usize, length: usize) -> Dispatcher {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_any_size_is_read_event_by_event() {
-    // 300 MB, of which one event is in memory at a time.
+    // The answer has 300 MB, of which one event is in memory at a time.
     let client = large_answer(100, 3_000_000).await;
     let sources = BTreeSet::new();
     let mut seen = 0;

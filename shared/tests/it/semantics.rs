@@ -10,8 +10,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Every function in a Rust file below a directory, right behind an attribute that makes it a test; and the cases of
-/// the suite for stores, which its macro lists, one a line.
+/// Collects the names of the tests below a directory: each function right behind a test attribute, and the cases of the
+/// suite for stores, which its macro lists, one a line.
 fn tests_below(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -41,13 +41,13 @@ fn tests_below(directory: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Whether it is the name of a test: at least four words, joined.
+/// Whether a word has the form of the name of a test: at least four words, joined by `_`.
 fn is_name(word: &str) -> bool {
     word.matches('_').count() >= 3
         && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// The words in backticks that are names of tests.
+/// Returns the words in backticks that have the form of the name of a test.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2).filter(|word| is_name(word))
 }

@@ -181,7 +181,7 @@ async fn a_message_of_an_event_that_was_not_begun_is_as_it_was_before() {
         "format": 1, "id": "a", "attempts": 2, "since": since, "outage": outage, "body": "{}",
     });
     place.send(&text.to_string()).await;
-    // Three takers died at it.
+    // Three workers took the item and died.
     for _ in 0..3 {
         let taken = store.inbox.take(Queue::Query, 1, SignedDuration::ZERO, now).await.unwrap();
         assert_eq!(taken.len(), 1);

@@ -55,7 +55,7 @@ async fn an_item_that_a_clock_put_back_that_was_ahead_is_due_now() {
     let again = Again { after: MINUTE, is_attempt: false, ..Again::default() };
     assert!(store.inbox.again(Queue::Query, &item, again.clone(), ahead).await.unwrap());
     let item = take(&store, at(0)).await.unwrap();
-    // One that is taken is its taker's, and one put back by a right clock waits.
+    // A taken item stays with its taker, and an item that a correct clock put back waits.
     assert_eq!(take(&store, at(1)).await, None);
     assert!(store.inbox.again(Queue::Query, &item, again, at(1)).await.unwrap());
     assert_eq!(take(&store, at(2)).await, None);
@@ -96,7 +96,7 @@ async fn looking_at_the_state_makes_nothing_and_writes_nothing() {
     assert_eq!(all(), before);
 }
 
-/// All paths under a directory, folders and hidden ones among them.
+/// Returns all paths under a directory, with folders and hidden files.
 fn walk(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -128,7 +128,7 @@ async fn scratch_of_another_user_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let scratch = dir.path().join("bundles/.scratch");
     fs::create_dir_all(scratch.join("0")).unwrap();
-    // What this user may neither open nor remove; root may.
+    // This user may neither open nor remove the file; root may.
     fs::write(scratch.join("0.lock"), "").unwrap();
     fs::write(scratch.join("0/left"), "").unwrap();
     fs::set_permissions(scratch.join("0.lock"), fs::Permissions::from_mode(0o000)).unwrap();

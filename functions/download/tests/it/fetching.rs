@@ -233,7 +233,7 @@ async fn an_outage_is_no_attempt_and_in_the_end_the_request_is_given_up() {
 async fn content_that_breaks_off_is_asked_for_again_and_in_the_end_reported() {
     for behaviour in [
         Behaviour::Content(Fault::TruncateBody),
-        // What a proxy or a gateway makes of it.
+        // The other cases are a proxy's login page, an empty body, and a gateway's own 404.
         Behaviour::Bundle("<html>Please log in</html>".into()),
         Behaviour::Content(Fault::EmptyBody),
         Behaviour::Api(Fault::answer(404, "<html>no such page</html>")),

@@ -88,7 +88,8 @@ async fn a_cursor_that_repeats_ends_the_run() {
     assert_eq!(run(&world.hunt(&[])).await.delivered, 20);
 }
 
-/// The answers to the next requests: the first one is for the rulesets.
+/// Lets the next run read `pages` pages and then meet `behaviour`. The first request of a run is for the rulesets and
+/// succeeds.
 fn then(world: &World, pages: usize, behaviour: &Behaviour) {
     let normal = Behaviour::Api(Fault::Delay { ms: 1 });
     world.virustotal.behave_hunting(&normal, 1 + pages);
@@ -142,7 +143,7 @@ async fn the_position_waits_for_the_end_where_the_newest_come_first() {
     world.virustotal.ignore_order(false);
     assert_eq!(run(&hunt).await.delivered, 60);
     assert_eq!(world.position().await, Some(NOW - 600));
-    // All the same where it stays so.
+    // A server that never keeps the order loses no notification either.
     let world = World::new().await;
     world.hits(100, 600);
     world.virustotal.ignore_order(true);
@@ -195,7 +196,7 @@ async fn rulesets_over_their_limit_are_told() {
     assert_eq!(run(&hunt).await.rate_limited, ["loud"]);
     let known = hunt::rate_limited(&world.store()).await.unwrap().unwrap();
     assert_eq!(known.rulesets, ["loud"]);
-    // Each of them is looked at, however many pages they are on.
+    // All rulesets are checked, also those on later pages.
     for n in 100..190 {
         world.virustotal.ruleset(&n.to_string(), &format!("loud {n}"), n == 189);
     }

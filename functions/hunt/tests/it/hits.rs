@@ -205,7 +205,7 @@ async fn a_sample_whose_size_is_not_said_is_asked_for() {
     assert_eq!((report.delivered, report.requests, report.too_large), (1, 1, 0));
 }
 
-/// A change of a hit's object.
+/// A function that changes a hit's object.
 type Change = Box<dyn Fn(&mut Value)>;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,7 +285,7 @@ async fn what_the_dispatcher_refuses_is_kept_and_arrives_when_it_is_tried_again(
     let stages: Vec<_> =
         kept.iter().map(|reject| (reject.stage, reject.sha256.clone().unwrap())).collect();
     assert_eq!(stages, [(RejectStage::Hit, event.clone()), (RejectStage::Request, request)]);
-    // What was refused is not sent again by itself, nor kept twice.
+    // A refused hit is neither sent again by the next run nor kept twice.
     let again = run(&hunt).await;
     assert_eq!((again.delivered, again.rejected, again.known), (0, 0, 3));
     let hits: Vec<_> = kept.into_iter().filter(|r| r.stage == RejectStage::Hit).collect();
@@ -314,7 +314,7 @@ async fn what_is_no_hit_is_kept_once_with_the_object_and_the_reason() {
     assert_eq!((kept.len(), kept[0].origin.as_str()), (1, "hunt"));
     assert_eq!(serde_json::from_str::<Value>(&kept[0].record).unwrap(), object);
     assert!(kept[0].reason.contains("notification has no id"), "{}", kept[0].reason);
-    // A match of a Retrohunt job needs none.
+    // A match of a Retrohunt job needs no notification id.
     let of_job = Reject { origin: "retrohunt/user-1".into(), ..kept[0].clone() };
     let (limits, mut report) = (Limits::default(), Report::default());
     let left = hunt.retry(vec![kept[0].clone(), of_job], &limits, &mut report).await.unwrap();

@@ -49,7 +49,7 @@ impl World {
             state: tempfile::tempdir().unwrap(),
             clock: Arc::new(Moved(Mutex::new(Timestamp::from_second(NOW).unwrap()))),
         };
-        // The tests' clock is none of the peers' business.
+        // The stand-ins send no `Date`, because the clock of the tests differs from the real time.
         world.virustotal.set_date(Date::Untold);
         world.dispatcher.set_date(Date::Untold);
         world.dispatcher.register_source("vtlivehunt");

@@ -114,7 +114,7 @@ async fn records_are_taken_however_they_stand_in_the_body() {
         all.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
     assert_eq!(records.len(), 3);
     let pretty = records.iter().map(|record| format!("{record:#}\n")).collect::<Vec<_>>().concat();
-    // As `curl -d @file` sends a file: without its line breaks.
+    // `curl -d @file` removes the line breaks of a file.
     let one_line = records.iter().map(ToString::to_string).collect::<Vec<_>>().concat();
     let list = serde_json::to_vec(&records).unwrap();
     for body in [
@@ -157,7 +157,7 @@ async fn a_body_of_which_nothing_is_taken_is_answered_with_422_and_why() {
         let rejects = Rejects::new(Arc::clone(&world.ingest.store.bundles));
         assert_eq!(rejects.list().await.unwrap().len(), 1);
     }
-    // No records at all are none that were rejected, and what is too old is not wanted.
+    // An empty body has no rejected records, and records that are too old are filtered, so neither is refused.
     let world = World::new(&[("DISPATCHER_MAX_AGE_HOURS", "0")]).await;
     for body in [Vec::new(), b"\n \n".to_vec(), lines(2)] {
         assert_eq!(world.post(&[JSON], body).await.0, StatusCode::OK);

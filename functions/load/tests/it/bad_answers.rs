@@ -1,4 +1,4 @@
-//! Answers with status 200 that are no bundle: they load no minute, and are asked for anew.
+//! Answers with status 200 that are not a bundle. They load no minute, and the minute is fetched again.
 
 use std::io::Write as _;
 
@@ -25,7 +25,7 @@ fn compress(text: &str) -> Vec<u8> {
     sim::feed::compress(text.as_bytes())
 }
 
-/// What was answered in the place of a bundle, and words of what is said about it.
+/// Returns answers in place of a bundle: a name, the body, and words that the gap's reason must contain.
 fn answers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let record = sim::feed::record(SEED, MINUTE, 0, Style::Small);
     let error = r#"{"error": {"code": "TooBusyError", "message": "come again"}}"#;
@@ -67,7 +67,7 @@ async fn an_answer_without_a_record_is_a_failed_gap_that_is_fetched_anew() {
     }
 }
 
-/// Ticks so many minutes later, and gives what is counted of the minute.
+/// Runs a tick `minutes` later. Returns how many records of the minute were delivered and rejected.
 async fn reloaded(world: &World, minutes: i64) -> (u64, u64) {
     let now = now() + jiff::SignedDuration::from_mins(minutes);
     let lag = (65 + minutes).to_string();
@@ -128,7 +128,7 @@ async fn records_that_are_filtered_or_refused_by_the_dispatcher_are_loaded() {
     }
 }
 
-/// A minute that an older version took for loaded: its staged bundle is an error.
+/// Prepares a minute as an older version left it: it counts as loaded, and its staged bundle is an error.
 async fn taken_for_loaded(load: &Load) {
     let minute: Minute = MINUTE.parse().unwrap();
     stage(load, b"{\"error\":{}}\n").await;
@@ -170,7 +170,7 @@ async fn a_replay_fetches_a_minute_of_which_nothing_was_taken() {
     let report = load.replay(from, to, false, &Limits::default()).await.unwrap();
     assert_eq!((report.loaded, report.counts.delivered), (1, RECORDS));
     assert_eq!(world.virustotal.minutes_asked().len(), 1);
-    // The good bundle is the newer one.
+    // The newest staged bundle is now the good one.
     let planned = Load::plan_replay(Some(&load.store), from, to, false).await.unwrap();
     let staged = planned[0].staged.clone().unwrap();
     assert!(!staged.contains("0123456789ab"), "{staged}");
@@ -180,7 +180,7 @@ async fn a_replay_fetches_a_minute_of_which_nothing_was_taken() {
 async fn a_minute_of_which_nothing_was_taken_stays_as_it_is_where_virustotal_has_it_no_more() {
     let world = World::new().await;
     let load = world.impatient(&[]).await;
-    // Records that the dispatcher refused then, and takes now.
+    // The staged records were refused by the dispatcher before and are taken now.
     taken_for_loaded(&load).await;
     stage(&load, &sim::feed::lines(SEED, MINUTE, 5, Style::Small)).await;
     world.virustotal.behave(MINUTE, &Behaviour::Missing, usize::MAX);
@@ -199,7 +199,7 @@ async fn a_replay_that_is_to_fetch_asks_virustotal_whatever_is_staged() {
     assert_eq!(world.virustotal.minutes_asked().len(), 1, "staged");
     load.replay(from, to, true, &Limits::default()).await.unwrap();
     assert_eq!(world.virustotal.minutes_asked().len(), 2);
-    // Where the answer is none, what was loaded stays loaded.
+    // An answer that is not a bundle leaves the minute loaded.
     world.virustotal.behave(MINUTE, &Behaviour::Bundle("{}".into()), usize::MAX);
     let report = load.replay(from, to, true, &Limits::default()).await.unwrap();
     assert_eq!((report.loaded, report.failed), (0, 1));

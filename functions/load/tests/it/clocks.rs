@@ -10,9 +10,9 @@ use sim::{Behaviour, Date, Unknown};
 
 use crate::world::{NOW, World, cursor, gap, row};
 
-/// Twenty days after [`NOW`].
+/// The time of a clock that is twenty days ahead of [`NOW`].
 const AHEAD: &str = "2026-12-14T10:05:30Z";
-/// Four hundred days before it.
+/// The time of a clock that is four hundred days behind [`NOW`].
 const BEHIND: &str = "2025-10-20T10:05:30Z";
 const FIRST: &str = "202611240900";
 const LAST: &str = "202611240905";
@@ -30,7 +30,7 @@ async fn a_clock_that_is_ahead_and_a_missing_minute_bury_nothing_and_pass_nothin
     let wrong = Date::At(AHEAD.parse().unwrap());
     for (virustotal, dispatcher) in [
         (right(), right()),
-        // One peer agrees with the wrong clock, or tells nothing.
+        // In these cases one peer agrees with the wrong clock, or sends no date.
         (right(), wrong),
         (right(), Date::Untold),
         (wrong, right()),

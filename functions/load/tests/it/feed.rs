@@ -289,7 +289,7 @@ async fn gaps_wait_longer_each_time_and_are_buried_after_seven_days() {
     let before = tries();
     let load = world.load_at("2026-12-01T09:30:00Z", &[("FEED_LAG_MINUTES", "10080")]).await;
     let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
-    // Once more: before this process's first answer VirusTotal has not said that its clock agrees with ours.
+    // The minute is tried once more, because VirusTotal confirms this process's clock only by its first answer.
     assert!(report.buried >= 1 && tries() == before + 1, "{report:?}");
     let state = row(&load, "202611240900").await.unwrap().state;
     assert!(matches!(state, MinuteState::Buried { .. }), "{state:?}");

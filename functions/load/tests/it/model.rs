@@ -33,10 +33,11 @@ const RECORDS: u64 = 70;
 /// The first minute, and the clock at the start: three minutes are due.
 const FIRST: &str = "202611240900";
 const START: &str = "2026-11-24T10:02:30Z";
-/// The true time goes on less than the seven days that VirusTotal keeps: what is buried then is another test's.
+/// Furthest that the true time moves, in hours. It is less than the seven days that VirusTotal keeps a minute; another
+/// test covers minutes that are given up.
 const FURTHEST_HOURS: i64 = 72;
 const DAY: i64 = 86_400;
-/// What comes with 200 in place of a bundle.
+/// Body of an answer with status 200 that is an error instead of a bundle.
 const ERROR: &[u8] = br#"{"error":{"code":"TransientError","message":"Try again later"}}"#;
 
 /// A step of a history.
@@ -58,11 +59,11 @@ enum Step {
     WorkCrash(usize, usize),
     /// Workers of two processes, and a replay of the n-th minute.
     WorkTwo(i64),
-    /// The true time goes on, or back, by so many seconds, and everybody's clock with it.
+    /// The true time moves forward or back by this many seconds, and all clocks move with it.
     Clock(i64),
-    /// Our clock is so many seconds ahead of the true time, or behind it.
+    /// The local clock is this many seconds ahead of the true time; a negative number is behind it.
     Wrong(i64),
-    /// What the peers say that time it is.
+    /// The peers report this time.
     Tell(Told),
     /// VirusTotal has no such minute, the n-th, for so many requests.
     Missing(i64, usize),
@@ -72,7 +73,7 @@ enum Step {
     Dispatcher(Fault, usize),
 }
 
-/// The true time, but for one peer.
+/// The time that the peers report. Each variant but `Truth` lets a peer lie or stay silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Truth,
@@ -180,7 +181,7 @@ struct World {
     highest: Mutex<Option<i64>>,
 }
 
-/// What time it is, how far our clock is ahead of it, and what is told of it.
+/// The true time, the lead of the local clock, and the time that the peers report.
 #[derive(Clone, Copy)]
 struct Time {
     truth: Timestamp,
@@ -245,7 +246,7 @@ impl World {
         world
     }
 
-    /// Changes what time it is, for all.
+    /// Changes the time, and sets the clocks of this program and of both peers.
     fn change(&self, how: impl FnOnce(&mut Time)) {
         let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
         how(&mut time);
@@ -307,7 +308,7 @@ impl World {
         self.load().await.run(&Trigger::Range { from, to }, &limits(1000)).await
     }
 
-    /// The true time, which everybody knows.
+    /// Sets the true time, with which all clocks agree.
     fn set_clock(&self, now: Timestamp) {
         self.change(|time| *time = Time { truth: now, ahead: 0, told: Told::Truth });
     }

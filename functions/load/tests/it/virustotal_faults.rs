@@ -98,7 +98,7 @@ async fn nobody_is_asked_again_before_the_time_that_it_names() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &behaviour, usize::MAX);
         let load = world.impatient(&[]).await;
-        // It ends by itself: nobody's leases are held for so long.
+        // The run ends by itself, so that its leases are not held during the wait.
         for _ in 0..2 {
             let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
             assert!(report.paused && report.held_by.is_none(), "{behaviour:?}");
@@ -123,7 +123,7 @@ async fn a_short_wait_that_is_asked_for_is_kept_by_the_same_run() {
     assert!(report.paused);
     assert_eq!(world.virustotal.minutes_asked().len(), 1);
     world.virustotal.clear(MINUTE);
-    // Only that run waited: the next one asks at once.
+    // Only the run that was asked to wait does so; the next run sends its request at once.
     assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
 }
 

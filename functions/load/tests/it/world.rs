@@ -56,19 +56,19 @@ impl World {
         (0..6).map(|m| format!("2026112409{m:02}")).collect()
     }
 
-    /// A `Load` whose clock agrees with the peers'.
+    /// Makes a `Load` whose clock agrees with the peers' clocks.
     pub(crate) async fn load_at(&self, now: &str, more: &[(&str, &str)]) -> Load {
         self.tell(Date::At(now.parse().unwrap()));
         self.load_by(now, more).await
     }
 
-    /// Both peers tell that time.
+    /// Sets the time that both peers report.
     pub(crate) fn tell(&self, date: Date) {
         self.virustotal.set_date(date);
         self.dispatcher.set_date(date);
     }
 
-    /// A `Load` whose clock says that it is `now`, whatever the peers say.
+    /// Makes a `Load` whose clock shows `now`, whatever the peers report.
     pub(crate) async fn load_by(&self, now: &str, more: &[(&str, &str)]) -> Load {
         let settings = self.settings(more);
         let store = local::open(Path::new(&settings.state_dir)).unwrap();

@@ -1,4 +1,4 @@
-//! A request's body that has to come at a pace.
+//! A request's body that has to arrive at a minimum rate.
 
 use std::{
     error::Error,
@@ -19,14 +19,14 @@ use super::Times;
 #[error("it came too slowly: send at least {} KB a second", BYTES_PER_SECOND / 1024)]
 struct TooSlow;
 
-/// What has to come on average, behind the first [`Times::body_grace`].
+/// Minimum rate of a body: bytes a second on average, after the first [`Times::body_grace`].
 const BYTES_PER_SECOND: u64 = 16 * 1024;
 
-/// A body that ends in an error where nothing comes for a while, or too little as a whole.
+/// A body that ends in an error if nothing arrives for a while, or if the average rate is too low.
 pub(crate) struct PacedBody {
     body: Incoming,
     times: Times,
-    /// When it was read first.
+    /// Time of the first read.
     begun: Option<Instant>,
     received: u64,
     /// Wakes the reader when the body is late.
@@ -39,7 +39,7 @@ impl PacedBody {
         Self { body, times, begun: None, received: 0, late }
     }
 
-    /// When more has to be there.
+    /// Returns the time by which the next piece has to arrive.
     fn deadline(&self, begun: Instant, now: Instant) -> Instant {
         let whole = self.times.body_grace + Duration::from_secs(self.received / BYTES_PER_SECOND);
         (begun + whole).min(now + self.times.body_silence)

@@ -1,4 +1,5 @@
-//! The open connections of one address: so many at once, of which the longest idle one makes room for a new one.
+//! Limits the open connections of one address. At the limit, a new connection replaces the one that has been idle
+//! longest.
 
 use std::{
     collections::BTreeMap,
@@ -17,26 +18,27 @@ pub(super) struct Connections {
 
 #[derive(Default)]
 struct Open {
-    /// By the order in which they were accepted.
+    /// Connections by number, in the order in which they were accepted.
     all: BTreeMap<u64, Arc<Connection>>,
     next: u64,
 }
 
-/// One connection, as the others see it.
+/// The part of a connection that decides when it is closed.
 struct Connection {
-    /// Since when no request is worked on: its head is not complete, or its answer is not taken yet. `None` while one is.
+    /// Time since which no request is worked: its head is incomplete, or its answer is not taken yet. `None` while one
+    /// is worked.
     idle_since: Mutex<Option<Instant>>,
     close: CancellationToken,
 }
 
-/// A connection's place among the open ones, which it gives back when it is dropped.
+/// A connection's place among the open ones. Dropping it frees the place.
 pub(super) struct Place {
     connections: Arc<Connections>,
     id: u64,
     connection: Arc<Connection>,
 }
 
-/// While this lives the connection is at work.
+/// Guard of a connection: the connection counts as at work until the guard is dropped.
 pub(super) struct AtWork(Arc<Connection>);
 
 impl Connections {
@@ -44,8 +46,8 @@ impl Connections {
         Arc::new(Self { most, open: Mutex::default() })
     }
 
-    /// A place for a new connection. Where all are taken, the connection that is idle for the longest time is closed;
-    /// `None` where none is idle. The connection ends at the latest with `all_end`.
+    /// Takes a place for a new connection. If all are taken, the connection that has been idle longest is closed;
+    /// `None` if none is idle. The new connection ends with `all_end` at the latest.
     pub(super) fn admit(self: &Arc<Self>, all_end: &CancellationToken) -> Option<Place> {
         let mut open = locked(&self.open);
         if open.all.len() >= self.most && !open.close_longest_idle() {
@@ -61,7 +63,7 @@ impl Connections {
         Some(Place { connections: Arc::clone(self), id, connection })
     }
 
-    /// Closes the connection that is idle for the longest time.
+    /// Closes the connection that has been idle longest.
     pub(super) fn make_room(&self) {
         locked(&self.open).close_longest_idle();
     }
@@ -81,7 +83,7 @@ impl Open {
 }
 
 impl Place {
-    /// A request's head is there: the connection is at work until the guard is dropped.
+    /// Marks the connection as at work until the guard is dropped. It is called when a request's head is complete.
     pub(super) fn begin(&self) -> AtWork {
         *locked(&self.connection.idle_since) = None;
         AtWork(Arc::clone(&self.connection))

@@ -1,4 +1,4 @@
-//! A small disk of its own, which a test fills and empties again.
+//! A small file system that a test fills and empties again.
 
 use std::{
     fs::File,
@@ -7,9 +7,9 @@ use std::{
     process::Command,
 };
 
-/// Bytes that a disk takes. All of it is memory while it is full.
+/// Size of the file system, as an option of `mount`. A full one takes as much memory.
 const SIZE: &str = "size=64m";
-/// Bytes that are written at once while it is filled.
+/// Bytes of each write while the file system is filled.
 const PIECE: usize = 64 * 1024;
 
 /// A file system in memory, mounted on a directory of its own. Dropping it unmounts it.
@@ -18,7 +18,7 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts a new one; `None`, and a line that says so, where this user may not mount anything.
+    /// Mounts a new file system; `None`, with a printed reason, if this user may not mount.
     pub(crate) fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -41,14 +41,14 @@ impl SmallDisk {
         self.path().join("ballast")
     }
 
-    /// Leaves no byte free.
+    /// Fills the file system until no byte is free.
     pub(crate) fn fill(&self) {
         let mut file = File::create(self.ballast()).unwrap();
         let piece = vec![0; PIECE];
         while file.write(&piece).is_ok_and(|written| written > 0) {}
     }
 
-    /// Frees again what [`fill`](Self::fill) took.
+    /// Frees the space that [`fill`](Self::fill) took.
     pub(crate) fn free(&self) {
         std::fs::remove_file(self.ballast()).unwrap();
     }
@@ -56,7 +56,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily, because a process that a failed test left may still have a file open.
+        // The unmount is lazy, because a process that a failed test left may still have a file open.
         let _ = Command::new("umount").arg("--lazy").arg(self.folder.path()).status();
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     served::Stage,
 };
 
-/// `command` with at most so many open files.
+/// Returns `command` with a limit of `files` open files.
 fn limited(command: &Command, files: u32) -> Command {
     let mut limited = Command::new("sh");
     limited.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
@@ -21,7 +21,7 @@ fn limited(command: &Command, files: u32) -> Command {
     limited
 }
 
-/// Requests whose head never ends.
+/// Sends `count` requests whose head never ends.
 async fn half_sent(address: &str, count: usize) -> Vec<TcpStream> {
     let mut sockets = Vec::new();
     for _ in 0..count {
@@ -32,7 +32,7 @@ async fn half_sent(address: &str, count: usize) -> Vec<TcpStream> {
     sockets
 }
 
-/// The first line of the answer to a GET.
+/// Sends a GET and returns the first line of the answer.
 async fn status(address: &str, path: &str) -> String {
     let asking = async {
         let mut socket = TcpStream::connect(address).await.unwrap();
@@ -45,7 +45,7 @@ async fn status(address: &str, path: &str) -> String {
     tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap_or_default()
 }
 
-/// The address that is said behind `words`.
+/// Returns the address that follows `words` in the log.
 fn address(said: &str, words: &str) -> String {
     let (_, url) = said.split_once(words).unwrap();
     url.split_whitespace().next().unwrap().trim_start_matches("http://").to_owned()

@@ -117,7 +117,7 @@ fn expected(function: &str, event: &str) -> &'static str {
     match (function, event) {
         ("hunt", _) if is_tick => "report of what was read",
         ("ingest", "function-url-post-iam") => "200",
-        // Signed, and no records.
+        // The body is signed and has no records.
         ("ingest", "webhook_binary" | "webhook_download") => "422",
         ("ingest", _) if !is_url => "error: the event is no request of a function URL",
         ("hunt", _) => UNKNOWN,
@@ -138,7 +138,7 @@ fn expected(function: &str, event: &str) -> &'static str {
     }
 }
 
-/// An event of another kind is an error: what it asks for would be lost else.
+/// Start of the error for an event of an unknown kind. Without an error the request in it would be lost unnoticed.
 const UNKNOWN: &str = "error: the event is none that this function takes";
 
 async fn answers_every_event(stage: &Stage, function: &str) {

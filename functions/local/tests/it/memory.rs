@@ -1,4 +1,4 @@
-//! The memory that each door takes while it is attacked, measured on the built `vt`. SECURITY.md has the figures.
+//! Measures the peak memory of the built `vt` while each of its entry points is attacked. SECURITY.md has the figures.
 
 use std::{process::Command, time::Duration};
 
@@ -16,19 +16,19 @@ use crate::{
 };
 
 const SECRET: &str = "whsec_bWVtb3J5LW9mLWVhY2gtZG9vcg==";
-/// Most that `ingest`, the webhook and `hunt` may take.
+/// Most memory that `ingest`, the webhook and `hunt` may take, in MB.
 const MOST_MB: u64 = 256;
-/// Most that `load` may take.
+/// Most memory that `load` may take, in MB.
 const MOST_LOADING_MB: u64 = 150;
 
-/// The largest memory that a process had so far, in MB; `None` where it has ended.
+/// Returns the peak memory of a process so far, in MB; `None` if it has ended.
 fn peak_mb(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? / 1024)
 }
 
-/// 6 MB of JSON that would be gigabytes as a tree.
+/// Returns bodies of at most 6 MB of JSON that would take gigabytes as a tree of values.
 fn hostile_bodies() -> Vec<Vec<u8>> {
     let list =
         |item: &str| format!("[{item}{}]", format!(",{item}").repeat(6_000_000 / (item.len() + 1)));
@@ -104,7 +104,7 @@ async fn a_posted_body_of_many_values_takes_little_memory() {
     assert!(running.end().await.0.success());
 }
 
-/// The largest memory of a process up to its end, in MB; whether it succeeded, and what it said.
+/// Runs a command to its end. Returns its peak memory in MB, whether it succeeded, and its log.
 async fn peak_until_its_end(command: Command) -> (u64, bool, String) {
     let running = Running::start(command);
     let pid = running.child.id();
@@ -134,7 +134,7 @@ async fn a_minute_of_hostile_records_takes_little_memory() {
     println!("load: {peak} MB");
 }
 
-/// A server that answers each request with this JSON.
+/// Starts a server that answers each request with the JSON `body`.
 async fn always(body: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -92,7 +92,7 @@ async fn a_link_called_azul_vtquery_looks_up_every_source_but_virustotals_and_sa
     assert_eq!(status.code(), Some(0), "{said}");
     assert_eq!(said.matches("LOOKUP_SOURCES is not set").count(), 1, "{said}");
 
-    // By its own name the program asks for it.
+    // Under its own name the program requires the setting.
     let mut command = stage.vt(&["query"]);
     command.env_remove("LOOKUP_SOURCES");
     let found = output(command).await;

@@ -1,4 +1,4 @@
-//! Peers that quote the secrets that they are asked with.
+//! Tests of peers whose answers quote the secrets of the request.
 
 use std::{
     process::{Command, Stdio},
@@ -16,10 +16,10 @@ use crate::{commands::vt, running::text};
 const KEY: &str = "CanaryKey-0a1b2c3d4e5f6071_8293a4b5c6d7e8f9";
 const PASSWORD: &str = "canary-password_of-the-dispatcher";
 
-/// An answer to a request that was sent with this secret.
+/// Makes an answer from the secret of the request.
 type Echo = fn(&str) -> String;
 
-/// A server that answers each request as `echo` says, and then closes.
+/// Starts a server that answers each request with `echo` and then closes the connection.
 async fn start(echo: Echo) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -103,7 +103,7 @@ async fn tells_nothing(name: &'static str, echo: Echo) {
             .stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         if !ends {
-            // It asks again and again: what it said after a while is what it says.
+            // The command retries without end, so its log is taken after a while.
             tokio::time::sleep(Duration::from_secs(2)).await;
             let pid = child.id().to_string();
             assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

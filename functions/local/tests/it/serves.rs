@@ -41,7 +41,7 @@ struct Serving {
 }
 
 impl Serving {
-    /// Starts a process that keeps its state in that folder.
+    /// Starts a process that keeps its state in `folder`.
     fn start(stage: &Stage, folder: &Path) -> Self {
         let mut command = stage.vt(&["serve"]);
         command
@@ -156,7 +156,7 @@ fn hash_of_sample(n: usize) -> String {
     hex::encode(Sha256::digest(sim::lookup::sample(n)))
 }
 
-/// An outage that one round of the soak begins with.
+/// An outage that happens in one round of the soak.
 #[derive(Clone, Copy, Debug)]
 enum Outage {
     /// The dispatcher is down when the process starts.
@@ -168,7 +168,7 @@ enum Outage {
 }
 
 impl Outage {
-    /// One after the other, round by round.
+    /// All outages; the rounds of the soak take them in turn.
     const ALL: [Self; 3] = [Self::Dispatcher, Self::Disk, Self::VirusTotal];
 
     async fn begin(self, stage: &Stage, disk: Option<&SmallDisk>) {
@@ -203,12 +203,13 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
     let client = reqwest::Client::new();
     let mut sent = Sent::default();
     let (begun, long) = (Instant::now(), Duration::from_secs(seconds));
-    // A dozen rounds in all, but at least one each ten seconds. A process is ended, not killed: what the dispatcher has
-    // just handed out to a poll would be lost, as it hands out everything once.
+    // The test has about thirteen rounds, or more so that none is longer than ten seconds. A process is asked to end
+    // and not killed: a kill would lose the events that the dispatcher has just handed out, because it hands out each
+    // event once.
     let round = (long / 13).min(Duration::from_secs(10));
     let mut ends = 0;
     for outage in Outage::ALL.iter().cycle() {
-        // A process is to start without a dispatcher. Without room on the disk it rightly does not.
+        // A process has to start without a dispatcher, but not without space on the disk.
         let at_start = matches!(outage, Outage::Dispatcher);
         if at_start {
             outage.begin(&stage, disk).await;
@@ -236,7 +237,7 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
             break;
         }
     }
-    // A process looks for hits when it starts, and then in a minute.
+    // A process reads hits when it starts and again after a minute.
     let serving = Serving::start(&stage, folder);
     let (begun, mut minutes) = (Instant::now(), 0);
     loop {

@@ -1,4 +1,4 @@
-//! Two users at one state: the service's, and root, who looks.
+//! Tests of two users of one state: the service's user writes it, and root looks at it.
 
 use std::{
     fs,
@@ -15,25 +15,25 @@ use crate::{
     served::Stage,
 };
 
-/// `nobody` on every Linux.
+/// User id of the service: `nobody` on every Linux.
 const SERVICE: u32 = 65_534;
 
-/// A program that the other user may run, and a command of it.
+/// A service that runs as another user than root.
 struct Service {
     stage: Stage,
-    /// Where the program is that every user can reach.
+    /// Path of a copy of the program that every user can run.
     program: PathBuf,
 }
 
 impl Service {
-    /// `None`, and said why, where this user cannot become another.
+    /// Prepares the service; `None`, with a printed reason, if this process cannot run as another user.
     async fn new() -> Option<Self> {
         let stage = Stage::new().await;
         if fs::metadata(stage.state.path()).unwrap().uid() != 0 {
             println!("skipped: only root can run a process of another user");
             return None;
         }
-        // The temporary directory itself is only root's.
+        // By default only root can enter the temporary directory.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(stage.state.path(), open).unwrap();
         let program = stage.state.path().join("vt");
@@ -48,7 +48,7 @@ impl Service {
         self.stage.state.path().join("state")
     }
 
-    /// As the service's user.
+    /// Returns the command `vt` that runs as the service's user.
     fn vt(&self, args: &[&str]) -> Command {
         let like = self.by_root(args);
         let mut command = Command::new(&self.program);
@@ -68,7 +68,7 @@ impl Service {
         command
     }
 
-    /// Nothing under STATEDIR is root's.
+    /// Asserts that the service's user owns everything under STATEDIR.
     fn is_all_the_services(&self) {
         let owned = |path: &Path| {
             let uid = fs::symlink_metadata(path).unwrap().uid();
@@ -107,7 +107,7 @@ async fn root_looks_at_the_state_of_a_service_and_takes_nothing_from_it() {
             service.is_all_the_services();
         }
     };
-    // Before the first run, too: looking makes nothing that the service could not use.
+    // Before the first run, too, a look makes no file that the service could not use.
     look().await;
     let loaded = output(service.vt(&["load"])).await;
     assert_eq!(loaded.status.code(), Some(0), "{}", text(&loaded.stderr));
@@ -118,7 +118,7 @@ async fn root_looks_at_the_state_of_a_service_and_takes_nothing_from_it() {
     look().await;
     let health = reqwest::get(format!("{url}/health")).await.unwrap();
     assert_eq!(health.status().as_u16(), 200, "{}", health.text().await.unwrap());
-    // What root writes is the service's, too.
+    // Files that root writes belong to the service's user as well.
     let minute = cursor(&service).await;
     let replayed = output(service.by_root(&["retry", "--minute", &minute])).await;
     assert_eq!(replayed.status.code(), Some(0), "{}", text(&replayed.stderr));
@@ -130,7 +130,7 @@ async fn root_looks_at_the_state_of_a_service_and_takes_nothing_from_it() {
     assert_eq!(again.status.code(), Some(0), "{}", text(&again.stderr));
 }
 
-/// The last minute done.
+/// Returns the last minute that is done.
 async fn cursor(service: &Service) -> String {
     let looked = output(service.by_root(&["status", "--json"])).await;
     let status: serde_json::Value = serde_json::from_slice(&looked.stdout).unwrap();

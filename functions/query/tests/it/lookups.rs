@@ -146,7 +146,7 @@ async fn an_answer_that_breaks_off_is_asked_for_again_and_in_the_end_reported() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_virustotal_is_no_attempt_and_costs_few_requests() {
-    // Any answer ends it, also that a file is not known.
+    // Any answer ends the outage, also one that says that the file is not known.
     for (behaviour, known, status) in [
         (Behaviour::Transient(None), 20, "completed"),
         (Behaviour::Api(Fault::Reset), 0, "opt-out"),
@@ -160,14 +160,14 @@ async fn an_outage_of_virustotal_is_no_attempt_and_costs_few_requests() {
         }
         world.virustotal.behave_for_files(&behaviour, usize::MAX);
         put(&query, (0..20).map(event)).await;
-        // An hour.
+        // One hour passes, minute by minute.
         for _ in 0..60 {
             query.drain(false, &no_limits()).await.unwrap();
             clock.on(SignedDuration::from_mins(1));
         }
         assert_eq!(world.waiting(&*clock).await.waiting, 20);
         assert_eq!(world.statuses(), []);
-        // Once it is known to be out, one request a minute finds out whether it is back.
+        // Once VirusTotal is known to be out, one request a minute finds out whether it is back.
         let asked = world.virustotal.reports_asked().len();
         assert!((12..=70).contains(&asked), "{asked}");
         world.virustotal.clear_for_files();
@@ -186,7 +186,7 @@ async fn an_item_is_given_up_when_virustotal_was_out_for_as_long_as_the_setting_
     let clock = Moved::new();
     let query = world.query_at(Arc::<Moved>::clone(&clock), &[("VT_GIVE_UP_HOURS", "2")]);
     put(&query, [event(1), event(2)]).await;
-    // Waiting for something else is not waiting for VirusTotal.
+    // The time before the first failure does not count as waiting for VirusTotal.
     clock.on(SignedDuration::from_hours(24));
     world.virustotal.behave_for_files(&Behaviour::ServerError, usize::MAX);
     for _ in 0..23 {

@@ -1,4 +1,4 @@
-//! The dispatcher hands an event out once: what is polled is kept, whatever is wrong with the state for a while.
+//! The dispatcher hands an event out once, so polled events must outlive a state that fails for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use sim::lookup::{event, sha256};
 
 use crate::world::{World, no_limits};
 
-/// The state refuses to take in what is about a file, as it would were the disk full.
+/// Makes the state refuse items that mention a file, as a full disk would.
 struct FullDisk(rusqlite::Connection);
 
 impl FullDisk {
@@ -35,9 +35,9 @@ impl FullDisk {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Lets the dispatcher hand out that many events to the next poll.
+/// Lets the dispatcher hand out `events` events to the next poll.
 async fn post(query: &Query, events: usize) {
-    // The group begins where it is first polled.
+    // A consumer group begins with its first poll.
     query.poll(SECOND, &no_limits()).await.unwrap();
     let client = assemble::dispatcher(&query.common().settings).unwrap();
     let events: Vec<Value> = (0..events).map(event).collect();
@@ -70,7 +70,7 @@ async fn a_polled_event_that_cannot_be_kept_yet_holds_up_no_other_and_is_kept_la
         tokio::spawn(async move { query.poll(SECOND, &no_limits()).await })
     };
     until_waiting(&world, 19).await;
-    // It is tried again; and no more is polled.
+    // The event is put again and again, and no more events are polled.
     tokio::time::sleep(SECOND).await;
     assert!(!polling.is_finished());
     disk.ends();
@@ -92,7 +92,7 @@ async fn polled_events_outlive_a_run_that_could_not_keep_them() {
     };
     tokio::time::sleep(2 * SECOND).await;
     assert!(!polling.is_finished());
-    // The last try fails too. The next run of the process begins with them.
+    // The last try fails too. The next run of the process begins with these events.
     limits.stop.cancel();
     polling.await.unwrap().unwrap();
     assert_eq!(waiting(&world).await, 0);

@@ -32,8 +32,9 @@ pub struct TooLarge {
     pub max: usize,
 }
 
-/// Encodes an event so that it takes at most `max_event_bytes` and has no more features than Azul takes. If it has
-/// more, features are cut from the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says how many.
+/// Encodes an event so that it takes at most `max_event_bytes` and has no more features than Azul takes. Features that
+/// do not fit are cut from the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says
+/// how many.
 ///
 /// The dispatcher encodes the event anew, with its key and tracking fields set: some hundred bytes more,
 /// which the limit must leave room for.
@@ -101,9 +102,9 @@ fn marker(cut: usize) -> Feature {
     Feature::new(FEATURES_TRUNCATED, cut.to_string(), feature_type::INTEGER)
 }
 
-/// How many features from the start fit into `room` bytes, and into the number that Azul takes, with the marker for
-/// those that are cut; at least one is. `None` if there is none to cut, or not even the marker fits. One pass: the
-/// blocks grow with each feature.
+/// Returns how many leading features fit into `room` bytes and into Azul's limit, with the marker for the features that
+/// are cut; at least one is cut. `None`: there is no feature to cut, or not even the marker fits. One pass is enough,
+/// because the blocks grow with each feature.
 fn longest_start(features: &[Feature], room: usize) -> Option<usize> {
     let mut scratch = Vec::new();
     let mut len = |feature: &Feature| {

@@ -61,12 +61,12 @@ pub enum AvroError {
         /// Where it stands.
         at: usize,
     },
-    /// A JSON text of more than is taken.
+    /// A JSON text in the message exceeds a limit.
     #[error("the JSON at byte {at} is too much")]
     Json {
-        /// Where it stands.
+        /// Position of the text in the message, in bytes.
         at: usize,
-        /// What is too much of it.
+        /// The limit that the text exceeds.
         #[source]
         source: JsonLimitError,
     },
@@ -78,7 +78,7 @@ pub enum AvroError {
     Trailing(usize),
 }
 
-/// What a JSON text within a message may hold.
+/// Limits of a JSON text within a message.
 const MAX_JSON: JsonLimits = JsonLimits { values: 500_000, objects: 50_000 };
 
 /// How many bytes an entry of a map takes at least: two empty strings.

@@ -86,7 +86,7 @@ impl AwsBudget {
             }
             let nth = last.and_then(|l| (l.number + 1).checked_sub(u64::from(window.limit)));
             let Some(nth) = nth.filter(|nth| *nth > 0) else { continue };
-            // What a clock that was ahead granted counts for nothing.
+            // A grant in the future was made by a clock that was ahead. It does not count.
             let granted = self.granted(name, nth, action).await?;
             if let Some(granted) = granted.filter(|granted| *granted <= latest_written(now)) {
                 wait = wait.max(window.counted().saturating_sub(now.duration_since(granted)));
@@ -111,7 +111,7 @@ impl Budget for AwsBudget {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         while backoff.attempts() < MEETINGS {
             let last = self.last(name, &action).await?;
-            // A clock that went back a little must not make room: time goes on from the last grant.
+            // A clock that went back a little must not make room, so the time never goes below the last grant.
             let latest = last.map(|last| last.granted).filter(|at| *at <= latest_written(now));
             let now = latest.map_or(now, |latest| latest.max(now));
             let wait = self.wait(name, windows, last, now, &action).await?;
@@ -150,7 +150,7 @@ impl Budget for AwsBudget {
             while young - old > 1 {
                 let middle = old + (young - old) / 2;
                 let granted = self.granted(name, middle, &action).await?;
-                // Those of a clock that was ahead come before those that were made since.
+                // Grants of a clock that was ahead have lower numbers than those made since, so they count as old.
                 if granted.is_some_and(|granted| granted > from && granted <= latest_written(now)) {
                     young = middle;
                 } else {

@@ -60,7 +60,7 @@ impl HttpClient for Client {
 #[derive(Debug)]
 struct Connector {
     client: reqwest::Client,
-    /// How long the head of an answer may take. Only the credentials' sources are asked with one.
+    /// Longest time until the head of an answer. Only requests for credentials have one.
     limit: Option<Duration>,
     peers: Peers,
 }
@@ -81,7 +81,7 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Notes whether AWS is there, and what time it is there.
+/// Reports to `peers` whether AWS answered, and the time of its clock.
 fn tell(peers: &Peers, sent: &Result<HttpResponse, ConnectorError>) {
     let response = match sent {
         Ok(response) => response,

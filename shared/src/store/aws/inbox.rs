@@ -59,7 +59,7 @@ const LONGEST_REASON: usize = 1000;
 const REASON: &str = "reason";
 
 const PUTTING: &str = "putting work into a queue";
-/// Codes of answers to a call that say that a message in it is not taken.
+/// Error codes of a call which say that SQS does not take a message in it.
 const NOT_TAKEN: [&str; 4] = [
     "AWS.SimpleQueueService.BatchRequestTooLong",
     "BatchRequestTooLong",
@@ -67,11 +67,11 @@ const NOT_TAKEN: [&str; 4] = [
     "InvalidParameterValue",
 ];
 
-/// Why messages were not sent.
+/// Reason why messages were not sent.
 enum Unsent {
-    /// SQS does not take one of them, as it is.
+    /// SQS does not take one of the messages.
     Message,
-    /// Whatever they are.
+    /// The call failed for a reason that does not depend on the messages.
     Error(StoreError),
 }
 
@@ -143,7 +143,8 @@ impl SqsInbox {
         })
     }
 
-    /// The text of an item's message, and the key of its body's object where that is longer than `most` bytes.
+    /// Returns the text of an item's message. If it is longer than `most` bytes, the body is put into an object, whose
+    /// key is returned as well.
     async fn write(
         &self,
         queue: Queue,
@@ -178,8 +179,8 @@ impl SqsInbox {
         sent.map(drop).map_err(|e| failed(PUTTING, place.setting, e))
     }
 
-    /// Sends messages together and gives the places, in that list, of those that SQS did not take. An error: none
-    /// was taken.
+    /// Sends messages in one call, and returns the item numbers of those that SQS did not take. An error means that SQS
+    /// took none.
     async fn send_together(
         &self,
         place: &Place,
@@ -200,7 +201,7 @@ impl SqsInbox {
         Ok(failed.iter().filter_map(|entry| place_of(&entry.id)).collect())
     }
 
-    /// Puts an item by a message of its own; its body becomes an object where SQS does not take it.
+    /// Puts an item in a message of its own. If SQS does not take the body, the body is put into an object.
     async fn put_alone(
         &self,
         queue: Queue,
@@ -360,11 +361,11 @@ impl Inbox for SqsInbox {
         let mut batches = batches.into_iter().filter(|batch| !batch.is_empty());
         while let Some(batch) = batches.next() {
             let all = || batch.iter().map(|(n, _)| *n);
-            // What is wrong with one message must not cost the others.
+            // One bad message must not hold up the others, so refused messages are sent alone.
             let alone: Vec<usize> = match self.send_together(place, &batch).await {
                 Ok(alone) => alone,
                 Err(Unsent::Message) => all().collect(),
-                // An outage: the others would meet it too, and each call takes its time.
+                // The others would meet the same outage, and each call takes its time, so they are skipped.
                 Err(Unsent::Error(error)) => {
                     unput.add(all().next().unwrap_or_default(), error);
                     unput.skip(all().skip(1));
@@ -520,7 +521,7 @@ impl Inbox for SqsInbox {
         Ok(InboxCounts {
             waiting: visible.saturating_add(delayed),
             due: visible,
-            // SQS tells that to CloudWatch alone.
+            // SQS gives the age of the oldest message only to CloudWatch.
             oldest: None,
             in_work,
             buried: buried.saturating_add(looked_at),
@@ -576,8 +577,8 @@ impl SqsInbox {
     }
 }
 
-/// JSON without the characters that SQS refuses. Control characters are escaped in any JSON; of the others it
-/// refuses U+FFFE and U+FFFF alone, which can only be in strings here.
+/// Encodes a value as JSON without the characters that SQS refuses. Any JSON escapes control characters. Of the others,
+/// SQS refuses only U+FFFE and U+FFFF, which can only be in strings here.
 fn encode(value: &impl Serialize) -> Result<String, StoreError> {
     let text = serde_json::to_string(value);
     let text = text.map_err(|e| unavailable("putting a message together", e))?;

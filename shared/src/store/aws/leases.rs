@@ -40,7 +40,8 @@ impl Leases for AwsLeases {
         let what = format!("the lease {name}");
         let change = "SET #owner = :owner, #since = :now, #renewed = :now, #until = :until, \
                       #expires_at = :expires, #by = :me ADD #fence :one";
-        // No owner whose clock is right keeps it for longer than it lasts.
+        // A lease that ends later than its full length from now was written by a clock that was ahead, and does not
+        // count.
         let condition = "attribute_not_exists(#pk) OR #until <= :now OR #until > :latest";
         let mut values = times(now);
         let latest = latest_written(now).saturating_add(LASTS).unwrap_or(Timestamp::MAX);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const CHANGE: &str = "SET #until = :until, #expires_at = :expires, #written = :now, #by = :me";
-/// What a clock wrote that was ahead counts as absent.
+/// Condition of a new entry: there is none, it has expired, or it was written by a clock that was ahead.
 const NEW: &str = "attribute_not_exists(#pk) OR #until <= :now OR #written > :latest";
 
 pub(super) struct AwsMemory(pub(super) Table);

@@ -87,7 +87,7 @@ pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
     Ok(config.into_builder().credentials_provider(provider).build())
 }
 
-/// Credentials that are hidden in errors and the log from when they are known.
+/// A provider that hides its credentials in errors and the log as soon as they are known.
 #[derive(Debug)]
 struct HiddenCredentials(SharedCredentialsProvider);
 

@@ -13,7 +13,7 @@ use crate::store::{
 
 pub(super) struct LocalBudget {
     pub(super) db: Db,
-    /// Who confirms the clock that says which grants are old.
+    /// Peers that have to confirm the local clock before old grants are removed.
     pub(super) peers: Peers,
 }
 
@@ -33,13 +33,13 @@ impl Budget for LocalBudget {
         if windows.is_empty() {
             return Ok(Permit::Granted);
         }
-        // What a clock that was ahead granted counts for nothing.
+        // A grant in the future was made by a clock that was ahead. It does not count.
         let latest = nanoseconds(latest_written(now));
         let may_forget = self.peers.confirm(now);
         let (name, windows, now) = (name.to_owned(), windows.to_vec(), nanoseconds(now));
         self.db
             .write(format!("asking for a request of the budget {name}"), move |db| {
-                // A clock that went back a little must not make room: time goes on from the last grant.
+                // A clock that went back a little must not make room, so the time never goes below the last grant.
                 let last: Option<i64> = db
                     .prepare_cached(
                         "SELECT max(granted) FROM budget WHERE name = ?1 AND granted <= ?2",

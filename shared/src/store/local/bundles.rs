@@ -37,7 +37,7 @@ pub(super) struct LocalBundles {
 
 struct Inner {
     root: PathBuf,
-    /// `None`: it was opened for looking.
+    /// `None` if the bundles were opened for reading.
     scratch: Option<Scratch>,
     /// Names the next file in `scratch`.
     next: AtomicU64,
@@ -51,7 +51,7 @@ impl LocalBundles {
         Ok(Self::with(root, Some(scratch)))
     }
 
-    /// Looks at the directory `root`, which need not be there. Makes nothing and puts nothing.
+    /// Opens the directory `root`, which need not exist, for reading. It makes and changes nothing.
     pub(super) fn look(root: PathBuf) -> Self {
         Self::with(root, None)
     }

@@ -176,9 +176,10 @@ impl Db {
         Ok(Self { connection: Arc::new(Mutex::new(connection)), path: path.into() })
     }
 
-    /// Opens a database that is there, for reading alone: makes and changes nothing.
+    /// Opens an existing database for reading. It makes and changes nothing.
     pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
-        // Without a WAL nobody has it open, and it is whole. SQLite would make a WAL and its index to read it.
+        // Without a write-ahead log nobody has the database open, and it is complete. A plain open would make a log and
+        // its index.
         let is_still = !wal(path).exists();
         let mut url =
             Url::from_file_path(path).map_err(|()| unusable(path, "its path is not absolute"))?;
@@ -274,7 +275,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The versions of the schema that the database has and that is known here.
+/// Returns the schema version of the database, and the newest one that is known here.
 fn recognise(db: &Connection, path: &Path) -> Result<(i64, i64), Fault> {
     let known = i64::try_from(SCHEMA.len()).unwrap_or(i64::MAX);
     let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -296,7 +297,7 @@ fn recognise(db: &Connection, path: &Path) -> Result<(i64, i64), Fault> {
     Ok((found, known))
 }
 
-/// Why a database cannot be opened.
+/// Returns the error for a database that cannot be opened.
 fn refused(path: &Path, fault: Fault) -> StoreError {
     match fault {
         Fault::Store(error) => error,
@@ -305,7 +306,8 @@ fn refused(path: &Path, fault: Fault) -> StoreError {
     }
 }
 
-/// The write-ahead log of a database: it is there as long as somebody has the database open, or died with it open.
+/// Returns the path of the write-ahead log of a database. It exists while a process has the database open, or after one
+/// died with it open.
 fn wal(path: &Path) -> PathBuf {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");

@@ -25,7 +25,7 @@ fn later(now: Timestamp, by: SignedDuration) -> i64 {
     nanoseconds(now.saturating_add(by).unwrap_or(Timestamp::MAX))
 }
 
-/// Of the columns id, body, attempts, since, receipt, lost, `outage_since`, `outage_last`.
+/// Reads an item from the columns id, body, attempts, since, receipt, lost, `outage_since`, `outage_last`.
 fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
     let receipt: i64 = row.get(4)?;
     let (since, last): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
@@ -66,7 +66,7 @@ impl LocalInbox {
             .await
     }
 
-    /// Puts all of the items, or none.
+    /// Puts all of the items, or none, in one transaction.
     async fn put_together(
         &self,
         queue: Queue,
@@ -102,7 +102,7 @@ impl Inbox for LocalInbox {
         let mut unput = Unput::default();
         match self.put_together(queue, items.to_vec(), now).await {
             Ok(()) => return Ok(()),
-            // Each would wait as long for whoever holds the database.
+            // The database is locked, and each item alone would wait for it just as long.
             Err(error) if items.len() == 1 || is_busy(&error) => {
                 unput.add(0, error);
                 unput.skip(1..items.len());

@@ -1,10 +1,10 @@
 //! Leases: a locked file says that the owner lives, a row says who it is.
 //!
-//! The operating system frees the lock when its owner ends, however it ends, so a lease needs no expiry
-//! here. A lock belongs to an open file, not to a process: two owners in one process exclude each other
-//! too. The lock is taken only inside of a transaction that writes, so the row always
-//! agrees with it. So is the file removed, by who gives the lease back: nobody can be between opening a file and
-//! locking it. Looking locks it for a moment too, outside of any transaction, so one attempt is several.
+//! The operating system frees the lock when its owner ends, however it ends, so a lease needs no expiry here. A lock
+//! belongs to an open file, not to a process: two owners in one process exclude each other too. The lock is taken only
+//! inside a transaction that writes, so the row always agrees with it. The owner removes the file inside such a
+//! transaction as well, so that nobody is between opening the file and locking it. A reader of a lease also locks the
+//! file for a moment, outside any transaction, so an owner tries several times.
 
 use std::{
     fs::{File, TryLockError},
@@ -23,8 +23,9 @@ use super::{
 };
 use crate::store::{Grant, Lease, Leases, StoreError, keys::check_lease_name};
 
-/// How often a lock is tried, and how long after another. Blocks a thread that may block.
+/// Number of tries to take a lock: a reader of the lease may hold it for a moment.
 const TRIES: u32 = 3;
+/// Time between two tries. The wait blocks the thread, which is one for blocking work.
 const MOMENT: Duration = Duration::from_millis(5);
 
 pub(super) struct LocalLeases {
@@ -175,7 +176,8 @@ impl Leases for LocalLeases {
     }
 }
 
-/// Locks a file that nobody else has locked. Who looks at a lease locks its file for a moment.
+/// Locks a file that nobody else has locked. A reader of a lease locks its file for a moment, so there are several
+/// tries.
 fn try_lock(file: &File) -> Result<(), TryLockError> {
     for _ in 1..TRIES {
         match file.try_lock() {

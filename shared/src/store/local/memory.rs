@@ -19,7 +19,7 @@ const PURGED: i64 = 1000;
 
 pub(super) struct LocalMemory {
     db: Db,
-    /// Who confirms the clock that says what expired.
+    /// Peers that have to confirm the local clock before expired entries are removed.
     peers: Peers,
     writes: AtomicU32,
 }

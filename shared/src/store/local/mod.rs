@@ -47,7 +47,7 @@ pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
     open_with(state_dir, &Peers::default())
 }
 
-/// As [`open`]; what expired is forgotten only while `peers` confirm the clock that says so.
+/// As [`open`], but expired entries are removed only while `peers` confirm the local clock.
 ///
 /// # Errors
 /// As [`open`].
@@ -59,8 +59,8 @@ pub fn open_with(state_dir: &Path, peers: &Peers) -> Result<Store, StoreError> {
     Ok(store(state_dir, &db, bundles, peers))
 }
 
-/// Opens the state under `state_dir` for reading alone: makes and changes nothing, and waits for nobody. Whatever
-/// writes fails. `None` where there is no state.
+/// Opens the state under `state_dir` for reading. It makes and changes nothing, and waits for nobody; each write fails.
+/// `None` if there is no state.
 ///
 /// # Errors
 /// As [`open`].
@@ -192,15 +192,15 @@ fn lock_file(path: &PathBuf) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives what root made in another user's directory to that user: else the service, which runs as that user, could
-/// not use it. SQLite does the same for its own files.
+/// Gives a file that root made in another user's directory to that user. Otherwise the service, which runs as that
+/// user, could not use it. SQLite does the same for its own files.
 fn adopt(path: &Path) -> io::Result<()> {
     let made = fs::symlink_metadata(path)?;
     let Some(parent) = path.parent() else { return Ok(()) };
-    // The parent of a relative name is written as nothing, and is the working directory.
+    // A relative name without a directory has an empty parent, which means the working directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let parent = fs::metadata(parent)?;
-    // Only root makes files of root.
+    // A file that belongs to root was made by root.
     if made.uid() == 0 && parent.uid() != 0 {
         lchown(path, Some(parent.uid()), Some(parent.gid()))?;
     }

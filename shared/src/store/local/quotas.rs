@@ -18,7 +18,7 @@ const PURGED: i64 = 1000;
 
 pub(super) struct LocalQuotas {
     db: Db,
-    /// Who confirms the clock that says which places are old.
+    /// Peers that have to confirm the local clock before old places are removed.
     peers: Peers,
     reservations: AtomicU32,
 }

@@ -41,7 +41,7 @@ fn remove_abandoned(all: &Path) -> io::Result<()> {
             continue;
         }
         match remove_where_abandoned(&lock) {
-            // Of another user: whoever may removes it.
+            // The scratch belongs to another user, and a process that may remove it does so.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 tracing::warn!(path = %lock.display(), "scratch of another user is passed over");
             }

@@ -54,7 +54,7 @@ pub struct Hit {
     pub source_key: Option<String>,
     /// The submitter's country.
     pub source_country: Option<String>,
-    /// Where in the file the match was.
+    /// Part of the file that matched.
     pub match_source: String,
     /// The place that matched, as a hexdump.
     pub snippet: String,
@@ -483,7 +483,7 @@ impl VirusTotal {
         lock(&self.inner.state).hunting.repeat_cursor = repeat;
     }
 
-    /// Whether the stream gives the newest first whatever order is asked for: a peer that does not keep its word.
+    /// Makes the stream give the newest first whatever order is asked for, as a faulty peer does.
     pub fn ignore_order(&self, ignore: bool) {
         lock(&self.inner.state).hunting.ignore_order = ignore;
     }
