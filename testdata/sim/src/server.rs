@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -21,7 +22,7 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,15 +37,15 @@ pub(crate) struct Server {
     date: Arc<Mutex<Date>>,
 }
 
-/// What a server says that time it is, in the header `Date` of each answer.
+/// The header `Date` of a server's answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Date {
-    /// The machine's time.
+    /// The current time of the machine.
     #[default]
     Now,
-    /// Always that time.
+    /// This time, always.
     At(Timestamp),
-    /// Nothing.
+    /// No header `Date`.
     Untold,
 }
 
@@ -87,7 +88,7 @@ impl Server {
         Ok(Self { address, commands, stop, task: Some(task), date })
     }
 
-    /// Tells that time from now on.
+    /// Sets the header `Date` of each further answer.
     pub(crate) fn set_date(&self, date: Date) {
         *lock(&self.date) = date;
     }
@@ -253,6 +254,29 @@ impl AsyncWrite for Killable {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// The longest that a test waits for something to arrive. Without a limit, a test that waits in vain would hold up all
+/// others for ever.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+/// Waits until `is_so`, which is asked again at each change. `seen` tells what there is, for the message.
+///
+/// # Panics
+/// After [`LONGEST_WAIT`].
+pub(crate) async fn wait_until(
+    mut changes: watch::Receiver<u64>,
+    mut is_so: impl FnMut() -> bool,
+    seen: impl Fn() -> String,
+) {
+    let waiting = async {
+        while !is_so() {
+            // The sender lives as long as the stand-in.
+            let _ = changes.changed().await;
+        }
+    };
+    let waited = tokio::time::timeout(LONGEST_WAIT, waiting).await;
+    assert!(waited.is_ok(), "what the test waits for did not come in {LONGEST_WAIT:?}: {}", seen());
 }
 
 /// A lock that a failed assertion elsewhere does not spoil.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, process::Command};
 use azul_vt::minute::Minute;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sim::{Aws, Behaviour, Hit, Model, Unknown, feed::Style, lookup};
+use sim::{Aws, Behaviour, Fault, Hit, Model, Unknown, feed::Style, lookup};
 
 use crate::{
     aws::exported,
@@ -173,15 +173,19 @@ async fn ingest_needs_no_permission_that_is_not_in_its_list() {
 async fn query_needs_no_permission_that_is_not_in_its_list() {
     let Some(stage) = Stage::new().await else { return };
     stage.dispatcher.register_source("incidents");
-    stage.virustotal.report(&lookup::sha256(1), lookup::report(1));
+    for known in [1, 3] {
+        stage.virustotal.report(&lookup::sha256(known), lookup::report(known));
+    }
     let (running, url) = Running::serve(stage.vt("query", &["query", "--listen"]));
     let mut large = lookup::event(4);
     large["source"]["references"] = json!({ "case": "x".repeat(250_000) });
-    // Known, known again, unknown, too large for a message, and one that VirusTotal fails at.
+    // Known, known again, unknown, too large for a message, and one for which VirusTotal is out, then answers nonsense.
     let mut sent = 0;
     for event in [lookup::event(1), lookup::event(1), lookup::event(2), large, lookup::event(3)] {
         if event == lookup::event(3) {
-            stage.virustotal.behave_for_files(&Behaviour::ServerError, 100);
+            stage.virustotal.behave_for_files(&Behaviour::ServerError, 1);
+            let page = Behaviour::Api(Fault::answer(200, "<html>"));
+            stage.virustotal.behave_for_files(&page, 100);
         }
         sent += 1;
         let (id, now) = (format!("msg-{sent}"), Timestamp::now());
@@ -202,7 +206,7 @@ async fn query_needs_no_permission_that_is_not_in_its_list() {
     let (status, said) = running.end().await;
     // What is given up, and nothing else.
     assert!(status.success() && said.matches("ERROR").count() == 1, "{said}");
-    assert!(said.contains("4 events done; 0 put back, 1 given up"), "{said}");
+    assert!(said.contains("4 events done; 1 put back, 1 given up"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Runs a command off the threads that serve its questions.
@@ -29,8 +29,8 @@ pub(crate) fn tells_no_secret(said: &str) {
 /// A process, and what it says.
 pub(crate) struct Running {
     pub(crate) child: Child,
-    /// The lines of its log that were not looked at yet. They are read all the time: a process whose pipe is full
-    /// stands still.
+    /// Lines of the log that the test has not read yet. A thread reads the log all the time, because a process stops
+    /// when its pipe is full.
     lines: Receiver<String>,
     pub(crate) said: String,
 }
@@ -43,18 +43,20 @@ impl Running {
         thread::spawn(move || {
             let mut line = String::new();
             while stderr.read_line(&mut line).unwrap() > 0 {
-                // Nobody listens any more where the test is over.
+                // The receiver is gone when the test is over.
                 let _ = sender.send(std::mem::take(&mut line));
             }
         });
         Self { child, lines, said: String::new() }
     }
 
-    /// Reads what it says until there are these words.
+    /// Reads what it says until there are these words, for five minutes at most.
     pub(crate) fn until(mut self, words: &str) -> Self {
+        let late = Instant::now() + Duration::from_mins(5);
         loop {
-            let Ok(line) = self.lines.recv() else {
-                panic!("it ended without saying `{words}`: {}", self.said);
+            let left = late.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("it ended, or went on, without saying `{words}`: {}", self.said);
             };
             self.said.push_str(&line);
             if line.contains(words) {

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     fault::{Fault, Faults, around},
-    server::{Conn, Date, Server, lock},
+    server::{Conn, Date, Server, lock, wait_until},
 };
 
 /// A running dispatcher. Dropping it ends it.
@@ -173,7 +173,7 @@ impl Dispatcher {
 
     // Controls.
 
-    /// Tells that time in each answer from now on.
+    /// Sets the header `Date` of each further answer.
     pub fn set_date(&self, date: Date) {
         self.server.set_date(date);
     }
@@ -293,18 +293,16 @@ impl Dispatcher {
     }
 
     /// Waits until what arrived, and the posts so far, answer the question with yes.
+    ///
+    /// # Panics
+    /// They do not within five minutes.
     pub async fn wait_until(&self, mut question: impl FnMut(&Arrived, &[Posted]) -> bool) {
-        let mut changes = self.inner.changed.subscribe();
-        loop {
-            {
-                let state = lock(&self.inner.state);
-                if question(&state.book.arrived, &state.posts) {
-                    return;
-                }
-            }
-            // The sender lives in `self`.
-            let _ = changes.changed().await;
-        }
+        let is_so = || {
+            let state = lock(&self.inner.state);
+            question(&state.book.arrived, &state.posts)
+        };
+        let seen = || format!("{:?}", self.arrived().counts());
+        wait_until(self.inner.changed.subscribe(), is_so, seen).await;
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use self::{content::Files, hunting::Hunting, sandbox::Sandboxes, script::Script};
 pub use self::{hunting::Hit, script::Behaviour};
-use crate::server::{Date, Server, lock};
+use crate::server::{Date, Server, lock, wait_until};
 
 /// The key that is accepted until [`VirusTotal::set_key`].
 pub const TEST_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -178,7 +178,7 @@ impl VirusTotal {
         Ok(Self { api: Server::start(port, api).await?, content, inner })
     }
 
-    /// Tells that time in each answer of its own origin from now on.
+    /// Sets the header `Date` of each further answer of its own origin.
     pub fn set_date(&self, date: Date) {
         self.api.set_date(date);
     }
@@ -297,14 +297,12 @@ impl VirusTotal {
     }
 
     /// Waits until the requests so far answer the question with yes.
+    ///
+    /// # Panics
+    /// They do not within five minutes.
     pub async fn wait_until(&self, mut question: impl FnMut(&[Request]) -> bool) {
-        let mut changes = self.inner.changed.subscribe();
-        loop {
-            if question(&lock(&self.inner.state).requests) {
-                return;
-            }
-            // The sender lives in `self`.
-            let _ = changes.changed().await;
-        }
+        let is_so = || question(&lock(&self.inner.state).requests);
+        let seen = || format!("{:?}", self.requests());
+        wait_until(self.inner.changed.subscribe(), is_so, seen).await;
     }
 }
