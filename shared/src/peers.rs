@@ -215,6 +215,25 @@ impl Peers {
         is_known && self.confirm(now)
     }
 
+    /// Notes that this process asks VirusTotal. From then on the dispatcher alone does not make the clock good enough to
+    /// delete by.
+    pub fn uses_virustotal(&self) {
+        self.known().peers.entry(Peer::VirusTotal).or_default();
+    }
+
+    /// Whether the local clock, which says `now`, may decide that something is old enough to be deleted: it is
+    /// confirmed, and not by the dispatcher alone. The dispatcher may run on this machine and share its wrong clock,
+    /// and a clock that is far off keeps VirusTotal from contradicting, because its certificate does not count then.
+    pub fn may_delete(&self, now: Timestamp) -> bool {
+        let has_other = {
+            let known = self.known();
+            let is_used = known.peers.contains_key(&Peer::VirusTotal);
+            let mut others = known.peers.iter().filter(|(peer, _)| **peer != Peer::Dispatcher);
+            !is_used || others.any(|(_, reached)| reached.now().is_some())
+        };
+        has_other && self.confirm(now)
+    }
+
     /// Returns the local time `now`, or the earliest time of a peer if the local clock is ahead of it by more than
     /// [`TOLERANCE`]. So progress never passes the time of a peer.
     pub fn earliest(&self, now: Timestamp) -> Timestamp {
@@ -269,6 +288,21 @@ mod tests {
         assert!(matches!(peers.clock(now()), ClockCheck::Apart { peer: Peer::Dispatcher, .. }));
         peers.answered(Peer::Dispatcher, &dated("Tue, 24 Nov 2026 10:00:30 GMT"));
         assert!(peers.confirm(now()));
+    }
+
+    #[test]
+    fn the_dispatcher_alone_lets_nothing_be_deleted_where_virustotal_is_asked() {
+        let peers = Peers::default();
+        let date = || dated("Tue, 24 Nov 2026 10:00:00 GMT");
+        assert!(!peers.may_delete(now()));
+        peers.answered(Peer::Dispatcher, &date());
+        assert!(peers.may_delete(now()));
+        peers.uses_virustotal();
+        assert!(peers.confirm(now()) && !peers.may_delete(now()));
+        peers.failed(Peer::VirusTotal, "the certificate is not valid yet");
+        assert!(!peers.may_delete(now()));
+        peers.answered(Peer::State, &date());
+        assert!(peers.may_delete(now()));
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Tasks for Download {
     async fn tidy(&self) -> Result<(), StoreError> {
         let (store, now) = (&self.common.store, self.common.clock.now());
         let hour = SignedDuration::from_hours(1);
-        if !self.common.settings.peers.confirm(now)
+        if !self.common.settings.peers.may_delete(now)
             || !store.memory.remember("housekeeping", work::FOLDER, hour, now).await?
         {
             return Ok(());

@@ -12,6 +12,7 @@ use azul_vt::{
     lambda::{self, Function, UnknownEvent},
     mapping::{HandlerSet, Mapper, MapperOptions, UnknownHandler},
     metrics,
+    peers::latest_written,
     pipeline::{
         Limits, assemble,
         publish::{PublishError, Publisher, PublisherOptions, register_event},
@@ -311,6 +312,7 @@ impl Hunt {
             None => self.first_position(now)?,
         };
         report.position = known;
+        self.require_past(position)?;
         if position < oldest {
             report.lost_hours = oldest.saturating_sub(position) / 3600 + 1;
             let hours = report.lost_hours;
@@ -318,6 +320,21 @@ impl Hunt {
         }
         let from = position.max(oldest).saturating_sub(OVERLAP.as_secs());
         self.pages(None, Some(from), limits, report).await
+    }
+
+    /// Refuses a position in the future. A clock that was ahead leaves such a position, and no hit would be read until
+    /// its time comes.
+    fn require_past(&self, position: i64) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        if position <= latest_written(now).as_second() || !self.settings.peers.confirm(now) {
+            return Ok(());
+        }
+        let what = format!("the cursor {NAME}");
+        let reason = format!(
+            "it is second {position} of Unix time, which is to come: set its position to the date of the last hit that \
+             was delivered"
+        );
+        Err(StoreError::Damaged { what, reason })
     }
 
     /// Returns the local time, or the earliest time of a peer if the local clock is ahead of it.

@@ -81,11 +81,11 @@ impl Load {
         LedgerRow { minute, state, counts, updated: self.clock.now() }
     }
 
-    /// Removes old bundles, rejects, ledger rows and leases, at most once an hour. A peer has to confirm the local
-    /// clock first, because that clock decides what is old.
+    /// Removes old bundles, rejects, ledger rows and leases, at most once an hour. The peers have to allow it
+    /// ([`may_delete`](azul_vt::peers::Peers::may_delete)), because the local clock decides what is old.
     pub(crate) async fn prune(&self) -> Result<(), LoadError> {
         let now = self.clock.now();
-        if !self.settings.peers.confirm(now) {
+        if !self.settings.peers.may_delete(now) {
             return Ok(());
         }
         let hour = SignedDuration::from_hours(1);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use azul_vt::{
+    errors::chain,
     metrics,
     minute::Minute,
     peers::latest_written,
@@ -99,8 +100,13 @@ impl Load {
         let outcome = self.load_feed(lease, limits, report).await;
         // Pruning comes after the feed, because VirusTotal's answer confirms the clock. It also runs after an error,
         // because a full disk needs the space.
-        self.prune().await?;
-        outcome
+        match (outcome, self.prune().await) {
+            (Err(error), Err(second)) => {
+                tracing::error!(error = chain(&second), "what is too old is not removed");
+                Err(error)
+            }
+            (outcome, pruned) => outcome.and(pruned),
+        }
     }
 
     async fn load_feed(

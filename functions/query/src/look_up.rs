@@ -133,7 +133,7 @@ impl Query {
     pub(crate) async fn remove_old_reports(&self) -> Result<(), StoreError> {
         let now = self.common.clock.now();
         let hour = SignedDuration::from_hours(1);
-        if !self.common.settings.peers.confirm(now)
+        if !self.common.settings.peers.may_delete(now)
             || !self.common.store.memory.remember("housekeeping", "reports", hour, now).await?
         {
             return Ok(());

@@ -11,9 +11,9 @@ const MOST_HELD: usize = 4;
 /// Most refused lines that an error or a warning names.
 pub const NAMED_LINES: usize = 3;
 
-/// A bundle has lines, and none of them is a record of a file.
+/// None of a bundle's lines is a record of a file, or it has no lines.
 #[derive(Debug, thiserror::Error)]
-#[error("none of its {lines} lines is a record of a file: {}", reasons(first))]
+#[error("{}", no_records(*lines, first))]
 pub struct NoRecords {
     /// Lines that are not blank.
     pub lines: u64,
@@ -82,13 +82,22 @@ impl Gate {
         }
     }
 
-    /// Ends the bundle. An error if the bundle has lines and no record.
+    /// Ends the bundle. An error if the bundle has no record: a minute of VirusTotal always has some, so a bundle
+    /// without lines is a bad answer too.
     pub(super) fn finish(self) -> Result<(), Stop> {
-        if self.is_open || self.lines == 0 {
+        if self.is_open {
             return Ok(());
         }
         Err(Stop::NoRecords(NoRecords { lines: self.lines, first: self.first }))
     }
+}
+
+/// Returns the text of [`NoRecords`].
+fn no_records(lines: u64, first: &[(u64, String)]) -> String {
+    if lines == 0 {
+        return "it has no lines".to_owned();
+    }
+    format!("none of its {lines} lines is a record of a file: {}", reasons(first))
 }
 
 /// Returns number and reason of the first [`NAMED_LINES`] refused lines as a text.

@@ -113,6 +113,7 @@ impl VirusTotal {
 
     /// As [`VirusTotal::new`], with `options` of one's own.
     pub fn with_options(client: reqwest::Client, settings: &Settings, options: Options) -> Self {
+        settings.peers.uses_virustotal();
         Self {
             client,
             origin: settings.virustotal.clone(),

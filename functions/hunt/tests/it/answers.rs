@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use azul_vt::pipeline::Limits;
 use hunt::{HuntError, Trigger};
+use jiff::Timestamp;
 use serde_json::json;
-use sim::{Behaviour, Fault, Hit};
+use sim::{Behaviour, Date, Fault, Hit};
 use tokio::time::Instant;
 
 use crate::world::{NOW, World, run};
@@ -149,6 +150,19 @@ async fn the_position_waits_for_the_end_where_the_newest_come_first() {
     world.virustotal.ignore_order(true);
     assert_eq!(run(&world.hunt(&[])).await.delivered, 100);
     assert_eq!(world.position().await, Some(NOW - 600));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_in_the_future_is_an_error_and_no_silence() {
+    let world = World::new().await;
+    world.hits(3, 60);
+    let cursors = world.store().cursors;
+    assert!(cursors.advance("hunt", None, NOW + 20 * 86_400).await.unwrap());
+    // While nobody confirms the clock, it may be this clock that is wrong.
+    run(&world.hunt(&[])).await;
+    world.dispatcher.set_date(Date::At(Timestamp::from_second(NOW).unwrap()));
+    let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    assert!(azul_vt::errors::chain(&error).contains("which is to come"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

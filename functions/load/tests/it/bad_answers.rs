@@ -40,6 +40,9 @@ fn answers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a record over many lines", compress(&pretty), "line 1"),
         ("an envelope", compress(&envelope), "neither attributes.sha256"),
         ("gzip around bzip2", gzip(&compress(&record)), "not JSON"),
+        ("no lines", compress(""), "no lines"),
+        ("blank lines", compress("\n\n\n"), "no lines"),
+        ("gzip of nothing", gzip(b""), "no lines"),
         ("many lines of something else", compress(&"1\n".repeat(20_000)), "20000 lines"),
     ]
 }

@@ -110,13 +110,16 @@ async fn what_is_in_flight_when_it_is_asked_to_end_is_accounted_for() {
     };
     let asked = world.dispatcher.arrived().downloads().len();
     assert!(lines_done > 0 && asked > 0);
-    assert_eq!(row(&load, minute).await.unwrap().counts.requests, asked as u64);
+    // A post that takes longer than the second after the signal is in doubt: it arrived, and is sent again.
+    let counted = usize::try_from(row(&load, minute).await.unwrap().counts.requests).unwrap();
+    assert!(counted <= asked, "{counted} {asked}");
     assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
     let downloads = world.dispatcher.arrived().downloads();
     let files: BTreeSet<_> = downloads.iter().map(|download| &download.hash).collect();
-    assert_eq!(files.len(), downloads.len(), "asked for once");
+    let repeated = downloads.len() - files.len();
+    assert!(repeated <= asked - counted, "only what was in doubt is asked for twice: {repeated}");
     let counts = row(&load, minute).await.unwrap().counts;
-    assert_eq!((counts.records, counts.requests), (900, downloads.len() as u64));
+    assert_eq!((counts.records, counts.requests), (900, files.len() as u64));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,6 +81,8 @@ enum Told {
     DispatcherLies(i64),
     NotByVirusTotal,
     NotByTheDispatcher,
+    /// The dispatcher shares the local clock, and VirusTotal says nothing.
+    OnlyByOurOwnHost,
     Nothing,
 }
 
@@ -135,6 +137,7 @@ impl ReferenceStateMachine for Histories {
                 apart().prop_map(Told::DispatcherLies),
                 Just(Told::NotByVirusTotal),
                 Just(Told::NotByTheDispatcher),
+                Just(Told::OnlyByOurOwnHost),
                 Just(Told::Nothing),
             ]
             .prop_map(Step::Tell),
@@ -260,6 +263,7 @@ impl World {
             Told::DispatcherLies(by_seconds) => (truth, Date::At(by(by_seconds))),
             Told::NotByVirusTotal => (Date::Untold, truth),
             Told::NotByTheDispatcher => (truth, Date::Untold),
+            Told::OnlyByOurOwnHost => (Date::Untold, Date::At(by(ahead))),
             Told::Nothing => (Date::Untold, Date::Untold),
         };
         self.virustotal.set_date(virustotal);

@@ -35,7 +35,7 @@ impl Budget for LocalBudget {
         }
         // A grant in the future was made by a clock that was ahead. It does not count.
         let latest = nanoseconds(latest_written(now));
-        let may_forget = self.peers.confirm(now);
+        let may_forget = self.peers.may_delete(now);
         let (name, windows, now) = (name.to_owned(), windows.to_vec(), nanoseconds(now));
         self.db
             .write(format!("asking for a request of the budget {name}"), move |db| {

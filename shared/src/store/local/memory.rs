@@ -79,7 +79,7 @@ impl Memory for LocalMemory {
         let expires = nanoseconds(now.saturating_add(ttl).unwrap_or(Timestamp::MAX));
         let latest = nanoseconds(latest_written(now));
         let purge = self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY)
-            && self.peers.confirm(now);
+            && self.peers.may_delete(now);
         self.db
             .write(format!("remembering {} of kind {kind}", ids.len()), move |db| {
                 if purge {

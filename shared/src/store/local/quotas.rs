@@ -41,7 +41,7 @@ impl Quotas for LocalQuotas {
         let (category, id) = (category.to_owned(), id.to_owned());
         let now = Timestamp::now();
         let purge = self.reservations.fetch_add(1, Ordering::Relaxed).is_multiple_of(PURGE_EVERY)
-            && self.peers.confirm(now);
+            && self.peers.may_delete(now);
         self.db
             .write(format!("reserving a place in the quota of {category}"), move |db| {
                 if purge {
