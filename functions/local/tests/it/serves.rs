@@ -28,8 +28,12 @@ const FIRST_HIT: usize = 1_000_000;
 const FIRST_POST: u64 = 1000;
 /// What stands between two looks whether something arrived.
 const LOOK: Duration = Duration::from_millis(100);
-/// Long for anything here; hunting comes round each minute.
-const PATIENCE: Duration = Duration::from_mins(3);
+/// The longest wait of a test for anything. An item can wait for ten minutes after an outage.
+const PATIENCE: Duration = Duration::from_mins(12);
+/// Length of one outage of VirusTotal in a long soak: longer than all tries of an item that count as attempts.
+const LONG_OUTAGE: Duration = Duration::from_secs(100);
+/// The shortest soak that has such an outage.
+const LONG_SOAK: Duration = Duration::from_mins(5);
 /// The longest that an end may take that was asked for.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -206,9 +210,12 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
     // The test has about thirteen rounds, or more so that none is longer than ten seconds. A process is asked to end
     // and not killed: a kill would lose the events that the dispatcher has just handed out, because it hands out each
     // event once.
-    let round = (long / 13).min(Duration::from_secs(10));
+    let short = (long / 13).min(Duration::from_secs(10));
     let mut ends = 0;
     for outage in Outage::ALL.iter().cycle() {
+        // The first outage of VirusTotal.
+        let is_long = ends == 2 && long >= LONG_SOAK;
+        let round = if is_long { 2 * LONG_OUTAGE } else { short };
         // A process has to start without a dispatcher, but not without space on the disk.
         let at_start = matches!(outage, Outage::Dispatcher);
         if at_start {
