@@ -1,12 +1,13 @@
 //! Serves HTTP/1.1 on this machine to unknown callers.
 //!
-//! Each address has a limit of open connections. At the limit, a new connection replaces the one that has been idle for
+//! Each address has a limit of open connections. At the limit, a new connection replaces the one that has been silent for
 //! the longest time. A connection is closed after 15 idle seconds: its request's head is incomplete (however its bytes
 //! drip in), its answer is not taken, or no further request begins. A body has to arrive at a minimum rate ([`body`]).
 //! Posts take at most half of the connections, so that requests such as `GET /health` are answered while many callers
-//! are posting.
+//! are posting. Where all of those are taken, a new post replaces the one whose body has been awaited for the longest
+//! time: most posts show only at the end of their body whether they may post, so a place alone must cost something.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use azul_vt::{errors::chain, pipeline::Limits, settings::Settings, webhook::LetIn};
@@ -15,10 +16,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::failure::{Failure, say};
@@ -136,11 +134,11 @@ impl Server {
     ) where
         Answer: Future<Output = Response<Bytes>> + Send + 'static,
     {
-        let connections = Connections::new(self.most_connections);
+        let most_posts = (self.most_connections / 2).max(1);
+        let connections = Connections::new(self.most_connections, most_posts);
         let door = Door {
             is_let_in: self.address.ip().is_loopback(),
             times: self.times,
-            posts: Arc::new(Semaphore::new((self.most_connections / 2).max(1))),
             stop: limits.stop.clone(),
         };
         let (all_end, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -154,7 +152,7 @@ impl Server {
                     Some(place) => {
                         tasks.spawn(door.clone().attend(socket, place, handle.clone()));
                     }
-                    // All connections are at work, so this one is closed, and the caller has to come again.
+                    // All connections are at work on whole requests, so this one is closed, and the caller has to come again.
                     None => drop(socket),
                 },
                 Err(error) => {
@@ -177,8 +175,6 @@ impl Server {
 struct Door {
     is_let_in: bool,
     times: Times,
-    /// Permits for requests with a body.
-    posts: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -197,17 +193,17 @@ impl Door {
         let service = service_fn(|request: http::Request<Incoming>| {
             let at_work = place.begin();
             let is_question = matches!(*request.method(), Method::GET | Method::HEAD);
-            let post = if is_question { None } else { Some(Arc::clone(&self.posts)) };
-            let post = post.map(Semaphore::try_acquire_owned).transpose();
-            let mut request = request.map(|body| PacedBody::new(body, self.times));
+            let has_place = is_question || at_work.take_post_place();
+            let mut request =
+                request.map(|body| PacedBody::new(body, self.times, place.body_watch()));
             if self.is_let_in {
                 request.extensions_mut().insert(LetIn);
             }
-            let answer = post.map(|post| (handle(request), post));
+            let answer = has_place.then(|| handle(request));
             async move {
                 let answer = match answer {
-                    Ok((answer, _post)) => answer.await,
-                    Err(_) => too_many_posts(),
+                    Some(answer) => answer.await,
+                    None => too_many_posts(),
                 };
                 drop(at_work);
                 Ok::<_, Infallible>(answer.map(Full::new))
@@ -262,8 +258,13 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(150);
     const LONG: Duration = Duration::from_hours(1);
+    /// Time in which the server surely reads a few bytes.
+    const LONG_ENOUGH: Duration = Duration::from_secs(1);
     const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+
+    /// A body that is worked until the server is told to end.
+    const WORK: &[u8] = b"long work";
 
     /// Starts a server that answers with the number of bytes of a body, or the reason why it broke off.
     async fn start(most_connections: usize, times: Times) -> (SocketAddr, Limits) {
@@ -273,11 +274,19 @@ mod tests {
         let (address, limits) = (server.address, Limits::default());
         let until = limits.clone();
         tokio::spawn(async move {
-            let answer = |request: Request| async {
-                Response::new(match request.into_body().collect().await {
-                    Ok(body) => format!("{} bytes", body.to_bytes().len()).into(),
-                    Err(error) => error.to_string().into(),
-                })
+            let end = until.clone();
+            let answer = move |request: Request| {
+                let end = end.clone();
+                async move {
+                    let body = match request.into_body().collect().await {
+                        Ok(body) => body.to_bytes(),
+                        Err(error) => return Response::new(error.to_string().into()),
+                    };
+                    if body == WORK {
+                        end.stop.cancelled().await;
+                    }
+                    Response::new(format!("{} bytes", body.len()).into())
+                }
             };
             server.serve(&until, answer).await;
         });
@@ -327,15 +336,18 @@ mod tests {
     async fn a_body_that_stops_or_drips_in_is_given_up() {
         let stops = Times { body_silence: SHORT, body_grace: LONG, idle: LONG };
         let drips = Times { body_silence: LONG, body_grace: SHORT, idle: LONG };
-        for (times, drip) in [(stops, false), (drips, true)] {
+        // What is sent in a hurry at first gives no leave to drip for long.
+        for (times, drip, hurry) in [(stops, false, 0), (drips, true, 0), (drips, true, 900_000)] {
             let (address, _limits) = start(4, times).await;
             let (read, mut write) = open(address, POST).await.into_split();
+            write.write_all(&vec![b'x'; hurry]).await.unwrap();
             let dripping = tokio::spawn(async move {
                 while drip && write.write_all(b"a").await.is_ok() {
                     tokio::time::sleep(SHORT / 10).await;
                 }
                 write
             });
+            let begun = tokio::time::Instant::now();
             let mut read = tokio::io::BufReader::new(read);
             let mut said = String::new();
             while !said.contains("too slowly") {
@@ -345,6 +357,7 @@ mod tests {
                 }
             }
             assert!(said.contains("it came too slowly"), "{said}");
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
             drop(read);
             dripping.await.unwrap();
         }
@@ -364,7 +377,12 @@ mod tests {
     #[tokio::test]
     async fn questions_are_answered_while_posts_take_what_they_may() {
         let (address, limits) = start(4, Times::default()).await;
-        let (mut one, other) = (posting(address).await, posting(address).await);
+        let (mut one, mut other) = (posting(address).await, posting(address).await);
+        for socket in [&mut one, &mut other] {
+            socket.write_all(WORK).await.unwrap();
+        }
+        // The server does not say when it has read a body. Until then a post makes room for another.
+        tokio::time::sleep(LONG_ENOUGH).await;
         for _ in 0..10 {
             // Posts beyond half of the connections are answered with 503.
             let third = said(open(address, POST).await).await;
@@ -372,13 +390,27 @@ mod tests {
             assert!(third.contains("retry-after: 5\r\n"), "{third}");
             assert!(said(open(address, GET).await).await.ends_with("0 bytes"));
         }
-        // A connection at work is never closed for another one.
-        one.write_all(b"123456789").await.unwrap();
-        let mut answer = [0; 15];
-        one.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200 OK");
-        // The other post would take long, but the server waits only a moment for it when it ends.
+        // A request that is whole is never closed for another one, and has a moment when the server ends.
         limits.stop.cancel();
-        said(other).await;
+        for worked in [one, other] {
+            assert!(said(worked).await.ends_with("9 bytes"));
+        }
+    }
+
+    #[tokio::test]
+    async fn posts_that_send_no_body_make_room_for_another() {
+        let (address, limits) = start(4, Times::default()).await;
+        let mut silent = Vec::new();
+        for _ in 0..20 {
+            silent.push(posting(address).await);
+            let post =
+                b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
+            assert!(said(open(address, post).await).await.ends_with("3 bytes"));
+        }
+        // Those that were silent longest were closed without an answer.
+        assert_eq!(said(silent.remove(0)).await, "");
+        // One that awaits a body takes long, but the server waits only a moment for it when it ends.
+        limits.stop.cancel();
+        assert_eq!(said(silent.remove(18)).await, "");
     }
 }

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Times;
+use super::{Times, connections::BodyWatch};
 
 /// The body came too slowly.
 #[derive(Debug, thiserror::Error)]
@@ -20,29 +20,40 @@ use super::Times;
 struct TooSlow;
 
 /// Minimum rate of a body: bytes a second on average, after the first [`Times::body_grace`].
-const BYTES_PER_SECOND: u64 = 16 * 1024;
+const BYTES_PER_SECOND: u32 = 16 * 1024;
 
-/// A body that ends in an error if nothing arrives for a while, or if the average rate is too low.
+/// A body that ends in an error if nothing arrives for a while, or if it arrives too slowly.
 pub(crate) struct PacedBody {
     body: Incoming,
     times: Times,
-    /// Time of the first read.
-    begun: Option<Instant>,
-    received: u64,
+    watch: BodyWatch,
+    /// How long the rest of the body may be awaited in all. Bytes add to it, up to [`Times::body_grace`]: whoever sends
+    /// much in a hurry may not drip for long afterwards. Time in which nobody reads is not counted against the caller.
+    patience: Duration,
+    /// Time since which a piece is awaited.
+    awaits_since: Option<Instant>,
     /// Wakes the reader when the body is late.
     late: Pin<Box<Sleep>>,
 }
 
 impl PacedBody {
-    pub(super) fn new(body: Incoming, times: Times) -> Self {
+    pub(super) fn new(body: Incoming, times: Times, watch: BodyWatch) -> Self {
         let late = Box::pin(sleep_until(Instant::now()));
-        Self { body, times, begun: None, received: 0, late }
+        Self { body, times, watch, patience: times.body_grace, awaits_since: None, late }
     }
 
-    /// Returns the time by which the next piece has to arrive.
-    fn deadline(&self, begun: Instant, now: Instant) -> Instant {
-        let whole = self.times.body_grace + Duration::from_secs(self.received / BYTES_PER_SECOND);
-        (begun + whole).min(now + self.times.body_silence)
+    fn begin_to_wait(&mut self) {
+        let now = Instant::now();
+        self.awaits_since = Some(now);
+        self.watch.awaits();
+        self.late.as_mut().reset(now + self.patience.min(self.times.body_silence));
+    }
+
+    fn end_to_wait(&mut self) {
+        if let Some(since) = self.awaits_since.take() {
+            self.watch.came();
+            self.patience = self.patience.saturating_sub(since.elapsed());
+        }
     }
 }
 
@@ -55,25 +66,18 @@ impl Body for PacedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let begun = this.begun.unwrap_or_else(|| {
-            let now = Instant::now();
-            let deadline = this.deadline(now, now);
-            this.late.as_mut().reset(deadline);
-            *this.begun.insert(now)
-        });
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            if this.awaits_since.is_none() {
+                this.begin_to_wait();
+            }
             ready!(this.late.as_mut().poll(context));
             return Poll::Ready(Some(Err(TooSlow.into())));
         };
+        this.end_to_wait();
         if let Some(Ok(frame)) = &frame {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            this.received = this.received.saturating_add(length as u64);
-            let now = Instant::now();
-            let deadline = this.deadline(begun, now);
-            if deadline < now {
-                return Poll::Ready(Some(Err(TooSlow.into())));
-            }
-            this.late.as_mut().reset(deadline);
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            let earned = Duration::from_secs(bytes as u64) / BYTES_PER_SECOND;
+            this.patience = (this.patience + earned).min(this.times.body_grace);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
