@@ -1,6 +1,7 @@
 //! When a run stops, and how much it has loaded.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +11,8 @@ use std::{
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use crate::store::BundleReader;
 
 /// How long what is in flight may still take once the process is asked to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -54,6 +57,21 @@ impl Drop for Begun {
         if !self.is_loaded {
             self.bundles.begun.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// A reader that fails once its limits are reached.
+struct LimitedReader {
+    reader: BundleReader,
+    limits: Limits,
+}
+
+impl io::Read for LimitedReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.limits.reached() {
+            return Err(io::Error::other("it is time to stop"));
+        }
+        self.reader.read(out)
     }
 }
 
@@ -116,6 +134,12 @@ impl Limits {
             () = deadline => None,
             () = asked => None,
         }
+    }
+
+    /// Reads what `reader` reads, and fails once it is time to stop. Decoding runs on threads that nobody can break off
+    /// from outside, and a process ends only when they do.
+    pub fn reader(&self, reader: BundleReader) -> BundleReader {
+        Box::new(LimitedReader { reader, limits: self.clone() })
     }
 
     /// Begins a bundle, where those loaded under these limits and those being loaded are fewer than `most`.

@@ -293,10 +293,10 @@ impl Pipeline {
             match self.deliver_lines(mapper, input, taking, limits, &mut followed).await? {
                 Lines::Ended(ended) => return Ok(ended),
                 Lines::InDoubt if limits.reached() => return Ok(Ended::Paused),
-                Lines::InDoubt => {
-                    self.verify(key).await?;
-                    taking.is_checked = false;
-                }
+                Lines::InDoubt => match self.verify(key, limits).await? {
+                    Ended::Complete => taking.is_checked = false,
+                    Ended::Paused => return Ok(Ended::Paused),
+                },
                 Lines::Late => taking.needs_record = false,
             }
             let lines_done = followed.lines_done;
@@ -338,7 +338,7 @@ impl Pipeline {
     async fn settle_lines(
         &self,
         mapper: &Arc<Mapper>,
-        input: Input,
+        mut input: Input,
         taking: Taking,
         refused: &mut Refused<'_>,
         limits: &Limits,
@@ -346,6 +346,8 @@ impl Pipeline {
     ) -> Result<Lines, DeliverError> {
         self.follow_rules().await;
         let (origin, now) = (input.origin.clone(), input.now);
+        // Lines that were settled before make no batch that could be refused, however long they take to decode.
+        input.reader = limits.reader(input.reader);
         let (send, receive) = mpsc::channel(WAITING);
         let preparing = self.prepare(mapper, input, taking, Outlet::new(send));
         let batches =
@@ -367,7 +369,13 @@ impl Pipeline {
         match preparing.await {
             Ok(Ok(true)) => Ok(Lines::Ended(Ended::Complete)),
             Ok(Ok(false)) => Ok(Lines::InDoubt),
-            Ok(Err(OrderedError::Bundle(error))) => Err(error.into()),
+            Ok(Err(OrderedError::Bundle(error))) => {
+                if is_stopped(&error, limits) {
+                    Ok(Lines::Ended(Ended::Paused))
+                } else {
+                    Err(error.into())
+                }
+            }
             Ok(Err(OrderedError::Taker(Stop::Closed))) => Ok(Lines::Ended(Ended::Paused)),
             Ok(Err(OrderedError::Taker(Stop::Late))) => Ok(Lines::Late),
             Ok(Err(OrderedError::Taker(Stop::NoRecords(error)))) => Err(error.into()),
@@ -376,13 +384,18 @@ impl Pipeline {
     }
 
     /// Decodes a whole staged bundle: after this every checksum in it is known to hold, and a fault shows before a line
-    /// leaves. Nothing is wrong with one that is not there any more.
-    async fn verify(&self, key: &str) -> Result<(), DeliverError> {
-        let Some(reader) = self.store.bundles.open(key).await? else { return Ok(()) };
+    /// leaves. Nothing is wrong with one that is not there any more. [`Ended::Paused`] where `limits` ended it: then
+    /// nothing is known of the bundle.
+    async fn verify(&self, key: &str, limits: &Limits) -> Result<Ended, DeliverError> {
+        let Some(reader) = self.store.bundles.open(key).await? else { return Ok(Ended::Complete) };
+        let reader = limits.reader(reader);
         let (caps, threads) = (self.caps, self.threads);
         let verified = tokio::task::spawn_blocking(move || bundle::verify(reader, caps, threads));
-        verified.await.map_err(|_| DeliverError::Panicked)??;
-        Ok(())
+        match verified.await.map_err(|_| DeliverError::Panicked)? {
+            Ok(_) => Ok(Ended::Complete),
+            Err(error) if is_stopped(&error, limits) => Ok(Ended::Paused),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Moves a staged bundle that can never be decoded under `rejects/`, as `name` among what `origin` left there.
@@ -565,6 +578,12 @@ impl Pipeline {
         refused.add(first, &rejects, others).await?;
         Ok(account)
     }
+}
+
+/// Whether a bundle was not read further because it was time to stop. A reader that fails by itself at that time is tried
+/// again by the next run as well.
+fn is_stopped(error: &BundleError, limits: &Limits) -> bool {
+    error.is_transient() && limits.reached()
 }
 
 /// Told of a delivery beside its own listener.

@@ -71,9 +71,10 @@ pub async fn deliver(
     limits: &Limits,
 ) -> Result<Option<Posted>, DeliverError> {
     let bundles = &pipeline.store.bundles;
-    match pipeline.verify(key).await {
+    match pipeline.verify(key, limits).await {
+        Ok(Ended::Paused) => return Ok(None),
         // No bytes are no records.
-        Ok(()) | Err(DeliverError::Bundle(BundleError::Empty)) => {}
+        Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {}
         Err(DeliverError::Bundle(error)) if !error.is_transient() => {
             pipeline.bury(key, key, "body", &chain(&error), now).await?;
             return Err(error.into());
@@ -81,7 +82,7 @@ pub async fn deliver(
         Err(error) => return Err(error),
     }
     let Some(reader) = bundles.open(key).await? else { return Ok(None) };
-    let caps = pipeline.caps;
+    let (caps, reader) = (pipeline.caps, limits.reader(reader));
     let reader = tokio::task::spawn_blocking(move || as_lines(reader, caps));
     let reader = reader.await.map_err(|_| DeliverError::Panicked)?;
     let mut posted = Posted::default();

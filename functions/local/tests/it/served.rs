@@ -1,6 +1,10 @@
 //! Commands that talk to VirusTotal and the dispatcher, or look at the state.
 
-use std::{process::Command, sync::Arc};
+use std::{
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use azul_vt::store::{
     local,
@@ -246,6 +250,39 @@ async fn a_body_of_7_megabytes_posted_to_vt_ingest_is_loaded() {
     assert_eq!(stage.dispatcher.arrived().sha256s().len(), 300);
     running.terminate();
     assert!(running.end().await.0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_being_decoded_keeps_no_process_from_its_end() {
+    let stage = Stage::new().await;
+    let mut command = stage.vt(&["ingest"]);
+    command.env("INGEST_LISTEN", "127.0.0.1:0").env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    let (running, url) = Running::serve(command);
+    // Streams one after the other: 600 MB of text, which take over a minute to decode.
+    let body = sim::feed::compress(&sim::feed::lines(5, MINUTE, 100, Style::Real)).repeat(250);
+    let post = reqwest::Client::new().post(url).header("content-type", "application/json");
+    let posting = tokio::spawn(post.body(body).send());
+    let posted = || std::fs::read_dir(stage.state.path().join("bundles/posted"));
+    let staged = || posted().map_or(0, Iterator::count);
+    let begun = Instant::now();
+    while staged() == 0 {
+        assert!(begun.elapsed() < Duration::from_mins(1), "it is not staged");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    running.terminate();
+    let (status, said) = running.end().await;
+    assert!(status.success(), "{said}");
+    // A few seconds, and what a busy machine adds.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: {said}", begun.elapsed());
+    // The next process delivers it.
+    assert_eq!(staged(), 1, "{said}");
+    assert!(!said.contains("ERROR"), "{said}");
+    // The poster was told so, or nothing.
+    if let Ok(answer) = posting.await.unwrap() {
+        assert_eq!(answer.status(), 202);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
