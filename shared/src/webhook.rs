@@ -12,6 +12,7 @@ use sha2::Sha256;
 
 use crate::secrets::{self, Secret, SecretError};
 
+pub mod arriving;
 pub mod receive;
 
 /// Among a request's extensions it says that its caller was let in before: by AWS, or because only this

@@ -6,7 +6,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use azul_vt::{bundle::Compression, webhook::receive::SILENCE};
+use azul_vt::{
+    bundle::Compression,
+    webhook::{arriving::Arriving, receive::SILENCE},
+};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
@@ -17,22 +20,40 @@ use crate::{auth::Caller, reply::Problem};
 /// A body that was received whole.
 pub(crate) struct Received {
     /// Where it is.
-    pub(crate) path: PathBuf,
+    pub(crate) file: ScratchFile,
     /// Of the bytes as received.
     pub(crate) sha256_hex: String,
+}
+
+/// The path of a file that is removed when this is dropped. A request may be dropped at any point of its work: when its
+/// caller goes away, or when its connection makes room for another.
+pub(crate) struct ScratchFile(PathBuf);
+
+impl ScratchFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ScratchFile {
+    fn drop(&mut self) {
+        // It is gone where it was moved. What is left here is removed by the next process too.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Bytes that tell how a body is compressed.
 const MAGIC: usize = 4;
 
 /// Writes a body into a new file below `scratch`, checking its size, its signature and that it is
-/// compressed as its header says. Removes the file on any problem.
+/// compressed as its header says. The file is removed on any problem.
 pub(crate) async fn receive<B>(
     scratch: &Path,
     body: B,
     caller: Caller,
     encoding: Option<Compression>,
     max_bytes: u64,
+    arriving: &Arriving<'_>,
 ) -> Result<Received, Problem>
 where
     B: http_body::Body<Data = Bytes>,
@@ -40,16 +61,10 @@ where
 {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let path = scratch.join(format!("post-{}-{number}", std::process::id()));
-    let received = write(&path, body, caller, encoding, max_bytes).await;
-    match received {
-        Ok(sha256_hex) => Ok(Received { path, sha256_hex }),
-        Err(problem) => {
-            // What is left here is removed by the next process too.
-            let _ = tokio::fs::remove_file(&path).await;
-            Err(problem)
-        }
-    }
+    let file = ScratchFile(scratch.join(format!("post-{}-{number}", std::process::id())));
+    let writing = write(file.path(), body, caller, encoding, max_bytes, arriving);
+    let sha256_hex = arriving.unless_broken_off(writing).await??;
+    Ok(Received { file, sha256_hex })
 }
 
 /// Reads a body of which nothing but its signature counts.
@@ -70,6 +85,7 @@ async fn write<B>(
     caller: Caller,
     encoding: Option<Compression>,
     max_bytes: u64,
+    arriving: &Arriving<'_>,
 ) -> Result<String, Problem>
 where
     B: http_body::Body<Data = Bytes>,
@@ -81,10 +97,12 @@ where
     let mut hash = Sha256::new();
     let mut start = Vec::with_capacity(MAGIC);
     while let Some(data) = chunks.next().await? {
+        arriving.grow(chunks.size)?;
         start.extend(data.iter().take(MAGIC.saturating_sub(start.len())));
         hash.update(&data);
         file.write_all(&data).await.map_err(Problem::Disk)?;
     }
+    arriving.finish()?;
     chunks.finish()?;
     if let Some(encoding) = encoding
         && !start.is_empty()

@@ -19,7 +19,7 @@ use azul_vt::{
     pipeline::{DeliverError, Limits, Pipeline, posted, publish::PublishError},
     settings::Settings,
     store::{Clock, Store},
-    webhook::BadSecret,
+    webhook::{BadSecret, arriving::ArrivingBodies},
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -46,6 +46,9 @@ const UPLOAD: SignedDuration = SignedDuration::from_mins(15);
 const MAX_UPLOAD_REQUEST: u64 = 64 * 1024;
 /// Bodies delivered at once; further ones wait, staged.
 const AT_ONCE: usize = 4;
+/// Bodies that are arriving take at most as much disk as so many of the largest ones. They are on disk before their
+/// signatures are checked.
+const MAX_ARRIVING: u64 = 4;
 
 /// Everything that ingesting needs.
 pub struct Ingest {
@@ -65,6 +68,7 @@ pub struct Ingest {
     auth: Auth,
     headers: HeaderMap,
     max_body_bytes: u64,
+    arriving: ArrivingBodies,
     places: Arc<Semaphore>,
     in_work: Mutex<BTreeSet<String>>,
 }
@@ -98,6 +102,7 @@ impl Ingest {
             shows_metrics: true,
             headers,
             max_body_bytes: settings.max_bundle_bytes,
+            arriving: ArrivingBodies::new(settings.max_bundle_bytes.saturating_mul(MAX_ARRIVING)),
             places: Arc::new(Semaphore::new(AT_ONCE)),
             in_work: Mutex::default(),
         })
@@ -195,9 +200,11 @@ impl Ingest {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let scratch = self.store.bundles.scratch();
-        let staged = body::receive(scratch, body, caller, encoding, self.max_body_bytes).await?;
-        let key = format!("{}{}", posted::FOLDER, staged.sha256_hex);
-        self.store.bundles.put_file(&key, &staged.path).await.map_err(Problem::State)?;
+        let arriving = self.arriving.begin();
+        let received =
+            body::receive(scratch, body, caller, encoding, self.max_body_bytes, &arriving).await?;
+        let key = format!("{}{}", posted::FOLDER, received.sha256_hex);
+        self.store.bundles.put_file(&key, received.file.path()).await.map_err(Problem::State)?;
         Ok(key)
     }
 

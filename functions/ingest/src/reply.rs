@@ -7,7 +7,7 @@ use azul_vt::{
     metrics::prometheus::CONTENT_TYPE,
     pipeline::{posted::Posted, reasons},
     store::{StoreError, Upload},
-    webhook::NoSecrets,
+    webhook::{NoSecrets, arriving::NoRoom},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -51,6 +51,8 @@ pub(crate) enum Problem {
         "the body cannot be decoded: {0}. Nothing of it is delivered; mend it and post it again"
     )]
     Undecodable(String),
+    #[error("too many bodies are coming in at once; post it again later")]
+    Busy,
     #[error("the body could not be kept on disk; post it again later")]
     Disk(#[source] std::io::Error),
     #[error("the body could not be kept; post it again later")]
@@ -59,6 +61,12 @@ pub(crate) enum Problem {
     Presign(#[source] StoreError),
     #[error("this server cannot read what its callers are known by; try again later")]
     Secrets(#[source] NoSecrets),
+}
+
+impl From<NoRoom> for Problem {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::Busy
+    }
 }
 
 impl Problem {
@@ -72,7 +80,7 @@ impl Problem {
             Self::NotEncoded(_) | Self::BodyBroken(_) | Self::Undecodable(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Disk(_) | Self::State(_) | Self::Presign(_) | Self::Secrets(_) => {
+            Self::Busy | Self::Disk(_) | Self::State(_) | Self::Presign(_) | Self::Secrets(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }

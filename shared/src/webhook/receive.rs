@@ -11,9 +11,12 @@ use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
-use super::{BadSecret, LetIn, Pending, Secrets};
+use super::{
+    BadSecret, LetIn, Pending, Secrets,
+    arriving::{Arriving, ArrivingBodies, NoRoom},
+};
 use crate::{
     azul::incoming::{self, Incoming, NotEvents, Read},
     errors::chain,
@@ -29,8 +32,8 @@ use crate::{
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
 /// A body of which nothing came for so long is given up.
 pub const SILENCE: Duration = Duration::from_secs(30);
-/// Most KiB of all bodies that are arriving. They are in memory before their signatures are checked.
-const MAX_RECEIVING_KIB: u32 = 32 * 1024;
+/// Most bytes of all bodies that are arriving. They are in memory before their signatures are checked.
+const MAX_ARRIVING_BYTES: u64 = 32 * 1024 * 1024;
 /// Most KiB of all bodies whose events are being read, which take a multiple of that in memory. A single body always
 /// fits.
 const MAX_READING_KIB: u32 = 8 * 1024;
@@ -163,6 +166,12 @@ enum Problem {
     Secrets,
 }
 
+impl From<NoRoom> for Problem {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::Busy
+    }
+}
+
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
@@ -183,8 +192,8 @@ pub struct Receiver {
     queue: Queue,
     store: Store,
     clock: Arc<dyn Clock>,
-    /// Permits for bodies that are arriving, one for each KiB.
-    receiving: Semaphore,
+    /// Room for bodies that are arriving, or of which the events are not kept yet.
+    arriving: ArrivingBodies,
     /// Permits for bodies whose events are being read, one for each KiB.
     reading: Semaphore,
 }
@@ -201,9 +210,9 @@ impl Receiver {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BadSecret> {
         let secrets = secrets.map(Secrets::new).transpose()?;
-        let [receiving, reading] =
-            [MAX_RECEIVING_KIB, MAX_READING_KIB].map(|kib| Semaphore::new(kib as usize));
-        Ok(Self { secrets, queue, store, clock, receiving, reading })
+        let arriving = ArrivingBodies::new(MAX_ARRIVING_BYTES);
+        let reading = Semaphore::new(MAX_READING_KIB as usize);
+        Ok(Self { secrets, queue, store, clock, arriving, reading })
     }
 
     /// Answers one request. Never fails: whatever goes wrong is an answer.
@@ -275,7 +284,9 @@ impl Receiver {
             Some("application/avro") => true,
             _ => return Err(Problem::ContentType),
         };
-        let (body, _held) = self.whole(request.into_body()).await?;
+        // It holds the room for the body until the answer is known.
+        let arriving = self.arriving.begin();
+        let body = arriving.unless_broken_off(whole(request.into_body(), &arriving)).await??;
         // Without a signature the same body is the same request.
         let name = match pending {
             None => format!("sha256-{}", hex::encode(Sha256::digest(&body))),
@@ -305,34 +316,6 @@ impl Receiver {
             (None, Some(LetIn)) => Ok(None),
             (None, None) => Err(Problem::Unauthorized),
         }
-    }
-
-    /// Reads a whole body. Returns it with the permits for the memory that it takes.
-    async fn whole<B>(&self, body: B) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Problem>
-    where
-        B: http_body::Body<Data = Bytes>,
-    {
-        let mut body = pin!(body);
-        let (mut whole, mut held) = (Vec::new(), None::<SemaphorePermit<'_>>);
-        while let Some(frame) =
-            tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Problem::BrokenBody)?
-        {
-            let frame = frame.map_err(|_| Problem::BrokenBody)?;
-            let Ok(data) = frame.into_data() else { continue }; // trailers
-            if whole.len().saturating_add(data.len()) > MAX_BODY_BYTES {
-                return Err(Problem::TooLarge);
-            }
-            let kib_held = held.as_ref().map_or(0, SemaphorePermit::num_permits);
-            let kib_needed = (whole.len() + data.len()).div_ceil(1024).saturating_sub(kib_held);
-            let more = self.receiving.try_acquire_many(kib_needed.try_into().unwrap_or(u32::MAX));
-            let more = more.map_err(|_| Problem::Busy)?;
-            match &mut held {
-                Some(held) => held.merge(more),
-                None => held = Some(more),
-            }
-            whole.extend_from_slice(&data);
-        }
-        Ok((whole, held))
     }
 
     async fn keep<E: Incoming>(
@@ -366,6 +349,29 @@ impl Receiver {
         tracing::info!(queue = self.queue.name(), taken, ignored, rejected, "webhook");
         Ok(answer(StatusCode::ACCEPTED, &serde_json::json!(accepted)))
     }
+}
+
+/// Reads a whole body.
+async fn whole<B>(body: B, arriving: &Arriving<'_>) -> Result<Vec<u8>, Problem>
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    let mut body = pin!(body);
+    let mut whole = Vec::new();
+    while let Some(frame) =
+        tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Problem::BrokenBody)?
+    {
+        let frame = frame.map_err(|_| Problem::BrokenBody)?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers
+        let length = whole.len().saturating_add(data.len());
+        if length > MAX_BODY_BYTES {
+            return Err(Problem::TooLarge);
+        }
+        arriving.grow(length as u64)?;
+        whole.extend_from_slice(&data);
+    }
+    arriving.finish()?;
+    Ok(whole)
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

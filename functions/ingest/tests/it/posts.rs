@@ -1,9 +1,17 @@
 //! What callers are answered, and what arrives.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant},
+};
 
 use azul_vt::{
-    pipeline::Pipeline,
+    pipeline::{Ended, Input, Limits, Pipeline, posted::Posted},
     settings::Settings,
     store::{
         SystemClock, local,
@@ -12,6 +20,7 @@ use azul_vt::{
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::Full;
 use ingest::Ingest;
 use sim::feed::Style;
@@ -335,7 +344,7 @@ async fn a_record_does_not_grow_too_old_while_it_waits() {
     store.bundles.put_file("posted/body", &file).await.unwrap();
     // The sweep comes an hour later.
     let later = Later(now + jiff::SignedDuration::from_hours(1));
-    let limits = azul_vt::pipeline::Limits::default();
+    let limits = Limits::default();
     let (swept, error) = azul_vt::pipeline::posted::sweep(
         &world.ingest.pipeline,
         &later,
@@ -355,4 +364,106 @@ impl azul_vt::store::Clock for Later {
     fn now(&self) -> jiff::Timestamp {
         self.0
     }
+}
+
+/// A body that sends its beginning and then nothing.
+struct Half(Option<Bytes>);
+
+impl http_body::Body for Half {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+    }
+}
+
+/// Sizes of the files in the scratch folder.
+fn scratch(world: &World) -> Vec<u64> {
+    let files = std::fs::read_dir(world.ingest.store.bundles.scratch()).unwrap();
+    let posts = files
+        .flatten()
+        .filter(|file| file.file_name().to_str().is_some_and(|name| name.starts_with("post-")));
+    posts.filter_map(|file| Some(file.metadata().ok()?.len())).collect()
+}
+
+/// Waits until something holds.
+async fn until(holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "it does not come to hold");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_stand_still_take_little_disk_and_keep_no_other_out() {
+    const SENT: usize = 900_000;
+    let world = World::new(&[("MAX_BUNDLE_BYTES", "1000000")]).await;
+    let mut halves = Vec::new();
+    for n in 1..=10 {
+        let mut request = Request::post("/").header("content-type", "application/json");
+        request.extensions_mut().unwrap().insert(azul_vt::webhook::LetIn);
+        let request = request.body(Half(Some(vec![b' '; SENT].into()))).unwrap();
+        let ingest = Arc::clone(&world.ingest);
+        halves.push(tokio::spawn(async move { ingest.handle(request).await.status() }));
+        let is_written = |bytes: &u64| *bytes == SENT as u64;
+        until(|| {
+            let ended = halves.iter().filter(|half| half.is_finished()).count();
+            ended + scratch(&world).iter().filter(|bytes| is_written(bytes)).count() >= n
+        })
+        .await;
+        let bytes: u64 = scratch(&world).iter().sum();
+        assert!(bytes <= 4_000_000, "{bytes} bytes of {n} bodies");
+    }
+    let answer = world.post(&[JSON], lines(100)).await;
+    assert_eq!(answer, (StatusCode::OK, "read 100 records\n".into()));
+    // Those that were silent longest made room.
+    assert_eq!(halves.remove(0).await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!halves.remove(8).is_finished());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_whose_connection_is_closed_leaves_no_file() {
+    let world = World::new(&[]).await;
+    let mut request = Request::post("/").header("content-type", "application/json");
+    request.extensions_mut().unwrap().insert(azul_vt::webhook::LetIn);
+    let request = request.body(Half(Some(Bytes::from_static(b"{")))).unwrap();
+    let ingest = Arc::clone(&world.ingest);
+    let half = tokio::spawn(async move { ingest.handle(request).await.status() });
+    until(|| scratch(&world).len() == 1).await;
+    half.abort();
+    until(|| scratch(&world).is_empty()).await;
+}
+
+/// Gives a line every few milliseconds for half a minute.
+struct Slow(Instant);
+
+impl Read for Slow {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        thread::sleep(Duration::from_millis(5));
+        let line: &[u8] = if self.0.elapsed() < Duration::from_secs(30) { b"{}\n" } else { b"" };
+        out[..line.len()].copy_from_slice(line);
+        Ok(line.len())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_were_settled_before_are_not_read_to_their_end_when_it_is_time_to_end() {
+    let world = World::new(&[]).await;
+    let reader = Box::new(Slow(Instant::now()));
+    let (origin, now) = ("posted/x".to_owned(), jiff::Timestamp::now());
+    let input = Input { reader, origin, lines_done: u64::MAX, now };
+    let limits = Limits::default();
+    let stop = limits.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stop.cancel();
+    });
+    let mut posted = Posted::default();
+    let ended = world.ingest.pipeline.deliver(input, &limits, &mut posted).await;
+    assert_eq!(ended.unwrap(), Ended::Paused);
 }

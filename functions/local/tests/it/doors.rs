@@ -2,12 +2,15 @@
 
 use std::{process::Command, time::Duration};
 
+use sim::feed::Style;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 use crate::{
+    commands::MINUTE,
+    memory::{SECRET, post},
     running::{Running, text},
     served::Stage,
 };
@@ -83,4 +86,65 @@ async fn half_sent_requests_stop_no_server() {
         running.terminate();
         assert!(running.end().await.0.success(), "{command:?}");
     }
+}
+
+/// Begins posts whose signatures are well-formed and wrong: each announces `announced` bytes and sends only `sent`.
+async fn forged(url: &str, count: usize, announced: usize, sent: usize) -> Vec<TcpStream> {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let now = jiff::Timestamp::now().as_second();
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {announced}\r\n\
+         webhook-id: forged\r\nwebhook-timestamp: {now}\r\nwebhook-signature: v1,{}=\r\n\r\n",
+        "A".repeat(43)
+    );
+    let begun = vec![b' '; sent];
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        // The server may close it before all of that is sent.
+        let sending = async {
+            let _ = socket.write_all(head.as_bytes()).await;
+            let _ = socket.write_all(&begun).await;
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), sending).await;
+        sockets.push(socket);
+    }
+    sockets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn posts_without_a_body_keep_no_signed_post_out() {
+    let stage = Stage::new().await;
+    let mut vt = stage.vt(&["ingest"]);
+    vt.env("INGEST_LISTEN", "127.0.0.1:0").env("SERVE_LISTEN", "127.0.0.1:0");
+    vt.env("INGEST_SECRETS", SECRET).env("DISPATCHER_MAX_AGE_HOURS", "-1");
+    vt.env("MAX_CONNECTIONS", "16");
+    let (running, url) = Running::serve(vt);
+    let mut held = Vec::new();
+    for n in 0..3 {
+        held.extend(forged(&url, 40, 100_000, 0).await);
+        let body = sim::feed::lines(n, MINUTE, 1, Style::Small);
+        assert_eq!(post(&url, &format!("honest-{n}"), body).await, 200);
+    }
+    assert_eq!(stage.dispatcher.arrived().sha256s().len(), 3);
+    running.terminate();
+    assert!(running.end().await.0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_bodies_that_stand_still_keep_no_signed_webhook_out() {
+    let stage = Stage::new().await;
+    let mut vt = stage.vt(&["query", "--listen"]);
+    vt.env("WEBHOOK_LISTEN", "127.0.0.1:0").env("SERVE_LISTEN", "127.0.0.1:0");
+    vt.env("WEBHOOK_SECRETS", SECRET).env("LOOKUP_SOURCES", "incidents");
+    let (running, url) = Running::serve(vt);
+    // Together they are larger than all bodies that may be arriving at once.
+    let _held = forged(&url, 8, 6 << 20, 5 << 20).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..3 {
+        let body = [b"[".as_slice(), &b" ".repeat(5 << 20), b"]"].concat();
+        assert_eq!(post(&url, &format!("honest-{n}"), body).await, 202);
+    }
+    running.terminate();
+    assert!(running.end().await.0.success());
 }

@@ -15,7 +15,7 @@ use crate::{
     served::Stage,
 };
 
-const SECRET: &str = "whsec_bWVtb3J5LW9mLWVhY2gtZG9vcg==";
+pub(crate) const SECRET: &str = "whsec_bWVtb3J5LW9mLWVhY2gtZG9vcg==";
 /// Most memory that `ingest`, the webhook and `hunt` may take, in MB.
 const MOST_MB: u64 = 256;
 /// Most memory that `load` may take, in MB.
@@ -48,7 +48,8 @@ fn hostile_bodies() -> Vec<Vec<u8>> {
     .collect()
 }
 
-async fn post(url: &str, id: &str, body: Vec<u8>) -> u16 {
+/// Posts a signed body. Returns the status of the answer, or 0 if there is none.
+pub(crate) async fn post(url: &str, id: &str, body: Vec<u8>) -> u16 {
     let now = Timestamp::now();
     let signature = azul_vt::webhook::sign(SECRET, id, now, &body).unwrap();
     let request = reqwest::Client::new()
