@@ -31,6 +31,10 @@ pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
 const RENEW: Duration = Duration::from_secs(20);
 /// An item is given up after this many workers in a row died on it.
 const MOST_LOST: u32 = 5;
+/// What [`crate::store::Memory`] calls an item that is in its last try.
+const LAST_TRY: &str = "last try";
+/// How long that is known: as long as SQS keeps a message.
+const LAST_TRY_KNOWN: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// How often an empty inbox is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Time after which an inbox that could not be read is read again.
@@ -262,7 +266,8 @@ impl Workers<'_> {
         stopped: SignedDuration,
         limits: &Limits,
     ) -> Result<After, StoreError> {
-        let mut working = if item.lost < MOST_LOST {
+        let is_last_try = self.begins_last_try(&item).await?;
+        let mut working = if item.lost < MOST_LOST || is_last_try {
             work.work(&item, limits)
         } else {
             let reason = format!("{} workers in a row ended at it without a word", item.lost);
@@ -274,6 +279,9 @@ impl Workers<'_> {
             () = self.keep(&item) => return Ok(After::later(SignedDuration::ZERO)),
         };
         drop(working);
+        if is_last_try {
+            self.forget_last_try(&item).await;
+        }
         let now = self.clock.now();
         let inbox = &self.store.inbox;
         let ours = match &after {
@@ -298,6 +306,31 @@ impl Workers<'_> {
 }
 
 impl Workers<'_> {
+    /// Whether an item that would be given up has a last try now.
+    ///
+    /// A queue also counts what it handed to functions that could not start, for want of a secret for example. Whoever
+    /// starts first must not give up what nobody began. So such an item is begun once more, which is noted before; it is
+    /// given up where that try does not end either.
+    async fn begins_last_try(&self, item: &Item) -> Result<bool, StoreError> {
+        if item.lost < MOST_LOST || !self.store.inbox.counts_unbegun() {
+            return Ok(false);
+        }
+        let (id, now) = (self.last_try(item), self.clock.now());
+        self.store.memory.remember(LAST_TRY, &id, LAST_TRY_KNOWN, now).await
+    }
+
+    /// The last try came to an end, so the item may have another one.
+    async fn forget_last_try(&self, item: &Item) {
+        if let Err(error) = self.store.memory.forget(LAST_TRY, &self.last_try(item)).await {
+            let (queue, id, error) = (self.queue.name(), &item.id, chain(&error));
+            tracing::warn!(queue, id, error, "the item has no other last try");
+        }
+    }
+
+    fn last_try(&self, item: &Item) -> String {
+        format!("{} {}", self.queue.name(), item.id)
+    }
+
     /// Keeps an item for its worker, side by side with the work; ends where it was lost.
     async fn keep(&self, item: &Item) {
         let (queue, id) = (self.queue.name(), &item.id);

@@ -273,9 +273,14 @@ pub trait Inbox: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<Item>, StoreError>;
 
+    /// Whether [`Item::lost`] may also count takers that never began the item.
+    fn counts_unbegun(&self) -> bool {
+        false
+    }
+
     /// Takes what a queue handed over by an event, for `hold` from `now`. `None` where it is not to be worked
-    /// now: it is not due, is done, or was given up because it cannot be read. An implementation that is no
-    /// queue of messages puts it first.
+    /// now: it is not due, is done, was given up because it cannot be read, or waits because its body cannot be read
+    /// now. An implementation that is no queue of messages puts it first.
     async fn accept(
         &self,
         queue: Queue,

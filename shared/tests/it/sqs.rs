@@ -1,15 +1,17 @@
 //! Waiting work in SQS: the suite, and what only a queue of messages can show.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::pending, time::Duration};
 
+use async_trait::async_trait;
 use aws_sdk_sqs::{Client, types::Message};
 use azul_vt::{
+    pipeline::Limits,
     settings::{AwsState, Settings},
     store::{
         Store, StoreError, SystemClock, aws,
-        inbox::{Delivery, DeliveryAttributes, NewItem, Queue},
+        inbox::{Delivery, DeliveryAttributes, Item, NewItem, Queue},
     },
-    worker::{Delivered, Workers},
+    worker::{After, Delivered, Work, Workers},
 };
 use jiff::{SignedDuration, Timestamp};
 use sim::Shared;
@@ -22,19 +24,26 @@ use crate::{
 
 struct Place {
     client: Client,
+    settings: Settings,
     inbox: String,
     dead: String,
     _dir: TempDir,
-    _aws: Shared,
+    aws: Shared,
 }
 
 /// New queues and a new bucket.
 async fn fresh() -> Option<(Store, Place)> {
     let emulator = sim::Aws::shared().unwrap()?;
     let config = config(&emulator.endpoint()).await;
-    let (inbox, minutes) = (emulator.name("inbox"), emulator.name("minutes"));
     let state = AwsState { table: "not-used".into(), bucket: emulator.name("bucket") };
     aws::init::bucket(&config, &state.bucket).await.unwrap();
+    place(emulator, state).await
+}
+
+/// New queues beside a state that may be there.
+async fn place(emulator: Shared, state: AwsState) -> Option<(Store, Place)> {
+    let config = config(&emulator.endpoint()).await;
+    let (inbox, minutes) = (emulator.name("inbox"), emulator.name("minutes"));
     let dir = tempfile::tempdir().unwrap();
     let state_dir = dir.path().display().to_string();
     let mut settings =
@@ -46,7 +55,7 @@ async fn fresh() -> Option<(Store, Place)> {
         Some(aws::init::queue(&config, &minutes).await.unwrap().parse().unwrap());
     let store = aws::store(&settings, &config, &state).unwrap();
     let dead = format!("{url}-dead");
-    Some((store, Place { client, inbox: url, dead, _dir: dir, _aws: emulator }))
+    Some((store, Place { client, settings, inbox: url, dead, _dir: dir, aws: emulator }))
 }
 
 inbox_suite!(fresh, Time::real());
@@ -56,6 +65,25 @@ const LONG: SignedDuration = SignedDuration::from_mins(5);
 impl Place {
     async fn send(&self, text: &str) {
         self.client.send_message().queue_url(&self.inbox).message_body(text).send().await.unwrap();
+    }
+
+    /// Waits for a message, and has it for a second; the queue says that it was received `times` times.
+    async fn received(&self, times: u32) -> Delivery {
+        loop {
+            let asked = self.client.receive_message().queue_url(&self.inbox).visibility_timeout(1);
+            let messages = asked.send().await.unwrap().messages.unwrap_or_default();
+            if let Some(message) = messages.into_iter().next() {
+                let attributes =
+                    DeliveryAttributes { approximate_receive_count: times.to_string() };
+                return Delivery {
+                    message_id: message.message_id.unwrap(),
+                    receipt_handle: message.receipt_handle.unwrap(),
+                    body: message.body.unwrap(),
+                    attributes,
+                };
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// What is in the dead-letter queue.
@@ -218,4 +246,72 @@ async fn an_item_that_no_queue_takes_does_not_hold_up_the_others() {
     let [(20, reason)] = error.refused.as_slice() else { panic!("{error:?}") };
     assert!(reason.contains("no message of SQS"), "{reason}");
     assert_eq!(store.inbox.counts(Queue::Query, now).await.unwrap().waiting, 49);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_cannot_be_read_now_holds_up_no_other_and_its_item_waits() {
+    let Some((store, place)) = fresh().await else { return };
+    let now = Timestamp::now();
+    let item = |n: usize| NewItem { id: format!("item-{n}"), body: "{}".into() };
+    let mut items: Vec<NewItem> = (0..6).map(item).collect();
+    // This body becomes an object in the bucket.
+    items[2].body = "x".repeat(300 * 1024);
+    store.inbox.put(Queue::Query, &items, now).await.unwrap();
+    // The same queue, and a bucket that gives nothing.
+    let config = config(&place.aws.endpoint()).await;
+    let state = AwsState { table: "not-used".into(), bucket: place.aws.name("gone") };
+    let out = aws::store(&place.settings, &config, &state).unwrap();
+    let taken = out.inbox.take(Queue::Query, 10, LONG, now).await.unwrap();
+    assert_eq!(taken.len(), 5, "{taken:?}");
+    // The other one waits, and has lost no life: the queue does not count this receive.
+    let counts = out.inbox.counts(Queue::Query, now).await.unwrap();
+    assert_eq!((counts.waiting, counts.in_work, counts.buried), (1, 5, 0));
+}
+
+/// What a worker does with whatever it gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    End,
+    PutBack,
+    Die,
+}
+
+#[async_trait]
+impl Work for Does {
+    async fn work(&self, _item: &Item, _limits: &Limits) -> After {
+        match self {
+            Self::End => After::Done,
+            Self::PutBack => After::later(SignedDuration::ZERO),
+            Self::Die => pending().await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_no_worker_began_has_a_try_before_it_is_given_up() {
+    let Some(emulator) = sim::Aws::shared().unwrap() else { return };
+    let aws = config(&emulator.endpoint()).await;
+    let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
+    aws::init::table(&aws, &state.table).await.unwrap();
+    aws::init::bucket(&aws, &state.bucket).await.unwrap();
+    let (store, place) = place(emulator, state).await.unwrap();
+    let workers = Workers { store: &store, queue: Queue::Query, clock: &SystemClock, at_once: 1 };
+    place.send(&message("a", Timestamp::now())).await;
+    // Each time the queue had given the message to functions that could not start. The first function that can
+    // begins it, and begins it again where it came back and none could start once more.
+    for does in [Does::PutBack, Does::PutBack, Does::Die] {
+        let delivery = [place.received(7).await];
+        let limits = Limits::default();
+        let delivered = workers.deliver(&does, &delivery, &limits);
+        let delivered = tokio::time::timeout(Duration::from_millis(500), delivered).await;
+        assert_eq!(delivered.is_err(), does == Does::Die);
+        let counts = store.inbox.counts(Queue::Query, Timestamp::now()).await.unwrap();
+        assert_eq!(counts.buried, 0);
+    }
+    // A worker began it and died at it: that was its last try.
+    let delivery = [place.received(8).await];
+    workers.deliver(&Does::End, &delivery, &Limits::default()).await;
+    let dead = place.dead().await;
+    let reason = dead[0].message_attributes.as_ref().unwrap()["reason"].string_value.as_ref();
+    assert!(reason.unwrap().contains("7 workers in a row"), "{dead:?}");
 }

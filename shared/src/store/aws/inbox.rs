@@ -3,8 +3,8 @@
 //! A message is a [`Message`] in JSON. A long body is an object under `inbox/`, and its message points to it.
 //! What waits longer than SQS lets a message wait goes round: it comes, is not due, and is sent anew. Whatever
 //! is sent anew ends the old message only afterwards, so a crash in between makes two of one, never none; and
-//! it begins anew to be counted how often it was received, so that count tells of crashes alone. SQS itself
-//! puts aside what was received too often.
+//! it begins anew to be counted how often it was received, so that count tells of crashes, and of functions that
+//! could not start. SQS itself puts aside what was received too often.
 //!
 //! What is given up goes to the queue's dead-letter queue too, with the attribute `reason`.
 
@@ -29,6 +29,7 @@ use url::Url;
 
 use super::error::{failed, unavailable};
 use crate::{
+    errors::chain,
     settings::Settings,
     store::{
         Bundles, StoreError,
@@ -50,6 +51,8 @@ const LONGEST_DELAY: SignedDuration = SignedDuration::from_mins(15);
 const LONGEST_HOLD: SignedDuration = SignedDuration::from_hours(12);
 /// Clocks of those who put and those who take may differ by so much.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
+/// How long an item waits whose body cannot be read now.
+const UNREADABLE: SignedDuration = SignedDuration::from_mins(1);
 /// Seconds that a queue is asked to wait for a message: then it looks into all of its parts.
 const LOOK: i32 = 1;
 /// What says how often a message was received.
@@ -105,6 +108,16 @@ struct Place {
     url: String,
     /// URL of its dead-letter queue, once it was asked for.
     dead: OnceCell<String>,
+}
+
+/// What a message came to.
+enum Opened {
+    /// An item.
+    Item(Item),
+    /// Nothing to work now: it is not due, is done, or was given up.
+    Nothing,
+    /// Nothing to work now, because the body cannot be read. The item comes back later.
+    Unreadable,
 }
 
 /// What an item's receipt says.
@@ -391,8 +404,8 @@ impl Inbox for SqsInbox {
         now: Timestamp,
     ) -> Result<Vec<Item>, StoreError> {
         let place = self.place(queue)?;
-        let mut items = Vec::new();
-        while items.len() < most {
+        let (mut items, mut unopened, mut goes_on) = (Vec::new(), None, true);
+        while goes_on && items.len() < most {
             let few = most.saturating_sub(items.len()).min(MOST_MESSAGES);
             let request = self.client.receive_message().queue_url(&place.url);
             let received = request
@@ -417,10 +430,35 @@ impl Inbox for SqsInbox {
                         approximate_receive_count: received.unwrap_or_default(),
                     },
                 };
-                items.extend(self.open(queue, &delivery, now).await?);
+                // What was received before must not be dropped for an error of this message. No more are received
+                // after it, because they would meet the same error, and their time runs meanwhile.
+                match self.open(queue, &delivery, now).await {
+                    Ok(Opened::Item(item)) => items.push(item),
+                    Ok(Opened::Nothing) => {}
+                    Ok(Opened::Unreadable) => goes_on = false,
+                    Err(error) => {
+                        let (message_id, error_text) = (&delivery.message_id, chain(&error));
+                        tracing::error!(
+                            queue = queue.name(),
+                            message_id,
+                            error = error_text,
+                            "a message comes back when its time is up"
+                        );
+                        unopened = Some(error);
+                        goes_on = false;
+                    }
+                }
             }
         }
-        Ok(items)
+        match unopened {
+            Some(error) if items.is_empty() => Err(error),
+            _ => Ok(items),
+        }
+    }
+
+    /// A queue starts a function with messages, and counts them as received although the function cannot start.
+    fn counts_unbegun(&self) -> bool {
+        true
     }
 
     /// The event's own visibility timeout holds.
@@ -431,7 +469,10 @@ impl Inbox for SqsInbox {
         _hold: SignedDuration,
         now: Timestamp,
     ) -> Result<Option<Item>, StoreError> {
-        self.open(queue, delivery, now).await
+        Ok(match self.open(queue, delivery, now).await? {
+            Opened::Item(item) => Some(item),
+            Opened::Nothing | Opened::Unreadable => None,
+        })
     }
 
     async fn hold(
@@ -530,20 +571,20 @@ impl Inbox for SqsInbox {
 }
 
 impl SqsInbox {
-    /// The item of a message; `None` where it is not to be worked now.
+    /// Reads a message and its body.
     async fn open(
         &self,
         queue: Queue,
         delivery: &Delivery,
         now: Timestamp,
-    ) -> Result<Option<Item>, StoreError> {
+    ) -> Result<Opened, StoreError> {
         let place = self.place(queue)?;
         let Delivery { message_id, receipt_handle: handle, body: text, .. } = delivery;
         let message = match Message::parse(text) {
             Ok(message) => message,
             Err(reason) => {
                 tracing::error!(queue = queue.name(), message_id, reason, "a message is given up");
-                return self.give_up(place, text, handle, &reason).await.map(|()| None);
+                return self.give_up(place, text, handle, &reason).await.map(|()| Opened::Nothing);
             }
         };
         let wait = message.wait(now);
@@ -558,22 +599,47 @@ impl SqsInbox {
             });
         }
         if wait > TOLERANCE {
-            self.send(place, text, wait).await?;
-            return self.end(place, handle).await.map(|_| None);
+            return self.put_back(place, delivery, wait).await.map(|()| Opened::Nothing);
         }
         let (body, object) = match message.body {
             Body::Body(body) => (Some(body), None),
-            Body::Object(key) => (self.read(&key).await?, Some(key)),
+            Body::Object(key) => match self.read(&key).await {
+                Ok(body) => (body, Some(key)),
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(
+                        queue = queue.name(),
+                        message_id,
+                        error,
+                        "an item waits, because its body cannot be read"
+                    );
+                    // The queue would count each receive as that of a worker that died at the item.
+                    let put_back = self.put_back(place, delivery, UNREADABLE).await;
+                    return put_back.map(|()| Opened::Unreadable);
+                }
+            },
         };
         let Some(body) = body else {
             // The object goes when its item is done: there were two messages of the item.
             tracing::info!(queue = queue.name(), message_id, "the item is done already");
-            return self.end(place, handle).await.map(|_| None);
+            return self.end(place, handle).await.map(|_| Opened::Nothing);
         };
         let receipt = encode(&Receipt { handle: handle.clone(), object })?;
         let Message { id, attempts, since, outage, .. } = message;
         let lost = delivery.lost();
-        Ok(Some(Item { id, body, attempts, lost, since, outage, receipt }))
+        Ok(Opened::Item(Item { id, body, attempts, lost, since, outage, receipt }))
+    }
+
+    /// Sends a message anew as it is, to come after `wait`, and ends the one that was received. The queue's count of
+    /// receives begins anew with it.
+    async fn put_back(
+        &self,
+        place: &Place,
+        delivery: &Delivery,
+        wait: SignedDuration,
+    ) -> Result<(), StoreError> {
+        self.send(place, &delivery.body, wait).await?;
+        self.end(place, &delivery.receipt_handle).await.map(drop)
     }
 }
 
