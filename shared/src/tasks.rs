@@ -319,6 +319,18 @@ impl Common {
             }
             return self.outage(item, error.retry_after(), LONGEST_WAIT);
         }
+        if error.is_of_another() {
+            let (why, now) = (chain(error), self.clock.now());
+            tracing::warn!(id = item.id, error = why, "something else than VirusTotal answered");
+            let is_own = error.answer().is_some_and(|answer| answer.is_own);
+            let noted =
+                self.outages.answered_by_another(&self.store, &item.id, &why, is_own, now).await;
+            return match noted {
+                Ok(true) => self.outage(item, None, LONGEST_WAIT),
+                Ok(false) => self.again(item),
+                Err(error) => Some(unkept(&error)),
+            };
+        }
         self.note_answer().await;
         if error.needs_operator() {
             return Some(After::Stop(chain(error)));

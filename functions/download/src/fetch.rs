@@ -139,11 +139,7 @@ impl Download {
             }
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
-            // VirusTotal returns the file that belongs to the hash. Other content is a proxy's page or was cut by a
-            // gateway, so the item is tried again.
-            Err(
-                error @ (TransferError::Slow | TransferError::Mismatch(_) | TransferError::Empty),
-            ) => match self.common.again(item) {
+            Err(error @ TransferError::Slow) => match self.common.again(item) {
                 Some(again) => Err(again.into()),
                 None => Err(failed(&error)),
             },
@@ -169,12 +165,18 @@ impl Download {
         let sha256 = &request.entity.hash;
         let hosts = &self.common.settings.download.content_hosts;
         let content = self.virustotal.open_file(sha256, hosts).await?;
+        let not_that = content.not_that();
         let today = utc_day(self.common.clock.now());
         let id = format!("{sha256} {} {}", item.id, item.attempts);
         if let Err(error) = Totals::charge(&*self.common.store.quotas, today, &id).await {
             tracing::warn!(error = chain(&error), "a charged download is not counted");
         }
-        self.transfer(request).run(Vec::new(), content).await
+        self.transfer(request).run(Vec::new(), content).await.map_err(|error| match error {
+            // VirusTotal returns the file that belongs to the hash. Other content is a proxy's page or was cut by a
+            // gateway.
+            TransferError::Mismatch(_) | TransferError::Empty => not_that(&chain(&error)).into(),
+            error => error,
+        })
     }
 
     /// What the store has already, stored once more: that tells what the dispatcher found out of it. `None`:
@@ -214,15 +216,14 @@ impl Download {
 
     /// What becomes of a request that VirusTotal does not serve by its hash.
     async fn refused(&self, error: VirusTotalError, item: &Item) -> Ended {
-        if !error.is_outage() {
-            self.common.note_answer().await;
-        }
         match error {
             VirusTotalError::Missing(answer) => {
+                self.common.note_answer().await;
                 Ended::Outcome(Outcome::NotFound(answer.to_string()))
             }
             // Other files may be had: it is said, and does not stop them.
             error @ VirusTotalError::Forbidden(_) => {
+                self.common.note_answer().await;
                 tracing::error!(error = chain(&error), "the key may not download");
                 failed(&error)
             }

@@ -78,15 +78,14 @@ impl Query {
         let Some(asked) = limits.bound(self.virustotal.file_report(sha256)).await else {
             return Err(After::later(SignedDuration::ZERO));
         };
-        if !asked.as_ref().is_err_and(VirusTotalError::is_outage) {
-            self.common.note_answer().await;
-        }
         match asked {
             Ok(report) => {
+                self.common.note_answer().await;
                 self.keep(sha256, &report).await.map_err(|e| unkept(&e))?;
                 Ok(Looked::Report(report))
             }
             Err(VirusTotalError::Missing(_)) => {
+                self.common.note_answer().await;
                 let (memory, now) = (&self.common.store.memory, self.common.clock.now());
                 let kept = memory.remember(UNKNOWN, sha256, settings.unknown_cache, now).await;
                 kept.map_err(|e| unkept(&e))?;

@@ -102,7 +102,7 @@ pub(super) struct Reply {
     pub(super) response: Response,
     pub(super) asked: Asked,
     /// Whether it comes from VirusTotal's own origin.
-    own: bool,
+    pub(super) own: bool,
 }
 
 impl VirusTotal {

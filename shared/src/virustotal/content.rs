@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     client::{Follow, Reply, VirusTotal},
-    error::VirusTotalError,
+    error::{NOT_THAT, VirusTotalError},
     hunting::Page,
     trust::{self, ContentHosts, Untrusted},
 };
@@ -26,6 +26,18 @@ impl Content {
     /// How many bytes it will have, where that was said.
     pub fn length(&self) -> Option<u64> {
         self.reply.response.content_length()
+    }
+
+    /// Returns the function that makes the error for content that is not the file that was asked for; its argument
+    /// says why. Asking again later may help.
+    pub fn not_that(&self) -> impl FnOnce(&str) -> VirusTotalError + use<> {
+        let status = Some(self.reply.response.status().as_u16());
+        let mut answer = self.reply.asked.answer(status, NOT_THAT, String::new());
+        answer.is_own = self.reply.own;
+        move |why| {
+            why.clone_into(&mut answer.message);
+            VirusTotalError::Transient { answer, retry_after: None, source: None }
+        }
     }
 
     /// The next piece; `None` at the end.

@@ -138,6 +138,8 @@ pub enum VirusTotalError {
 
 /// The code that VirusTotal itself sends with a 404.
 const NOT_FOUND: &str = "NotFoundError";
+/// Our code for an answer with status 200 that is something else than what was asked for.
+pub(super) const NOT_THAT: &str = "NotWhatWasAskedFor";
 
 impl VirusTotalError {
     /// Makes a 404 transient unless VirusTotal's own code shows that it wrote it. It is for requests for a single
@@ -165,6 +167,17 @@ impl VirusTotalError {
                 Some(status) => matches!(status, 408 | 500..),
                 None => matches!(answer.code.as_str(), "NoAnswer" | "Timeout"),
             },
+            _ => false,
+        }
+    }
+
+    /// Whether something else than VirusTotal seems to have answered in its place, such as a proxy with a page of its
+    /// own: the answer is not what was asked for, and has no error code of VirusTotal's.
+    pub fn is_of_another(&self) -> bool {
+        match self {
+            Self::Transient { answer, .. } => {
+                answer.code == NOT_THAT || (answer.is_own && answer.status == Some(404))
+            }
             _ => false,
         }
     }

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 
 use super::{
     client::{Follow, Reply, VirusTotal},
-    error::VirusTotalError,
+    error::{NOT_THAT, VirusTotalError},
 };
 use crate::json::{Document, Kind, Value};
 
@@ -29,7 +29,7 @@ impl VirusTotal {
         let reply = self.get(&subject, &path, Follow::Public).await;
         let reply = reply.map_err(VirusTotalError::unless_its_own_word)?;
         let status = Some(reply.response.status().as_u16());
-        let mut answer = reply.asked.answer(status, "NotThatReport", String::new());
+        let mut answer = reply.asked.answer(status, NOT_THAT, String::new());
         let body = self.whole(reply, MAX_REPORT_BYTES).await?;
         match check_report(&body, hash) {
             Ok(()) => Ok(body),

@@ -1,7 +1,14 @@
-//! Tracks outages of VirusTotal. After several requests in a row without an answer, or with a server error, all
-//! processes stop asking, except for one request a minute that finds out whether VirusTotal is back.
+//! Tracks outages of VirusTotal. After several requests in a row without an answer, with a server error, or with an
+//! answer of something else than VirusTotal, all processes stop asking, except for one request a minute that finds out
+//! whether VirusTotal is back.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -24,6 +31,8 @@ const PROBE_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 pub struct Outages {
     /// Number of failures since the last answer.
     failures: AtomicU32,
+    /// Items for which something else than VirusTotal answered since its last answer, at most [`FAILURES`].
+    by_another: Mutex<BTreeSet<String>>,
     /// Whether the state may still have an outage that this process saw.
     is_noted: AtomicBool,
 }
@@ -42,7 +51,7 @@ impl Outages {
         store.memory.remember(PROBE, BUDGET, PROBE_INTERVAL, now).await
     }
 
-    /// Notes a request without a usable answer, and `why`.
+    /// Notes a request without an answer, or with a server error, and `why`.
     ///
     /// # Errors
     /// [`StoreError`] if the outage cannot be written.
@@ -50,6 +59,11 @@ impl Outages {
         if self.failures.fetch_add(1, Ordering::Relaxed) < FAILURES - 1 {
             return Ok(());
         }
+        self.note(store, why, now).await
+    }
+
+    /// Tells all processes of an outage.
+    async fn note(&self, store: &Store, why: &str, now: Timestamp) -> Result<(), StoreError> {
         self.is_noted.store(true, Ordering::Relaxed);
         if store.memory.remember(OUTAGE, BUDGET, KNOWN_FOR, now).await? {
             tracing::warn!(
@@ -61,12 +75,50 @@ impl Outages {
         Ok(())
     }
 
+    /// Notes that something else than VirusTotal answered the request for the item `id`, such as a proxy, and `why`;
+    /// `is_own`: in the place of VirusTotal's own origin, not of a host that it redirected to.
+    /// Returns whether that is an outage: several items in a row met it, or an outage is known already. One item alone
+    /// is none, however often it is tried, because a single file's report may always be odd.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the outage cannot be read or written.
+    pub async fn answered_by_another(
+        &self,
+        store: &Store,
+        id: &str,
+        why: &str,
+        is_own: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let items = {
+            let mut items = self.by_another();
+            if items.len() < FAILURES as usize {
+                items.insert(id.to_owned());
+            }
+            items.len()
+        };
+        if items < FAILURES as usize {
+            let is_noted = self.is_noted.load(Ordering::Relaxed);
+            return Ok(is_noted && store.memory.knows(OUTAGE, BUDGET, now).await?);
+        }
+        // Another host that answers oddly does not stop the requests that VirusTotal answers itself.
+        if is_own {
+            self.note(store, why, now).await?;
+        }
+        Ok(true)
+    }
+
+    fn by_another(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.by_another.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes an answer of VirusTotal, whatever it said.
     ///
     /// # Errors
     /// [`StoreError`] if the end of the outage cannot be written.
     pub async fn answered(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         self.failures.store(0, Ordering::Relaxed);
+        self.by_another().clear();
         if self.is_noted.swap(false, Ordering::Relaxed)
             && store.memory.knows(OUTAGE, BUDGET, now).await?
         {

@@ -230,6 +230,30 @@ async fn an_outage_is_no_attempt_and_in_the_end_the_request_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn outages_of_two_peers_are_not_one_outage() {
+    let world = World::new().await;
+    let clock = Moved::at(NOW);
+    let download = world.download_on(&clock, &[("VT_GIVE_UP_HOURS", "2")]);
+    put(&download, [world.by_hash("sample")]).await;
+    world.virustotal.behave_any_download(&Behaviour::ServerError, usize::MAX);
+    for _ in 0..20 {
+        drain(&download).await;
+        clock.on(SignedDuration::from_mins(5));
+    }
+    world.virustotal.clear_for_content();
+    world.dispatcher.fail_uploads(&Fault::answer(503, ""), 1000);
+    for _ in 0..15 {
+        drain(&download).await;
+        clock.on(SignedDuration::from_mins(5));
+    }
+    assert_eq!(world.told(), []);
+    world.dispatcher.clear_faults();
+    clock.on(SignedDuration::from_hours(1));
+    drain(&download).await;
+    assert_eq!(world.actions(), ["success"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn content_that_breaks_off_is_asked_for_again_and_in_the_end_reported() {
     for behaviour in [
         Behaviour::Content(Fault::TruncateBody),
@@ -259,6 +283,33 @@ async fn content_that_breaks_off_is_asked_for_again_and_in_the_end_reported() {
         assert_eq!(world.sourced(), [passes["entity"]["hash"].as_str().unwrap()]);
         assert_eq!(world.virustotal.downloads_asked().len(), 6, "{behaviour:?}");
         assert_eq!(world.totals(clock_now(&download)).await.total, 1, "{behaviour:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_answers_for_content_is_an_outage_and_no_attempt() {
+    for behaviour in [
+        Behaviour::Bundle("<html>Please log in</html>".into()),
+        Behaviour::Content(Fault::EmptyBody),
+        Behaviour::Api(Fault::answer(404, "<html>no such page</html>")),
+    ] {
+        let world = World::new().await;
+        let clock = Moved::at(NOW);
+        let download = world.download_on(&clock, &[("VT_MAX_ATTEMPTS", "3")]);
+        let requests = ["a", "b", "c", "d", "e", "f"].map(|content| world.by_hash(content));
+        world.virustotal.behave_any_download(&behaviour, usize::MAX);
+        put(&download, requests).await;
+        for _ in 0..60 {
+            drain(&download).await;
+            clock.on(SignedDuration::from_mins(1));
+        }
+        assert_eq!(world.told(), [], "{behaviour:?}");
+        world.virustotal.clear_for_content();
+        for _ in 0..13 {
+            drain(&download).await;
+            clock.on(SignedDuration::from_mins(1));
+        }
+        assert_eq!(world.actions(), ["success"; 6], "{behaviour:?}");
     }
 }
 

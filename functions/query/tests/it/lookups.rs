@@ -296,6 +296,50 @@ async fn a_proxys_404_does_not_say_that_virustotal_does_not_know_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_answers_for_virustotal_is_an_outage_and_no_attempt() {
+    for status in [200, 404] {
+        let world = World::new().await;
+        let clock = Moved::new();
+        let query = world.query_at(Arc::<Moved>::clone(&clock), &[("WORKERS", "4")]);
+        (0..20).for_each(|n| world.knows(n));
+        let page = Behaviour::Api(Fault::answer(status, "<html>Please log in</html>"));
+        world.virustotal.behave_for_files(&page, usize::MAX);
+        put(&query, (0..20).map(event)).await;
+        for _ in 0..60 {
+            query.drain(false, &no_limits()).await.unwrap();
+            clock.on(SignedDuration::from_secs(30));
+        }
+        assert_eq!(world.waiting(&*clock).await.waiting, 20, "{status}");
+        // One request a minute finds out whether VirusTotal answers again.
+        let asked = world.virustotal.reports_asked().len();
+        assert!((6..=40).contains(&asked), "{status}: {asked}");
+        world.virustotal.clear_for_files();
+        for _ in 0..13 {
+            query.drain(false, &no_limits()).await.unwrap();
+            clock.on(SignedDuration::from_mins(1));
+        }
+        assert_eq!(world.statuses().len(), 20, "{status}");
+        assert!(world.statuses().iter().all(|(_, told, _)| told == "completed"), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_alone_has_no_report_ends_by_its_attempts() {
+    let world = World::new().await;
+    let clock = Moved::new();
+    let query = world.query_at(Arc::<Moved>::clone(&clock), &[("VT_MAX_ATTEMPTS", "6")]);
+    let page = Behaviour::Api(Fault::answer(200, "{}"));
+    world.virustotal.behave(&sha256(1), &page, usize::MAX);
+    put(&query, [event(1)]).await;
+    for _ in 0..20 {
+        query.drain(false, &no_limits()).await.unwrap();
+        clock.on(SignedDuration::from_mins(1));
+    }
+    assert_eq!(world.statuses(), [(sha256(1), "error-network".to_owned(), 0)]);
+    assert_eq!(world.virustotal.reports_asked().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_stops_everything_and_loses_nothing() {
     for behaviour in [Behaviour::Unauthorized, Behaviour::Forbidden] {
         let world = World::new().await;
