@@ -541,13 +541,23 @@ pub trait Tasks: Work + Sized {
         };
         // The dispatcher hands out an event only once, so the process takes the time that it needs to keep the events.
         common.keep_handed_out(limits).await;
+        match &polled {
+            Some(Ok(polled)) if polled.events > 0 => {
+                handed_out.measure(polled.largest);
+                handed_out.came(count, true);
+            }
+            Some(Err(PollError::BrokenOff { read, largest, .. })) => {
+                if *read > 0 {
+                    handed_out.measure(*largest);
+                }
+                handed_out.came(count, false);
+            }
+            _ => {}
+        }
         let Some(polled) = polled.transpose()? else {
             tracing::warn!("the dispatcher does not answer a poll, and it is time to end");
             return Ok(None);
         };
-        if polled.events > 0 {
-            handed_out.measure(polled.largest);
-        }
         Ok((!polled.paused).then_some(accepted))
     }
 

@@ -78,6 +78,8 @@ pub enum PollError {
         read: usize,
         /// Number of events that the answer announced.
         announced: usize,
+        /// Length of the largest event that came, in bytes.
+        largest: usize,
         /// Reason why the answer broke off.
         #[source]
         source: PostError,
@@ -153,8 +155,9 @@ impl Dispatcher {
         match understand(response, limit, &mut info, &mut list, take).await {
             Ok(()) => Ok(Polled { events: list.given, largest: list.largest, paused: info.paused }),
             Err(source) if info.fetched > 0 || list.given > 0 => {
-                let announced = info.fetched.max(list.given);
-                Err(PollError::BrokenOff { model, read: list.given, announced, source })
+                let (read, largest) = (list.given, list.largest);
+                let announced = info.fetched.max(read);
+                Err(PollError::BrokenOff { model, read, announced, largest, source })
             }
             Err(source) => Err(no_answer_to(source)),
         }

@@ -42,11 +42,17 @@ pub(super) struct HandedOut {
     items: Mutex<Vec<NewItem>>,
     /// Size in bytes of the largest recent event.
     largest: AtomicUsize,
+    /// Most events that the next poll asks for, whatever their size.
+    most: AtomicUsize,
 }
 
 impl HandedOut {
     pub(super) fn new() -> Self {
-        Self { items: Mutex::default(), largest: AtomicUsize::new(LARGEST_EVENT) }
+        Self {
+            items: Mutex::default(),
+            largest: AtomicUsize::new(LARGEST_EVENT),
+            most: AtomicUsize::new(MAX_EVENTS),
+        }
     }
 
     fn items(&self) -> MutexGuard<'_, Vec<NewItem>> {
@@ -64,7 +70,19 @@ impl HandedOut {
     /// Returns how many events the next poll may ask for.
     pub(super) fn most(&self) -> usize {
         let largest = self.largest.load(Ordering::Relaxed).max(1);
-        (MAX_ANSWER_BYTES / largest).clamp(1, MAX_EVENTS)
+        (MAX_ANSWER_BYTES / largest).clamp(1, self.most.load(Ordering::Relaxed))
+    }
+
+    /// Notes that an answer of `asked` events came whole, or else that it broke off. A slow peer that did not manage so
+    /// many in time would lose as many again with the next poll, so that asks for half of them, and each whole answer
+    /// doubles the number.
+    pub(super) fn came(&self, asked: usize, is_whole: bool) {
+        let most = if is_whole {
+            self.most.load(Ordering::Relaxed).saturating_mul(2).min(MAX_EVENTS)
+        } else {
+            (asked / 2).max(1)
+        };
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Notes the size in bytes of the largest event of an answer. The noted size falls by at most half with each
@@ -172,5 +190,19 @@ mod tests {
         assert_eq!(handed_out.most(), 21);
         handed_out.measure(10 * MAX_ANSWER_BYTES);
         assert_eq!(handed_out.most(), 1);
+    }
+
+    #[test]
+    fn answers_that_break_off_halve_the_number_down_to_one_event() {
+        let handed_out = HandedOut::new();
+        (0..20).for_each(|_| handed_out.measure(1));
+        for most in [50, 25, 12, 6, 3, 1, 1] {
+            assert_eq!(handed_out.most(), most);
+            handed_out.came(most, false);
+        }
+        for most in [1, 2, 4, 8, 16, 32, 50, 50] {
+            assert_eq!(handed_out.most(), most);
+            handed_out.came(most, true);
+        }
     }
 }
