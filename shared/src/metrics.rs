@@ -161,6 +161,8 @@ table! {
         "requests whose signature, token or caller was refused";
     INBOX_ITEMS: Gauge = "inbox_items", Count, ["function", "state"], ["query", "download"],
         "events that are `waiting`, `in_work`, `buried`";
+    POLLED_EVENTS: Counter = "polled_events_total", Count, ["function", "outcome"], ["query", "download"],
+        "events that the dispatcher handed out to polls: `accepted`, `ignored` (none of the function's work), `rejected` (cannot be read)";
     REQUESTS_USED: Gauge = "requests_used", Count, ["window"], ["query", "download"],
         "requests to VirusTotal in the last `minute`, `day`, `month`, where it is limited";
     REQUESTS_ALLOWED: Gauge = "requests_allowed", Count, ["window"], ["query", "download"],

@@ -36,6 +36,7 @@ use crate::{
     store::{
         BUDGET, Clock, Store, StoreError,
         inbox::{Again, Delivery, Item, NewItem, Outage, Queue},
+        rejects::RejectStage,
     },
     virustotal::{VirusTotalError, asks, outage::Outages},
     webhook::{
@@ -527,11 +528,19 @@ pub trait Tasks: Work + Sized {
         let mut accepted = Accepted::default();
         let mut take = |text: EventText<'_>| {
             let place = accepted.events.len();
-            let event = text.and_then(incoming::from_text).inspect_err(|reason| {
+            let id = format!("{name}/{place}");
+            let (text, event) = match text {
+                Ok(text) => (text, incoming::from_text(text)),
+                Err(long) => (long.start, Err(long.to_string())),
+            };
+            if let Err(reason) = &event {
                 tracing::warn!(place, reason, "a polled event cannot be read");
-            });
+                // The dispatcher does not hand it out again.
+                let (of, stage) = ((about.queue, id.as_str()), RejectStage::Polled);
+                handed_out.reject(of, stage, reason, text, clock.now());
+            }
             if let Some(body) = accepted.note(event, &*decide) {
-                handed_out.push(NewItem { id: format!("{name}/{place}"), body });
+                handed_out.push(NewItem { id, body });
             }
         };
         let polled = tokio::select! {
@@ -541,6 +550,12 @@ pub trait Tasks: Work + Sized {
         };
         // The dispatcher hands out an event only once, so the process takes the time that it needs to keep the events.
         common.keep_handed_out(limits).await;
+        let Accepted { accepted: taken, ignored, rejected, .. } = &accepted;
+        for (outcome, events) in [("accepted", taken), ("ignored", ignored), ("rejected", rejected)]
+        {
+            let events = u64::try_from(*events).unwrap_or(u64::MAX);
+            metrics::POLLED_EVENTS.add([about.queue.name(), outcome], events);
+        }
         match &polled {
             Some(Ok(polled)) if polled.events > 0 => {
                 handed_out.measure(polled.largest);

@@ -9,8 +9,18 @@ const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 /// The name of the member that holds the events, with its closing quote.
 const EVENTS: &[u8] = b"events\"";
 
-/// The JSON text of an event, or the reason why it was skipped.
-pub type EventText<'a> = Result<&'a [u8], String>;
+/// The JSON text of an event, or what is known of one that was skipped.
+pub type EventText<'a> = Result<&'a [u8], TooLong<'a>>;
+
+/// An event that is too long to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it has {length} bytes, and {MAX_EVENT_BYTES} are read")]
+pub struct TooLong<'a> {
+    /// The start of its text.
+    pub start: &'a [u8],
+    /// Length of the whole text in bytes.
+    pub length: usize,
+}
 
 /// Splits a list of events that arrives in pieces.
 #[derive(Debug, Default)]
@@ -25,7 +35,7 @@ pub(super) struct EventList {
     in_events: bool,
     /// Whether the outermost object has ended.
     is_whole: bool,
-    /// Bytes of the current event so far.
+    /// Bytes of the current event so far, at most [`MAX_EVENT_BYTES`].
     event: Vec<u8>,
     /// Length of the current event in bytes; it is more than `event` holds if the event is too long.
     length: usize,
@@ -118,9 +128,8 @@ impl EventList {
             return;
         }
         self.length = self.length.saturating_add(part.len());
-        if self.length <= MAX_EVENT_BYTES {
-            self.event.extend_from_slice(part);
-        }
+        let room = MAX_EVENT_BYTES.saturating_sub(self.event.len());
+        self.event.extend_from_slice(part.get(..room).unwrap_or(part));
     }
 
     fn end_event(&mut self, give: &mut (dyn FnMut(EventText<'_>) + Send)) {
@@ -129,7 +138,7 @@ impl EventList {
             self.given = self.given.saturating_add(1);
             self.largest = self.largest.max(length);
             if length > MAX_EVENT_BYTES {
-                give(Err(format!("it has {length} bytes, and {MAX_EVENT_BYTES} are read")));
+                give(Err(TooLong { start: &self.event, length }));
             } else {
                 give(Ok(&self.event));
             }
@@ -189,10 +198,15 @@ mod tests {
         let long = "x".repeat(MAX_EVENT_BYTES);
         let text = format!("{{\"events\":[1,\"{long}\",{}]}}", "[".repeat(500) + &"]".repeat(500));
         let (mut list, mut seen) = (EventList::default(), Vec::new());
-        let mut give = |event: EventText<'_>| seen.push(event.map(<[u8]>::len));
+        let mut give = |event: EventText<'_>| {
+            let why = |long: TooLong<'_>| (long.to_string(), long.start.len());
+            seen.push(event.map(<[u8]>::len).map_err(why));
+        };
         list.feed(text.as_bytes(), &mut give).unwrap();
         list.finish().unwrap();
-        let [Ok(1), Err(why), Ok(1000)] = seen.as_slice() else { panic!("{seen:?}") };
+        let [Ok(1), Err((why, MAX_EVENT_BYTES)), Ok(1000)] = seen.as_slice() else {
+            panic!("{seen:?}")
+        };
         assert!(why.contains("16777218 bytes"), "{why}");
         assert_eq!((list.given, list.largest), (3, MAX_EVENT_BYTES + 2));
     }

@@ -10,7 +10,7 @@ use multer::{Constraints, Multipart, SizeLimit};
 use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 
-pub use super::event_list::EventText;
+pub use super::event_list::{EventText, TooLong};
 use super::{
     answer,
     dispatcher::{Dispatcher, Model, PostError, no_answer},

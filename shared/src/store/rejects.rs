@@ -33,6 +33,10 @@ pub enum RejectStage {
     Bundle,
     /// A hit of Livehunt or Retrohunt that cannot be read, or whose event the dispatcher refuses.
     Hit,
+    /// An item that no inbox takes.
+    Item,
+    /// A polled event that cannot be read.
+    Polled,
     /// Further rejects of a bundle, of which only the number is known: a [`NotKept`].
     NotKept,
 }
@@ -50,7 +54,8 @@ pub enum Encoding {
 /// One thing that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
-    /// Origin of the reject: `feed/202611240857`, `posted/<sha256 of the body>`, `hunt` or `retrohunt/<job>`.
+    /// Origin of the reject: `feed/202611240857`, `posted/<sha256 of the body>`, `hunt`, `retrohunt/<job>` or
+    /// `inbox/<queue>/<sha256 of the item's id>`.
     pub origin: String,
     /// Number of the line, or of a hit's object in VirusTotal's page, counted from 1; 0 for a whole bundle.
     pub line: u64,

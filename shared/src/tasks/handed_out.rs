@@ -1,7 +1,8 @@
 //! Events that the dispatcher handed out and that are not in the inbox yet.
 //!
 //! The dispatcher hands an event out once, so this process is the only one that has it. The event stays here until the
-//! inbox has it, however long that takes; no more events are polled meanwhile.
+//! inbox has it, however long that takes; no more events are polled meanwhile. What cannot be read, or put into any
+//! inbox, is kept as a reject with its reason, for an operator.
 
 use std::{
     sync::{
@@ -12,6 +13,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     errors::chain,
@@ -40,6 +42,8 @@ const LAST_TRY: Duration = Duration::from_secs(5);
 /// Events that were handed out and are not in the inbox yet.
 pub(super) struct HandedOut {
     items: Mutex<Vec<NewItem>>,
+    /// Those that are not for the inbox, until they are kept.
+    rejects: Mutex<Vec<Reject>>,
     /// Size in bytes of the largest recent event.
     largest: AtomicUsize,
     /// Most events that the next poll asks for, whatever their size.
@@ -50,6 +54,7 @@ impl HandedOut {
     pub(super) fn new() -> Self {
         Self {
             items: Mutex::default(),
+            rejects: Mutex::default(),
             largest: AtomicUsize::new(LARGEST_EVENT),
             most: AtomicUsize::new(MAX_EVENTS),
         }
@@ -59,12 +64,35 @@ impl HandedOut {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn rejects(&self) -> MutexGuard<'_, Vec<Reject>> {
+        self.rejects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn push(&self, item: NewItem) {
         self.items().push(item);
     }
 
+    /// Adds an event that is kept as a reject. `id` is that of the item that it is, or would be.
+    pub(super) fn reject(
+        &self,
+        (queue, id): (Queue, &str),
+        stage: RejectStage,
+        reason: &str,
+        text: &[u8],
+        now: Timestamp,
+    ) {
+        // No two items have the same id, so no reject replaces another one.
+        let origin = format!("inbox/{}/{}", queue.name(), hex::encode(Sha256::digest(id)));
+        self.rejects().push(Reject::new(origin, 1, stage, reason, text, now));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.items().is_empty()
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
+        let items = self.items().len();
+        items.saturating_add(self.rejects().len())
     }
 
     /// Returns how many events the next poll may ask for.
@@ -92,7 +120,7 @@ impl HandedOut {
         self.largest.store(largest.max(before / 2), Ordering::Relaxed);
     }
 
-    /// Puts all events into the inbox, with repeated tries until it has them, and once more when `limits` are reached.
+    /// Puts all events into the inbox, or keeps them as rejects, with repeated tries until it has them, and once more when `limits` are reached.
     /// Returns false if events are left; they stay here for as long as the process lives.
     pub(super) async fn keep(
         &self,
@@ -104,7 +132,7 @@ impl HandedOut {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let put = limits.bound(self.put(store, queue, clock.now())).await;
-            let events = self.items().len();
+            let events = self.len();
             if events == 0 {
                 if backoff.attempts() > 0 {
                     tracing::info!(queue = queue.name(), "all polled events are kept now");
@@ -124,7 +152,7 @@ impl HandedOut {
             }
         }
         let last = tokio::time::timeout(LAST_TRY, self.put(store, queue, clock.now())).await;
-        let events = self.items().len();
+        let events = self.len();
         if events > 0 {
             let error = match last {
                 Ok(Err(error)) => chain(&error),
@@ -144,34 +172,40 @@ impl HandedOut {
     async fn put(&self, store: &Store, queue: Queue, now: Timestamp) -> Result<(), StoreError> {
         // The items are copied, so that a call that is dropped halfway loses nothing.
         let items = self.items().clone();
-        let Err(error) = store.inbox.put(queue, &items, now).await else {
-            self.items().clear();
-            return Ok(());
-        };
-        let mut waiting = error.waiting;
-        for (n, reason) in error.refused {
-            let Some(item) = items.get(n) else { continue };
-            tracing::error!(
-                queue = queue.name(),
-                id = item.id,
-                reason,
-                "a polled event can never be kept"
-            );
-            // An event that the inbox never takes is kept as a reject with its reason, for an operator.
-            let origin = format!("inbox/{}/{}", queue.name(), now.as_second());
-            let line = u64::try_from(n).unwrap_or(u64::MAX).saturating_add(1);
-            let stage = RejectStage::Event;
-            let reject = Reject::new(&origin, line, stage, reason, item.body.as_bytes(), now);
-            let rejects = Rejects::new(Arc::clone(&store.bundles));
-            if rejects.write(&origin, line, &[reject]).await.is_err() {
-                waiting.push(n);
+        let mut left = None;
+        if !items.is_empty()
+            && let Err(error) = store.inbox.put(queue, &items, now).await
+        {
+            for (n, reason) in &error.refused {
+                let Some(NewItem { id, body }) = items.get(*n) else { continue };
+                tracing::error!(
+                    queue = queue.name(),
+                    id,
+                    reason,
+                    "a polled event can never be kept"
+                );
+                self.reject((queue, id), RejectStage::Item, reason, body.as_bytes(), now);
             }
+            let waiting = error.waiting.iter().filter_map(|n| items.get(*n).cloned());
+            *self.items() = waiting.collect();
+            left = (!error.waiting.is_empty()).then_some(error.source);
+        } else {
+            self.items().clear();
         }
-        waiting.sort_unstable();
-        let left = waiting.iter().filter_map(|n| items.get(*n).cloned()).collect::<Vec<_>>();
-        let is_left = !left.is_empty();
-        *self.items() = left;
-        if is_left { Err(error.source) } else { Ok(()) }
+        self.put_rejects(store).await?;
+        left.map_or(Ok(()), Err)
+    }
+
+    /// Tries once to keep all rejects. An error means that some are left.
+    async fn put_rejects(&self, store: &Store) -> Result<(), StoreError> {
+        let rejects = Rejects::new(Arc::clone(&store.bundles));
+        loop {
+            // It stays here until it is kept: a call that is dropped halfway loses nothing.
+            let next = self.rejects().last().cloned();
+            let Some(reject) = next else { return Ok(()) };
+            rejects.write(&reject.origin, reject.line, std::slice::from_ref(&reject)).await?;
+            self.rejects().pop();
+        }
     }
 }
 
