@@ -5,6 +5,7 @@ use std::{io::Cursor, sync::Arc};
 use anyhow::anyhow;
 use azul_vt::{
     azul::{avro, dispatcher::Model, event::DownloadEvent},
+    errors::chain,
     mapping::Mapper,
     pipeline::{
         Ended, Input, Limits, Pipeline, REQUESTS, assemble,
@@ -14,6 +15,7 @@ use azul_vt::{
     settings::Settings,
     store::{
         self, BundleInfo, Store, StoreError, SystemClock,
+        inbox::{NewItem, Queue},
         rejects::{Reject, RejectStage, Rejects},
     },
     telemetry::{self, Format},
@@ -137,7 +139,7 @@ impl Again {
     /// leaves it.
     async fn one(&self, key: &str, found: Vec<Reject>) -> Result<String, Failure> {
         let (mut lines, mut requests, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        let mut hits = Vec::new();
+        let (mut hits, mut items) = (Vec::new(), Vec::new());
         for reject in found {
             let bytes = reject.bytes().filter(|_| !reject.cut);
             match (reject.stage, bytes) {
@@ -152,6 +154,7 @@ impl Again {
                     }
                 }
                 (RejectStage::Hit, Some(_)) => hits.push(reject),
+                (RejectStage::Item, Some(body)) => items.push((reject, body)),
                 _ => left.push(reject),
             }
         }
@@ -160,6 +163,7 @@ impl Again {
         let requested = self.requests(requests, &mut left).await?;
         let mut hunted = Report::default();
         left.extend(self.hits(hits, &mut hunted).await?);
+        let put = self.items(items, &mut left).await?;
         self.keep(key, &left).await?;
         let mut counts = records.counts;
         counts.delivered += hunted.delivered;
@@ -174,9 +178,12 @@ impl Again {
         if counts.filtered > 0 {
             sentence = format!("{sentence}, {} filtered", counts.filtered);
         }
+        if put > 0 {
+            sentence = format!("{sentence}, {put} put into the inbox");
+        }
         if unusable > 0 {
             sentence = format!(
-                "{sentence}, {unusable} kept that are cut, whole bundles, or the number of those that were not kept (`vt retry` loads a minute again)"
+                "{sentence}, {unusable} kept that are cut, whole bundles, events that cannot be read, or the number of those that were not kept (`vt retry` loads a minute again)"
             );
         }
         Ok(sentence)
@@ -209,6 +216,35 @@ impl Again {
             return Ok(hits);
         }
         self.hunt.retry(hits, &self.limits, report).await.map_err(Failure::job)
+    }
+
+    /// Puts items into their inboxes and returns how many; those that are refused go to `left`.
+    async fn items(
+        &self,
+        items: Vec<(Reject, Vec<u8>)>,
+        left: &mut Vec<Reject>,
+    ) -> Result<u64, Failure> {
+        let mut put = 0;
+        for (mut reject, body) in items {
+            let mut parts = reject.origin.rsplit('/');
+            // Its origin names the item, so that one that is put twice waits once.
+            let id = format!("retried/{}", parts.next().unwrap_or_default());
+            let queue = parts.next().and_then(Queue::named);
+            let (Some(queue), Ok(body)) = (queue, String::from_utf8(body)) else {
+                left.push(reject);
+                continue;
+            };
+            let inbox = &self.pipeline.store.inbox;
+            match inbox.put(queue, &[NewItem { id, body }], Timestamp::now()).await {
+                Ok(()) => put += 1,
+                Err(error) if error.waiting.is_empty() => {
+                    reject.reason = chain(&error);
+                    left.push(reject);
+                }
+                Err(error) => return Err(Failure::job(error)),
+            }
+        }
+        Ok(put)
     }
 
     /// Posts download requests; those that are refused go to `left`.

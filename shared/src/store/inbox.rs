@@ -28,6 +28,11 @@ impl Queue {
             Self::Minutes => "minutes",
         }
     }
+
+    /// The queue of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Query, Self::Download, Self::Minutes].into_iter().find(|queue| queue.name() == name)
+    }
 }
 
 /// Work to be put.

@@ -166,3 +166,22 @@ async fn the_quota_of_both_sides_is_told() {
     let found = output(command).await;
     assert!(text(&found.stdout).contains("requests in the last minute"), "{found:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_inbox_took_is_put_into_it_when_it_is_tried_again() {
+    let stage = stage().await;
+    let store = azul_vt::store::local::open(stage.state.path()).unwrap();
+    let key = "rejects/inbox/query/0a1b/000000000001.jsonl";
+    let reject = json!({
+        "origin": "inbox/query/0a1b", "line": 1, "stage": "item", "reason": "no",
+        "now": "2026-11-24T09:00:00Z", "encoding": "text", "record": "{\"a\":1}",
+    });
+    store.bundles.put(key, format!("{reject}\n").as_bytes()).await.unwrap();
+    let found = output(stage.vt(&["rejects", "retry", key])).await;
+    assert!(text(&found.stdout).contains("1 put into the inbox"), "{found:?}");
+    let (now, minute) = (jiff::Timestamp::now(), jiff::SignedDuration::from_mins(1));
+    let items = store.inbox.take(Queue::Query, 2, minute, now).await.unwrap();
+    let [item] = items.as_slice() else { panic!("{items:?}") };
+    assert_eq!((item.id.as_str(), item.body.as_str()), ("retried/0a1b", "{\"a\":1}"));
+    assert!(store.bundles.list("rejects/").await.unwrap().is_empty());
+}
