@@ -4,7 +4,7 @@ use std::{io::Cursor, sync::Arc};
 
 use anyhow::anyhow;
 use azul_vt::{
-    azul::{avro, dispatcher::Model, event::DownloadEvent},
+    azul::{avro, dispatcher::Model, event::DownloadEvent, incoming},
     errors::chain,
     mapping::Mapper,
     pipeline::{
@@ -18,10 +18,13 @@ use azul_vt::{
         inbox::{NewItem, Queue},
         rejects::{Reject, RejectStage, Rejects},
     },
+    tasks::Tasks,
     telemetry::{self, Format},
 };
+use download::Download;
 use hunt::{Hunt, Report};
 use jiff::Timestamp;
+use query::Query;
 
 use crate::{
     cli::RejectsCommand,
@@ -106,7 +109,13 @@ async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
     let ageless = assemble::mapper(settings, true).map_err(Failure::usage)?;
     let hunt = Hunt::without_key(settings.clone(), pipeline.store.clone(), Arc::new(SystemClock));
     let hunt = hunt.map_err(Failure::usage)?;
-    let again = Again { pipeline, ageless: Arc::new(ageless), hunt, limits: Limits::default() };
+    let again = Again {
+        settings: settings.clone(),
+        pipeline,
+        ageless: Arc::new(ageless),
+        hunt,
+        limits: Limits::default(),
+    };
     stop_on_signal(&again.limits);
     match again.pipeline.register(Timestamp::now(), &again.limits).await {
         Err(PublishError::Interrupted { .. }) => return Err(stopped()),
@@ -124,8 +133,14 @@ fn stopped() -> Failure {
     Failure::Job(anyhow!("stopped before the end; what was not delivered keeps its key"))
 }
 
+/// The inbox that a reject's origin, `inbox/<queue>/…`, names.
+fn queue_of(reject: &Reject) -> Option<Queue> {
+    reject.origin.strip_prefix("inbox/")?.split('/').next().and_then(Queue::named)
+}
+
 /// What another try needs.
 struct Again {
+    settings: Settings,
     pipeline: Pipeline,
     /// Rejects are older than the age limit before long.
     ageless: Arc<Mapper>,
@@ -139,8 +154,8 @@ impl Again {
     /// leaves it.
     async fn one(&self, key: &str, found: Vec<Reject>) -> Result<String, Failure> {
         let (mut lines, mut requests, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut hits, mut items) = (Vec::new(), Vec::new());
-        for reject in found {
+        let (mut hits, mut items, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+        for mut reject in found {
             let bytes = reject.bytes().filter(|_| !reject.cut);
             match (reject.stage, bytes) {
                 (RejectStage::Record | RejectStage::Event, Some(record)) => {
@@ -155,10 +170,18 @@ impl Again {
                 }
                 (RejectStage::Hit, Some(_)) => hits.push(reject),
                 (RejectStage::Item, Some(body)) => items.push((reject, body)),
+                (RejectStage::Polled, Some(text)) => match self.item_of(&reject, &text) {
+                    Ok(body) => items.push((reject, body)),
+                    Err(reason) => {
+                        reject.reason = reason;
+                        unread.push(reject);
+                    }
+                },
                 _ => left.push(reject),
             }
         }
         let unusable = left.len();
+        left.append(&mut unread);
         let records = self.records(key, lines).await?;
         let requested = self.requests(requests, &mut left).await?;
         let mut hunted = Report::default();
@@ -183,7 +206,7 @@ impl Again {
         }
         if unusable > 0 {
             sentence = format!(
-                "{sentence}, {unusable} kept that are cut, whole bundles, events that cannot be read, or the number of those that were not kept (`vt retry` loads a minute again)"
+                "{sentence}, {unusable} kept that are cut, whole bundles, or the number of those that were not kept (`vt retry` loads a minute again)"
             );
         }
         Ok(sentence)
@@ -218,6 +241,26 @@ impl Again {
         self.hunt.retry(hits, &self.limits, report).await.map_err(Failure::job)
     }
 
+    /// Reads a polled event anew, as the function reads it that polled it: a later version may know its form.
+    fn item_of(&self, reject: &Reject, text: &[u8]) -> Result<Vec<u8>, String> {
+        fn decided<T: Tasks>(tasks: &T, text: &[u8]) -> Result<Vec<u8>, String> {
+            incoming::from_text(text).and_then(&*tasks.decide()).map(String::into_bytes)
+        }
+        let (settings, store) = (self.settings.clone(), self.pipeline.store.clone());
+        let clock = Arc::new(SystemClock);
+        match queue_of(reject) {
+            Some(Queue::Query) => {
+                let query = Query::from_settings(settings, store, clock);
+                decided(&query.map_err(|error| chain(&error))?, text)
+            }
+            Some(Queue::Download) => {
+                let download = Download::from_settings(settings, store, clock);
+                decided(&download.map_err(|error| chain(&error))?, text)
+            }
+            _ => Err("its origin names no inbox of events".to_owned()),
+        }
+    }
+
     /// Puts items into their inboxes and returns how many; those that are refused go to `left`.
     async fn items(
         &self,
@@ -226,10 +269,9 @@ impl Again {
     ) -> Result<u64, Failure> {
         let mut put = 0;
         for (mut reject, body) in items {
-            let mut parts = reject.origin.rsplit('/');
             // Its origin names the item, so that one that is put twice waits once.
-            let id = format!("retried/{}", parts.next().unwrap_or_default());
-            let queue = parts.next().and_then(Queue::named);
+            let id = format!("retried/{}", reject.origin.rsplit('/').next().unwrap_or_default());
+            let queue = queue_of(&reject);
             let (Some(queue), Ok(body)) = (queue, String::from_utf8(body)) else {
                 left.push(reject);
                 continue;

@@ -177,11 +177,28 @@ async fn what_no_inbox_took_is_put_into_it_when_it_is_tried_again() {
         "now": "2026-11-24T09:00:00Z", "encoding": "text", "record": "{\"a\":1}",
     });
     store.bundles.put(key, format!("{reject}\n").as_bytes()).await.unwrap();
-    let found = output(stage.vt(&["rejects", "retry", key])).await;
-    assert!(text(&found.stdout).contains("1 put into the inbox"), "{found:?}");
+    // A polled event that an earlier version could not read, and one that is still of no use.
+    let polled = "rejects/inbox/query/0c2d/000000000001.jsonl";
+    let mut lines = String::new();
+    for event in [lookup::event(1), json!({"a": 1})] {
+        let mut line = reject.clone();
+        line["origin"] = json!("inbox/query/0c2d");
+        (line["stage"], line["record"]) = (json!("polled"), json!(event.to_string()));
+        lines.push_str(&format!("{line}\n"));
+    }
+    store.bundles.put(polled, lines.as_bytes()).await.unwrap();
+    let mut command = stage.vt(&["rejects", "retry", key, polled]);
+    command.env("LOOKUP_SOURCES", "incidents");
+    let found = output(command).await;
+    let said = text(&found.stdout);
+    assert!(said.contains("0 refused again, 1 put into the inbox"), "{found:?}");
+    assert!(said.contains("1 refused again, 1 put into the inbox"), "{found:?}");
     let (now, minute) = (jiff::Timestamp::now(), jiff::SignedDuration::from_mins(1));
     let items = store.inbox.take(Queue::Query, 2, minute, now).await.unwrap();
-    let [item] = items.as_slice() else { panic!("{items:?}") };
+    let [item, event] = items.as_slice() else { panic!("{items:?}") };
     assert_eq!((item.id.as_str(), item.body.as_str()), ("retried/0a1b", "{\"a\":1}"));
-    assert!(store.bundles.list("rejects/").await.unwrap().is_empty());
+    assert!(event.id == "retried/0c2d" && event.body.contains(&lookup::sha256(1)), "{event:?}");
+    let left = store.bundles.list("rejects/").await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].key == polled);
 }
