@@ -14,7 +14,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::http_client;
 
@@ -36,10 +36,13 @@ const OUT: Duration = Duration::from_mins(1);
 const MAX_ERROR_CHARS: usize = 500;
 
 /// A service that this program depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
     /// VirusTotal's API.
+    #[default]
     #[serde(rename = "virustotal")]
     VirusTotal,
     /// Azul's dispatcher.

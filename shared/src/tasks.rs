@@ -24,6 +24,7 @@ use crate::{
     http_client::{self, HttpSetupError},
     lambda::{self, Function, UnknownEvent},
     metrics,
+    peers::Peer,
     pipeline::{
         Limits, assemble,
         publish::{
@@ -257,7 +258,7 @@ impl Common {
     /// [`After`] says how the item waits if there is no grant now.
     pub async fn grant_for(&self, item: &Item) -> Result<(), After> {
         // An item that has waited for too long gets a last try, whose error is the reason for giving it up.
-        if let Some(after) = self.outage(item, None, LONGEST_HOLD_UP) {
+        if let Some(after) = self.outage(item, Peer::VirusTotal, None, LONGEST_HOLD_UP) {
             let may_ask = self.outages.may_ask(&self.store, self.clock.now()).await;
             if !may_ask.map_err(|e| unkept(&e))? {
                 self.note_wait("VirusTotal is out", LONGEST_HOLD_UP);
@@ -277,23 +278,27 @@ impl Common {
         }
     }
 
-    /// Returns how an item waits that met a peer that is out: longer each time, and not shorter than the peer asked for
-    /// (`asked`). The wait does not count as an attempt. `None`: the item has waited for `VT_GIVE_UP_HOURS`.
+    /// Returns how an item waits that met a `peer` that is out: longer each time, and not shorter than the peer asked
+    /// for (`asked`), but at most for `longest`. The wait does not count as an attempt. `None`: the item has waited for
+    /// this peer for `VT_GIVE_UP_HOURS`.
     pub fn outage(
         &self,
         item: &Item,
+        peer: Peer,
         asked: Option<Duration>,
         longest: SignedDuration,
     ) -> Option<After> {
         let now = self.clock.now();
-        // A failure long after the last one belongs to a new outage.
-        let same = item.outage.filter(|outage| now.duration_since(outage.last) <= SAME_OUTAGE);
+        // A failure long after the last one belongs to a new outage, and so does that of another peer.
+        let same = item
+            .outage
+            .filter(|outage| outage.peer == peer && now.duration_since(outage.last) <= SAME_OUTAGE);
         let since = same.map_or(now, |outage| outage.since);
         let age = now.duration_since(since);
         let asked = asked.and_then(|wait| SignedDuration::try_from(wait).ok()).unwrap_or_default();
         (age < self.settings.lookup.give_up).then(|| {
             let after = (age / 2).max(asked).clamp(FIRST_WAIT, longest);
-            let outage = Some(Outage { since, last: now });
+            let outage = Some(Outage { since, last: now, peer });
             After::Again(Again { after, is_attempt: false, outage })
         })
     }
@@ -318,7 +323,7 @@ impl Common {
             {
                 return Some(unkept(&error));
             }
-            return self.outage(item, error.retry_after(), LONGEST_WAIT);
+            return self.outage(item, Peer::VirusTotal, error.retry_after(), LONGEST_WAIT);
         }
         if error.is_of_another() {
             let (why, now) = (chain(error), self.clock.now());
@@ -327,7 +332,7 @@ impl Common {
             let noted =
                 self.outages.answered_by_another(&self.store, &item.id, &why, is_own, now).await;
             return match noted {
-                Ok(true) => self.outage(item, None, LONGEST_WAIT),
+                Ok(true) => self.outage(item, Peer::VirusTotal, None, LONGEST_WAIT),
                 Ok(false) => self.again(item),
                 Err(error) => Some(unkept(&error)),
             };

@@ -7,6 +7,7 @@ use azul_vt::{
         streams::StreamError,
     },
     errors::chain,
+    peers::Peer,
     pipeline::Limits,
     store::{
         inbox::{Again, Item},
@@ -108,16 +109,17 @@ impl Download {
                 }
                 Err(error @ TransferError::TooLarge(_)) => return Err(failed(&error)),
                 Err(error) => {
-                    let again = match &error {
-                        TransferError::Source(error) if error.is_outage() => {
-                            self.common.outage(item, error.retry_after(), LONGEST_WAIT)
-                        }
-                        TransferError::Source(error) if error.is_transient() => {
-                            self.common.again(item)
-                        }
-                        TransferError::Slow => self.common.again(item),
-                        _ => None,
-                    };
+                    let again =
+                        match &error {
+                            TransferError::Source(error) if error.is_outage() => self
+                                .common
+                                .outage(item, Peer::VirusTotal, error.retry_after(), LONGEST_WAIT),
+                            TransferError::Source(error) if error.is_transient() => {
+                                self.common.again(item)
+                            }
+                            TransferError::Slow => self.common.again(item),
+                            _ => None,
+                        };
                     (chain(&error), again)
                 }
             },
@@ -195,8 +197,10 @@ impl Download {
             Ok(stored) => Ok(Some(stored)),
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             // The store returns the file that belongs to the hash. Other content comes from a proxy in front of the
-            // store.
-            Err(error @ (TransferError::Mismatch(_) | TransferError::Empty)) => {
+            // store. Where the store is too slow it may be faster later, and the file is still there.
+            Err(
+                error @ (TransferError::Mismatch(_) | TransferError::Empty | TransferError::Slow),
+            ) => {
                 let error = StreamError::NoAnswer(PostError::Nonsense(chain(&error)));
                 Err(self.refused_by_store(&error, item).await)
             }
@@ -238,7 +242,12 @@ impl Download {
     /// while by all: each try costs a download.
     pub(crate) async fn refused_by_store(&self, error: &StreamError, item: &Item) -> Ended {
         let now = self.common.clock.now();
-        let after = self.common.outage(item, Some(STORE_PAUSE.unsigned_abs()), LONGEST_STORE_WAIT);
+        let after = self.common.outage(
+            item,
+            Peer::Dispatcher,
+            Some(STORE_PAUSE.unsigned_abs()),
+            LONGEST_STORE_WAIT,
+        );
         let Some(after) = after.filter(|_| error.is_transient()) else { return failed(error) };
         tracing::warn!(error = chain(error), "the sample waits for the dispatcher");
         let kept = self.common.store.memory.remember(PAUSED, STORE, STORE_PAUSE, now).await;

@@ -1,5 +1,5 @@
-//! Keeps the last failures of each function for `vt status`. Each failure is an object, and a function has `SLOTS` of
-//! them, so the space is bounded however much fails.
+//! Keeps the last failures of each function for `vt status`. Each failure is an object, and a function has at most
+//! `MOST` of them, so the space is bounded however much fails.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
@@ -13,9 +13,10 @@ use super::{
 use crate::errors::chain;
 
 const FOLDER: &str = "failures/";
-/// Most failures that are kept of a function. The item's id selects the object, so an item that fails again is there
-/// once.
-const SLOTS: u8 = 64;
+/// Most failures that are kept of a function: the last ones.
+const MOST: usize = 64;
+/// Characters of the digest of an item's id that are part of its key.
+const DIGEST_CHARS: usize = 16;
 /// Number of objects that are read at once.
 const AT_ONCE: usize = 8;
 /// Most characters of a reason or an id that are kept.
@@ -58,7 +59,6 @@ pub async fn note(
     reason: &str,
     now: Timestamp,
 ) {
-    let slot = Sha256::digest(&item.id).first().map_or(0, |byte| byte % SLOTS);
     let failure = Failure {
         queue: queue.name().to_owned(),
         id: item.id.chars().take(LONGEST_REASON).collect(),
@@ -67,14 +67,39 @@ pub async fn note(
         at: now,
     };
     let Ok(text) = serde_json::to_vec(&failure) else { return };
-    let key = format!("{FOLDER}{}/{slot:02}.json", queue.name());
-    if let Err(error) = store.bundles.put(&key, &text).await {
+    if let Err(error) = keep(store, queue, &item.id, &text, now).await {
         tracing::warn!(
             queue = queue.name(),
             error = chain(&error),
             "a failure is in the log alone"
         );
     }
+}
+
+/// Writes a failure, and removes the earlier one of the same item, and the oldest ones where there are too many.
+async fn keep(
+    store: &Store,
+    queue: Queue,
+    id: &str,
+    text: &[u8],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let folder = format!("{FOLDER}{}/", queue.name());
+    let digest: String = hex::encode(Sha256::digest(id)).chars().take(DIGEST_CHARS).collect();
+    // The time comes first, so that the keys are in the order of the failures.
+    let key = format!("{folder}{:020}-{digest}.json", now.as_nanosecond().max(0));
+    store.bundles.put(&key, text).await?;
+    let mut keys: Vec<String> =
+        store.bundles.list(&folder).await?.into_iter().map(|object| object.key).collect();
+    // Keys of earlier versions have no time: they are the oldest.
+    keys.sort_by_cached_key(|key| (key.contains('-'), key.clone()));
+    let (excess, of_item) = (keys.len().saturating_sub(MOST), format!("-{digest}.json"));
+    for (n, other) in keys.iter().enumerate() {
+        if n < excess || (*other != key && other.ends_with(&of_item)) {
+            store.bundles.remove(other).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns at most `most` of the last failures, the newest first.

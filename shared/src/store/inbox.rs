@@ -5,7 +5,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::{errors::chain, peers::latest_written};
+use crate::{
+    errors::chain,
+    peers::{Peer, latest_written},
+};
 
 /// Whose work it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -71,6 +74,9 @@ pub struct Outage {
     pub since: Timestamp,
     /// Time of the latest failure.
     pub last: Timestamp,
+    /// Who is out. Earlier versions did not say so.
+    #[serde(default)]
+    pub peer: Peer,
 }
 
 /// When and as what an item comes back.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use azul_vt::peers::Peer;
 use azul_vt::store::{
     Store,
     inbox::{Again, Delivery, Item, NewItem, Outage, Queue},
@@ -166,7 +167,7 @@ pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(
         assert_eq!(item.body, format!("{{\"round\":{round}}}"));
     }
     assert_eq!((item.attempts, item.lost, item.outage), (1, 0, None));
-    let outage = Some(Outage { since: at(0), last: at(7) });
+    let outage = Some(Outage { since: at(0), last: at(7), peer: Peer::Dispatcher });
     for outage in [outage, None] {
         let again = Again { outage, ..Again::default() };
         assert!(store.inbox.again(Queue::Query, &item, again, time.now()).await.unwrap());

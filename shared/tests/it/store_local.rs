@@ -14,6 +14,7 @@ use std::{
 use azul_vt::minute::Minute;
 use azul_vt::store::{
     Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
+    failures::{self, Subject},
     inbox::{Again, Item, NewItem, Queue},
     local::{go_plugin_position, look, open},
 };
@@ -625,4 +626,32 @@ fn the_position_of_the_go_plugin_is_read_and_nonsense_is_named() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     assert!(matches!(go_plugin_position(dir.path()), Err(StoreError::StateDir { .. })));
+}
+
+#[tokio::test]
+async fn the_last_failures_are_the_last_ones_and_few_are_kept() {
+    let (store, _dir) = fresh().await.unwrap();
+    let mut item = Item {
+        id: String::new(),
+        body: "{}".into(),
+        attempts: 0,
+        lost: 0,
+        since: at(0),
+        outage: None,
+        receipt: "1".into(),
+    };
+    let mut note = async |n: i64, id: String| {
+        item.id = id;
+        failures::note(&store, Queue::Query, &item, Subject::default(), "no", at(n)).await;
+    };
+    for n in 0..100 {
+        note(n, format!("file-{n}")).await;
+    }
+    // An item that fails again is there once.
+    note(100, "file-95".into()).await;
+    let last = failures::last(&store, 10).await.unwrap();
+    let ids: Vec<&str> = last.iter().map(|failure| failure.id.as_str()).collect();
+    let expected = [95, 99, 98, 97, 96, 94, 93, 92, 91, 90].map(|n| format!("file-{n}"));
+    assert_eq!(ids, expected);
+    assert!(store.bundles.list("failures/").await.unwrap().len() <= 64);
 }

@@ -184,7 +184,7 @@ async fn what_no_inbox_took_is_put_into_it_when_it_is_tried_again() {
         let mut line = reject.clone();
         line["origin"] = json!("inbox/query/0c2d");
         (line["stage"], line["record"]) = (json!("polled"), json!(event.to_string()));
-        lines.push_str(&format!("{line}\n"));
+        lines = format!("{lines}{line}\n");
     }
     store.bundles.put(polled, lines.as_bytes()).await.unwrap();
     let mut command = stage.vt(&["rejects", "retry", key, polled]);

@@ -128,6 +128,10 @@ const SCHEMA: &[&str] = &[
     ALTER TABLE inbox ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE memory ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    -- Whose outage it is; NULL: VirusTotal's, as all were before.
+    ALTER TABLE inbox ADD COLUMN outage_peer TEXT;
+",
 ];
 
 /// What can go wrong inside of a call, before it is known what was attempted.

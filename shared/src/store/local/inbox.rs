@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::db::{Db, nanoseconds, timestamp, unsigned};
-use crate::peers::latest_written;
+use crate::peers::{Peer, latest_written};
 use crate::store::{
     StoreError,
     inbox::{
@@ -25,10 +25,12 @@ fn later(now: Timestamp, by: SignedDuration) -> i64 {
     nanoseconds(now.saturating_add(by).unwrap_or(Timestamp::MAX))
 }
 
-/// Reads an item from the columns id, body, attempts, since, receipt, lost, `outage_since`, `outage_last`.
+/// Reads an item from the columns id, body, attempts, since, receipt, lost, `outage_since`, `outage_last`,
+/// `outage_peer`.
 fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
     let receipt: i64 = row.get(4)?;
     let (since, last): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+    let peer: Option<String> = row.get(8)?;
     let outage = since.zip(last);
     Ok(Item {
         id: row.get(0)?,
@@ -36,10 +38,27 @@ fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
         attempts: row.get(2)?,
         since: timestamp(row.get(3)?),
         lost: row.get(5)?,
-        outage: outage
-            .map(|(since, last)| Outage { since: timestamp(since), last: timestamp(last) }),
+        outage: outage.map(|(since, last)| Outage {
+            since: timestamp(since),
+            last: timestamp(last),
+            peer: peer.as_deref().map_or(Peer::VirusTotal, peer_of),
+        }),
         receipt: receipt.to_string(),
     })
+}
+
+/// The text that the database has for a peer.
+fn text_of(peer: Peer) -> &'static str {
+    match peer {
+        Peer::VirusTotal => "virustotal",
+        Peer::Dispatcher => "dispatcher",
+        Peer::State => "state",
+    }
+}
+
+fn peer_of(text: &str) -> Peer {
+    let peers = [Peer::Dispatcher, Peer::State];
+    peers.into_iter().find(|peer| text_of(*peer) == text).unwrap_or(Peer::VirusTotal)
 }
 
 impl LocalInbox {
@@ -137,7 +156,8 @@ impl Inbox for LocalInbox {
                          (SELECT id FROM inbox WHERE queue = ?1 AND buried IS NULL
                               AND (due <= ?2 OR written > ?5)
                           ORDER BY due, since, id LIMIT ?4)
-                     RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last",
+                     RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last,
+                               outage_peer",
                 )?;
                 let mut rows = statement.query(params![queue.name(), now, until, most, latest])?;
                 let mut items = Vec::new();
@@ -168,17 +188,20 @@ impl Inbox for LocalInbox {
             return Err(damaged("its body is an object on AWS".into()));
         };
         let Message { id, attempts, since, outage, .. } = message;
+        let peer = outage.map(|outage| text_of(outage.peer));
         let outage = outage.map(|o| (nanoseconds(o.since), nanoseconds(o.last))).unzip();
         let latest = nanoseconds(latest_written(now));
         let (now, until) = (nanoseconds(now), later(now, hold));
         self.db
             .write(format!("accepting work for the inbox of {}", queue.name()), move |db| {
                 db.execute(
-                    "INSERT INTO inbox (queue, id, body, attempts, since, due, outage_since, outage_last, written)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                    "INSERT INTO inbox (queue, id, body, attempts, since, due, outage_since, outage_last, written,
+                                        outage_peer)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                      ON CONFLICT (queue, id) DO NOTHING",
                     params![
-                        queue.name(), id, body, attempts, nanoseconds(since), due, outage.0, outage.1, now
+                        queue.name(), id, body, attempts, nanoseconds(since), due, outage.0, outage.1, now,
+                        peer
                     ],
                 )?;
                 let taken = db
@@ -187,7 +210,8 @@ impl Inbox for LocalInbox {
                                           written = ?3
                          WHERE queue = ?1 AND id = ?2 AND buried IS NULL
                              AND (due <= ?3 OR written > ?5)
-                         RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last",
+                         RETURNING id, body, attempts, since, receipt, lost, outage_since, outage_last,
+                                   outage_peer",
                         params![queue.name(), id, now, until, latest],
                         item,
                     )
@@ -227,7 +251,8 @@ impl Inbox for LocalInbox {
             "UPDATE inbox SET due = ?4, taken = 0, lost = 0, attempts = attempts + ?5, body = ?6,
                           outage_since = coalesce(?7, outage_since),
                           outage_last = coalesce(?8, outage_last),
-                          written = ?9
+                          written = ?9,
+                          outage_peer = coalesce(?10, outage_peer)
                    WHERE queue = ?1 AND id = ?2 AND receipt = ?3 AND taken AND buried IS NULL";
         let more = vec![
             later(now, again.after).into(),
@@ -236,6 +261,7 @@ impl Inbox for LocalInbox {
             again.outage.map(|outage| nanoseconds(outage.since)).into(),
             again.outage.map(|outage| nanoseconds(outage.last)).into(),
             nanoseconds(now).into(),
+            again.outage.map(|outage| text_of(outage.peer).to_owned()).into(),
         ];
         self.change("putting back", queue, item, sql, more).await
     }
