@@ -328,9 +328,7 @@ impl Common {
         if error.is_of_another() {
             let (why, now) = (chain(error), self.clock.now());
             tracing::warn!(id = item.id, error = why, "something else than VirusTotal answered");
-            let is_own = error.answer().is_some_and(|answer| answer.is_own);
-            let noted =
-                self.outages.answered_by_another(&self.store, &item.id, &why, is_own, now).await;
+            let noted = self.outages.answered_by_another(&self.store, &item.id, &why, now).await;
             return match noted {
                 Ok(true) => self.outage(item, Peer::VirusTotal, None, LONGEST_WAIT),
                 Ok(false) => self.again(item),

@@ -172,11 +172,12 @@ impl VirusTotalError {
     }
 
     /// Whether something else than VirusTotal seems to have answered in its place, such as a proxy with a page of its
-    /// own: the answer is not what was asked for, and has no error code of VirusTotal's.
+    /// own: the answer is not what was asked for, and has no error code of VirusTotal's. Odd content of a host that
+    /// VirusTotal redirected to is about that file.
     pub fn is_of_another(&self) -> bool {
         match self {
             Self::Transient { answer, .. } => {
-                answer.code == NOT_THAT || (answer.is_own && answer.status == Some(404))
+                answer.is_own && (answer.status == Some(404) || answer.code == NOT_THAT)
             }
             _ => false,
         }

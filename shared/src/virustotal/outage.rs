@@ -75,8 +75,7 @@ impl Outages {
         Ok(())
     }
 
-    /// Notes that something else than VirusTotal answered the request for the item `id`, such as a proxy, and `why`;
-    /// `is_own`: in the place of VirusTotal's own origin, not of a host that it redirected to.
+    /// Notes that something else than VirusTotal answered the request for the item `id`, such as a proxy, and `why`.
     /// Returns whether that is an outage: several items in a row met it, or an outage is known already. One item alone
     /// is none, however often it is tried, because a single file's report may always be odd.
     ///
@@ -87,7 +86,6 @@ impl Outages {
         store: &Store,
         id: &str,
         why: &str,
-        is_own: bool,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let items = {
@@ -101,11 +99,7 @@ impl Outages {
             let is_noted = self.is_noted.load(Ordering::Relaxed);
             return Ok(is_noted && store.memory.knows(OUTAGE, BUDGET, now).await?);
         }
-        // Another host that answers oddly does not stop the requests that VirusTotal answers itself.
-        if is_own {
-            self.note(store, why, now).await?;
-        }
-        Ok(true)
+        self.note(store, why, now).await.map(|()| true)
     }
 
     fn by_another(&self) -> MutexGuard<'_, BTreeSet<String>> {

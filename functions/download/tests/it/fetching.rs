@@ -289,8 +289,8 @@ async fn content_that_breaks_off_is_asked_for_again_and_in_the_end_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_answers_for_content_is_an_outage_and_no_attempt() {
     for behaviour in [
-        Behaviour::Bundle("<html>Please log in</html>".into()),
-        Behaviour::Content(Fault::EmptyBody),
+        Behaviour::Api(Fault::answer(200, "<html>Please log in</html>")),
+        Behaviour::Api(Fault::answer(200, "")),
         Behaviour::Api(Fault::answer(404, "<html>no such page</html>")),
     ] {
         let world = World::new().await;
