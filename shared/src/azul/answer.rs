@@ -9,7 +9,9 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::dispatcher::PostError;
-use crate::{json_limits::at_most, peer_text};
+use json::limits::at_most;
+
+use crate::peer_text;
 
 /// Longest text taken over from an answer, in characters.
 const MAX_TEXT_CHARS: usize = 1000;

@@ -1,11 +1,9 @@
-//! The Azul side: event models, their encodings, and the dispatcher's HTTP API.
+//! The dispatcher's HTTP API. The events and their encodings are the crate `azul`'s.
+
+pub use ::azul::{avro, event, incoming, limits};
 
 pub mod answer;
-pub mod avro;
 pub mod dispatcher;
-pub mod event;
 mod event_list;
-pub mod incoming;
-pub mod limits;
 pub mod poll;
 pub mod streams;

@@ -2,19 +2,7 @@
 
 // `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
 #[cfg(test)]
-mod azul_avro;
-#[cfg(test)]
-mod azul_json;
-#[cfg(test)]
-mod bundle;
-#[cfg(test)]
-mod corpus;
-#[cfg(test)]
 mod inbox_suite;
-#[cfg(test)]
-mod mapping;
-#[cfg(test)]
-mod mapping_corpus;
 #[cfg(test)]
 mod permissions;
 #[cfg(test)]
@@ -27,8 +15,6 @@ mod rules_s3;
 mod s3;
 #[cfg(test)]
 mod secrets;
-#[cfg(test)]
-mod selection;
 #[cfg(test)]
 mod semantics;
 #[cfg(test)]

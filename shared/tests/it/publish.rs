@@ -15,7 +15,7 @@ use azul_vt::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::azul_avro::samples;
+use testkit::samples;
 
 mod faults;
 mod random;

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    path::PathBuf,
     process::Stdio,
 };
 
@@ -11,6 +10,7 @@ use azul_vt::azul::avro;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use sim::feed::Style;
+use testkit::corpus;
 
 use crate::{
     commands::{MINUTE, NOW, run, vt},
@@ -25,20 +25,6 @@ fn rows(stdout: &[u8]) -> Vec<Value> {
 
 fn testdata(path: &str) -> String {
     format!("{}/../../testdata/{path}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A file of the conformance corpus, which stands beside the project; `None`, with a word, without it.
-fn corpus(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("AZUL_VT_CORPUS").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpus")),
-        PathBuf::from,
-    );
-    let path = root.join(path);
-    if !path.exists() {
-        println!("skipped: there is no {}", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 /// The messages of `--format avro`.
@@ -358,7 +344,7 @@ fn settings_show_their_source_and_no_secret() {
 #[test]
 fn the_corpus_rules_match_through_the_command() {
     let (Some(rules), Some(records)) =
-        (corpus("expected/rules.jsonl"), corpus("records/feed.jsonl"))
+        (corpus::path("expected/rules.jsonl"), corpus::path("records/feed.jsonl"))
     else {
         return;
     };
@@ -393,7 +379,7 @@ fn the_corpus_rules_match_through_the_command() {
 #[test]
 fn the_corpus_requests_come_out_of_select() {
     let (Some(expected), Some(records)) =
-        (corpus("expected/feed.downloads.jsonl"), corpus("records/feed.jsonl"))
+        (corpus::path("expected/feed.downloads.jsonl"), corpus::path("records/feed.jsonl"))
     else {
         return;
     };

@@ -1,7 +1,5 @@
 mod hand_out;
 
-use std::path::PathBuf;
-
 use apache_avro::{reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use serde_json::{Value, json};
 
@@ -399,14 +397,7 @@ fn both_array_framings_decode_to_the_same() {
 
 #[test]
 fn the_go_plugins_own_message_decodes() {
-    let corpus = std::env::var_os("AZUL_VT_CORPUS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
-        PathBuf::from,
-    );
-    let Ok(message) = std::fs::read(corpus.join("expected/feed.v5.avro")) else {
-        println!("skipped: no corpus at {}", corpus.display());
-        return;
-    };
+    let Some(message) = testkit::corpus::read("expected/feed.v5.avro") else { return };
     let bulk = decode::avro(Model::Binary, &message).unwrap();
     assert_eq!((bulk.version, bulk.events.len(), bulk.trailing), (5, 10, 0));
     for event in &bulk.events {

@@ -1,0 +1,6 @@
+//! The smallest things that all crates share: minutes of the feed, errors as one line, and text from peers without
+//! secrets.
+
+pub mod errors;
+pub mod minute;
+pub mod peer_text;

@@ -1,0 +1,5 @@
+//! Bundles of every kind, sound and broken.
+
+// `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
+#[cfg(test)]
+mod bundle;
