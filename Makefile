@@ -60,7 +60,7 @@ RELEASE := --release --workspace --locked --target $(TRIPLE) --config $(TARGET)/
 export RELEASE_DIR := $(TARGET)/$(TRIPLE)/release
 
 # Panics name source files, and where cargo keeps those of other crates differs from user to user: programs have
-# `/crates` instead. Of the workspace they name no more than `shared/src/…`.
+# `/crates` instead. Of the workspace they name no more than `shared/…`.
 paths:
 	@cargo fetch --quiet --locked --target $(TRIPLE)
 	@mkdir -p $(TARGET)

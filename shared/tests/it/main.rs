@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod inbox_suite;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod permissions;
 #[cfg(test)]
 mod poll;
