@@ -37,7 +37,7 @@ async fn fresh() -> Option<(Store, Place)> {
     let config = config(&emulator.endpoint()).await;
     let state = AwsState { table: "not-used".into(), bucket: emulator.name("bucket") };
     aws::init::bucket(&config, &state.bucket).await.unwrap();
-    place(emulator, state).await
+    Box::pin(place(emulator, state)).await
 }
 
 /// New queues beside a state that may be there.
@@ -294,7 +294,7 @@ async fn an_item_that_no_worker_began_has_a_try_before_it_is_given_up() {
     let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
     aws::init::table(&aws, &state.table).await.unwrap();
     aws::init::bucket(&aws, &state.bucket).await.unwrap();
-    let (store, place) = place(emulator, state).await.unwrap();
+    let (store, place) = Box::pin(place(emulator, state)).await.unwrap();
     let workers = Workers { store: &store, queue: Queue::Query, clock: &SystemClock, at_once: 1 };
     place.send(&message("a", Timestamp::now())).await;
     // Each time the queue had given the message to functions that could not start. The first function that can
