@@ -6,7 +6,7 @@ use std::{process::ExitCode, time::Duration};
 use async_trait::async_trait;
 use azul_vt::{
     lambda::{self, Function},
-    pipeline::Limits,
+    pipeline::RunLimits,
 };
 use serde_json::Value;
 
@@ -15,10 +15,10 @@ struct Faulty;
 #[async_trait]
 impl Function for Faulty {
     const NAME: &'static str = "faulty";
-    const MARGIN: Duration = Duration::from_secs(1);
+    const DEADLINE_MARGIN: Duration = Duration::from_secs(1);
 
     #[expect(clippy::panic, reason = "that is what it is for")]
-    async fn handle(&self, event: &Value, _: &Limits) -> Result<Value, lambda::Error> {
+    async fn handle(&self, event: &Value, _: &RunLimits) -> Result<Value, lambda::Error> {
         let told = |what| event.get(what).and_then(Value::as_str);
         match (told("fail"), told("panic")) {
             (Some(why), _) => Err(why.into()),

@@ -25,11 +25,11 @@ use tracing::Instrument as _;
 use crate::{
     errors::chain,
     metrics::emf,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{self, Clock, Store, StoreError, SystemClock},
     telemetry::{self, Format},
-    webhook::LetIn,
+    webhook::PreAuthenticated,
 };
 
 /// The time of an invocation that does not say how long it may take.
@@ -72,13 +72,13 @@ pub trait Function: Send + Sync + 'static {
     /// Its name, in the log.
     const NAME: &'static str;
     /// What it keeps of an invocation's time for its own end.
-    const MARGIN: Duration;
+    const DEADLINE_MARGIN: Duration;
 
     /// Does the work that an event asks for until `limits` are reached, and returns the answer.
     ///
     /// # Errors
     /// The invocation failed. What it left undone is done by a later one.
-    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, Error>;
+    async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, Error>;
 
     /// Tells the metrics what only the state knows.
     ///
@@ -147,7 +147,7 @@ impl<F: Function> Served<F> {
         // Dropped at the end, also where the function panics.
         let _flushed = Flush;
         let begun = Instant::now();
-        let limits = limits_before(event.context.deadline(), F::MARGIN);
+        let limits = limits_before(event.context.deadline(), F::DEADLINE_MARGIN);
         let outcome = self.function.handle(&event.payload, &limits).await;
         self.measure().await;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -185,9 +185,9 @@ impl Drop for Flush {
 
 /// Limits that end `margin` before an invocation's deadline. `cargo lambda watch` states one long ago: the
 /// invocation has a minute then.
-fn limits_before(deadline: SystemTime, margin: Duration) -> Limits {
+fn limits_before(deadline: SystemTime, margin: Duration) -> RunLimits {
     let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNSTATED);
-    Limits::until(Instant::now() + left.saturating_sub(margin))
+    RunLimits::until(Instant::now() + left.saturating_sub(margin))
 }
 
 /// Where this process runs as a Lambda, so that an operator finds its log: function and log stream. `None`: it
@@ -202,7 +202,7 @@ fn instance_in(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     Some(format!("Lambda {function}, log stream {stream}"))
 }
 
-/// Marks a request with [`LetIn`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
+/// Marks a request with [`PreAuthenticated`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
 /// authentication. AWS writes the identity; no caller can.
 fn let_in_by_iam(request: &mut lambda_http::Request) {
     let known = match request.request_context_ref() {
@@ -212,12 +212,12 @@ fn let_in_by_iam(request: &mut lambda_http::Request) {
         _ => false,
     };
     if known {
-        request.extensions_mut().insert(LetIn);
+        request.extensions_mut().insert(PreAuthenticated);
     }
 }
 
 /// The request of a function URL; `None` where the event is another one. A caller whom IAM let in is
-/// marked with [`LetIn`].
+/// marked with [`PreAuthenticated`].
 ///
 /// # Errors
 /// It looks like a request and is none.

@@ -22,7 +22,7 @@ use crate::{
 /// How long what was read of an entry counts: so long may a rotated secret be unknown here.
 pub const TTL: Duration = Duration::from_mins(5);
 /// When an entry that could not be read again is tried next; what was read before counts meanwhile.
-const PAUSE: Duration = Duration::from_secs(30);
+const RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// Where a setting says that its secret is.
 #[derive(Clone, Debug)]
@@ -146,7 +146,7 @@ impl Secret {
                     error = chain(&error),
                     "a secret is not read again; the last one counts"
                 );
-                *until = Instant::now() + PAUSE.min(entry.ttl);
+                *until = Instant::now() + RETRY_DELAY.min(entry.ttl);
                 Ok(value.clone())
             }
             (Err(error), None) => Err(error),

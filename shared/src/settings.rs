@@ -42,7 +42,7 @@ pub struct SettingError {
 
 /// One setting as `vt settings` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Shown {
+pub struct SettingReport {
     /// The variable.
     pub name: &'static str,
     /// Its value; `***` for secrets, `none` where there is none.
@@ -150,7 +150,7 @@ pub struct Settings {
     /// Settings of `hunt`.
     pub hunt: HuntSettings,
     /// How each setting came about, in the order of the README's table.
-    pub shown: Vec<Shown>,
+    pub shown: Vec<SettingReport>,
     /// The state of VirusTotal, the dispatcher and AWS. All clients that are made from clones of these settings share
     /// it.
     pub peers: Peers,
@@ -412,7 +412,7 @@ struct OnAws {
 
 struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
-    shown: Vec<Shown>,
+    shown: Vec<SettingReport>,
 }
 
 impl Reader<'_> {
@@ -433,7 +433,7 @@ impl Reader<'_> {
             Some(used) => used,
         };
         let value = if value.is_empty() { "none".into() } else { without_password(value) };
-        self.shown.push(Shown { name, value, source });
+        self.shown.push(SettingReport { name, value, source });
     }
 
     fn parse<T>(

@@ -26,7 +26,7 @@ use crate::{
     metrics,
     peers::Peer,
     pipeline::{
-        Limits, assemble,
+        RunLimits, assemble,
         publish::{
             Delivery as Published, PublishError, Publisher, PublisherOptions, StopReason,
             register_event,
@@ -36,15 +36,15 @@ use crate::{
     settings::Settings,
     store::{
         BUDGET, Clock, Store, StoreError,
-        inbox::{Again, Delivery, Item, NewItem, Outage, Queue},
+        inbox::{Delivery, Item, NewItem, Outage, Queue, Retry},
         rejects::RejectStage,
     },
-    virustotal::{VirusTotalError, asks, outage::Outages},
+    virustotal::{VirusTotalError, outage::Outages, request_budget},
     webhook::{
         BadSecret,
         receive::{Accepted, Decide, Receiver},
     },
-    worker::{self, After, Delivered, Drained, Work, Workers},
+    worker::{self, Delivered, Disposition, Drained, Work, Workers},
 };
 
 mod handed_out;
@@ -60,7 +60,7 @@ const POLL_TIME: Duration = Duration::from_secs(2);
 /// out nothing.
 const POLL_GRACE: Duration = Duration::from_secs(1);
 /// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
-const PAUSE: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Longest wait of an event's messages for the registration at Azul. The invocation that handed them over pays for that
 /// time.
@@ -117,7 +117,7 @@ impl TasksError {
 
 /// What a function is called, and which events are its work.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct TaskSpec {
     /// Whose inbox it works.
     pub queue: Queue,
     /// Who polls, registers and answers.
@@ -137,7 +137,7 @@ pub struct About {
 }
 
 /// What such a function works with.
-pub struct Common {
+pub struct TaskContext {
     /// Settings.
     pub settings: Settings,
     /// State.
@@ -145,7 +145,7 @@ pub struct Common {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// What it is.
-    pub about: About,
+    pub about: TaskSpec,
     dispatcher: Dispatcher,
     publisher: Publisher,
     registered: OnceCell<()>,
@@ -154,7 +154,7 @@ pub struct Common {
     waits: WaitLog,
 }
 
-impl Common {
+impl TaskContext {
     /// What the settings describe. Asks nobody.
     ///
     /// # Errors
@@ -163,7 +163,7 @@ impl Common {
         settings: Settings,
         store: Store,
         clock: Arc<dyn Clock>,
-        about: About,
+        about: TaskSpec,
     ) -> Result<Self, HttpSetupError> {
         let dispatcher = assemble::dispatcher(&settings)?;
         let options = PublisherOptions::new(settings.model_version, settings.max_event_bytes);
@@ -203,12 +203,12 @@ impl Common {
     }
 
     /// Puts polled events into the inbox: see [`HandedOut::keep`].
-    async fn keep_handed_out(&self, limits: &Limits) -> bool {
+    async fn keep_handed_out(&self, limits: &RunLimits) -> bool {
         self.handed_out.keep(&self.store, self.about.queue, &*self.clock, limits).await
     }
 
     /// Tells Azul of the plugin, once a process. False where it was asked to stop meanwhile.
-    async fn register(&self, limits: &Limits) -> Result<bool, TasksError> {
+    async fn register(&self, limits: &RunLimits) -> Result<bool, TasksError> {
         match self.registered.get_or_try_init(|| self.post_registration(limits)).await {
             Ok(()) => Ok(true),
             Err(PublishError::Interrupted { .. }) => Ok(false),
@@ -216,8 +216,8 @@ impl Common {
         }
     }
 
-    async fn post_registration(&self, limits: &Limits) -> Result<(), PublishError> {
-        let About { author, description, features, .. } = &self.about;
+    async fn post_registration(&self, limits: &RunLimits) -> Result<(), PublishError> {
+        let TaskSpec { author, description, features, .. } = &self.about;
         let event = register_event(
             author,
             &self.settings.contact,
@@ -234,15 +234,15 @@ impl Common {
     ///
     /// # Errors
     /// There is none now.
-    pub async fn grant(&self) -> Result<(), After> {
+    pub async fn grant(&self) -> Result<(), Disposition> {
         let windows = &self.settings.lookup.windows;
-        match asks::grant(&self.store, windows, self.clock.now()).await {
+        match request_budget::acquire(&self.store, windows, self.clock.now()).await {
             Ok(None) => Ok(()),
             Ok(Some(wait)) => {
                 self.note_wait("the request budget is used up, or VirusTotal asks to wait", wait);
-                Err(After::later(wait))
+                Err(Disposition::later(wait))
             }
-            Err(error) => Err(unkept(&error)),
+            Err(error) => Err(state_unavailable(&error)),
         }
     }
 
@@ -251,16 +251,16 @@ impl Common {
         self.waits.note(self.about.queue.name(), reason, wait);
     }
 
-    /// As [`Common::grant`], for an item. While VirusTotal is out, one item sends a request from time to time, and all
+    /// As [`TaskContext::grant`], for an item. While VirusTotal is out, one item sends a request from time to time, and all
     /// others wait.
     ///
     /// # Errors
-    /// [`After`] says how the item waits if there is no grant now.
-    pub async fn grant_for(&self, item: &Item) -> Result<(), After> {
+    /// [`Disposition`] says how the item waits if there is no grant now.
+    pub async fn grant_for(&self, item: &Item) -> Result<(), Disposition> {
         // An item that has waited for too long gets a last try, whose error is the reason for giving it up.
         if let Some(after) = self.outage(item, Peer::VirusTotal, None, LONGEST_HOLD_UP) {
             let may_ask = self.outages.may_ask(&self.store, self.clock.now()).await;
-            if !may_ask.map_err(|e| unkept(&e))? {
+            if !may_ask.map_err(|e| state_unavailable(&e))? {
                 self.note_wait("VirusTotal is out", LONGEST_HOLD_UP);
                 return Err(after);
             }
@@ -287,7 +287,7 @@ impl Common {
         peer: Peer,
         asked: Option<Duration>,
         longest: SignedDuration,
-    ) -> Option<After> {
+    ) -> Option<Disposition> {
         let now = self.clock.now();
         // A failure long after the last one belongs to a new outage, and so does that of another peer.
         let same = item
@@ -299,7 +299,7 @@ impl Common {
         (age < self.settings.lookup.give_up).then(|| {
             let after = (age / 2).max(asked).clamp(FIRST_WAIT, longest);
             let outage = Some(Outage { since, last: now, peer });
-            After::Again(Again { after, is_attempt: false, outage })
+            Disposition::Retry(Retry { after, is_attempt: false, outage })
         })
     }
 
@@ -307,13 +307,15 @@ impl Common {
     ///
     /// # Errors
     /// It is not known.
-    pub async fn is_paused(&self) -> Result<bool, After> {
-        asks::is_paused(&self.store, self.clock.now()).await.map_err(|e| unkept(&e))
+    pub async fn is_paused(&self) -> Result<bool, Disposition> {
+        request_budget::is_paused(&self.store, self.clock.now())
+            .await
+            .map_err(|e| state_unavailable(&e))
     }
 
     /// Decides what becomes of an item if VirusTotal did not give what it asked for. `None`: VirusTotal has nothing,
     /// all tries failed, or VirusTotal was out for too long.
-    pub async fn refused(&self, error: &VirusTotalError, item: &Item) -> Option<After> {
+    pub async fn refused(&self, error: &VirusTotalError, item: &Item) -> Option<Disposition> {
         if error.is_outage() {
             let (why, now) = (chain(error), self.clock.now());
             tracing::warn!(id = item.id, error = why, "VirusTotal gave no answer");
@@ -321,7 +323,7 @@ impl Common {
             if error.answer().is_some_and(|answer| answer.is_own)
                 && let Err(error) = self.outages.failed(&self.store, &why, now).await
             {
-                return Some(unkept(&error));
+                return Some(state_unavailable(&error));
             }
             return self.outage(item, Peer::VirusTotal, error.retry_after(), LONGEST_WAIT);
         }
@@ -331,33 +333,33 @@ impl Common {
             let noted = self.outages.answered_by_another(&self.store, &item.id, &why, now).await;
             return match noted {
                 Ok(true) => self.outage(item, Peer::VirusTotal, None, LONGEST_WAIT),
-                Ok(false) => self.again(item),
-                Err(error) => Some(unkept(&error)),
+                Ok(false) => self.requeue(item),
+                Err(error) => Some(state_unavailable(&error)),
             };
         }
         self.note_answer().await;
         if error.needs_operator() {
-            return Some(After::Stop(chain(error)));
+            return Some(Disposition::Stop(chain(error)));
         }
-        match asks::used_up(&self.store, error, self.clock.now()).await {
+        match request_budget::note_rate_limited(&self.store, error, self.clock.now()).await {
             Ok(None) => {}
-            Ok(Some(wait)) => return Some(After::later(wait)),
-            Err(error) => return Some(unkept(&error)),
+            Ok(Some(wait)) => return Some(Disposition::later(wait)),
+            Err(error) => return Some(state_unavailable(&error)),
         }
         if !error.is_transient() {
             return None;
         }
-        let after = self.again(item)?;
+        let after = self.requeue(item)?;
         tracing::warn!(item.attempts, error = chain(error), "asking again");
         Some(after)
     }
 
     /// An item that failed comes back, later each time; `None` where that was its last try.
-    pub fn again(&self, item: &Item) -> Option<After> {
+    pub fn requeue(&self, item: &Item) -> Option<Disposition> {
         (item.attempts.saturating_add(1) < self.settings.lookup.max_attempts).then(|| {
             let doubled = FIRST_WAIT * (1 << item.attempts.min(10));
             let after = doubled.min(LONGEST_WAIT);
-            After::Again(Again { after, is_attempt: true, ..Again::default() })
+            Disposition::Retry(Retry { after, is_attempt: true, ..Retry::default() })
         })
     }
 
@@ -370,7 +372,7 @@ impl Common {
         &self,
         model: Model,
         event: Vec<u8>,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<(), Unposted> {
         match self.publisher.publish(model, &[event], limits).await {
             Ok(outcomes) => match outcomes.into_iter().next() {
@@ -387,11 +389,11 @@ impl Common {
                 ..
             }) => Err(Unposted::UnknownSource(reason.to_string())),
             Err(error @ PublishError::Stop { .. }) => {
-                Err(Unposted::After(After::Stop(chain(&error))))
+                Err(Unposted::Disposition(Disposition::Stop(chain(&error))))
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), %model, "the event waits for the dispatcher");
-                Err(Unposted::After(After::later(WAIT)))
+                Err(Unposted::Disposition(Disposition::later(WAIT)))
             }
         }
     }
@@ -407,22 +409,22 @@ pub enum Unposted {
     /// Azul does not know its source: until an operator has added it, no event of this source is taken.
     UnknownSource(String),
     /// Not now: what becomes of the item that it is about.
-    After(After),
+    Disposition(Disposition),
 }
 
 /// What becomes of an item where the state cannot be kept.
-pub fn unkept(error: &StoreError) -> After {
+pub fn state_unavailable(error: &StoreError) -> Disposition {
     tracing::error!(error = chain(error), "the state could not be kept; the work waits");
-    After::later(WAIT)
+    Disposition::later(WAIT)
 }
 
 /// A function and who takes its webhooks: what is a Lambda.
-pub struct Attended<T> {
+pub struct TaskLambda<T> {
     tasks: T,
     receiver: Receiver,
 }
 
-impl<T: Tasks> Attended<T> {
+impl<T: EventFunction> TaskLambda<T> {
     /// # Errors
     /// A secret of `WEBHOOK_SECRETS` that is none.
     pub fn new(tasks: T) -> Result<Self, lambda::Error> {
@@ -432,12 +434,12 @@ impl<T: Tasks> Attended<T> {
 }
 
 #[async_trait]
-impl<T: Tasks + 'static> Function for Attended<T> {
+impl<T: EventFunction + 'static> Function for TaskLambda<T> {
     const NAME: &'static str = T::NAME;
     // The dispatcher's answer to a poll may come half a minute late.
-    const MARGIN: Duration = Duration::from_secs(40);
+    const DEADLINE_MARGIN: Duration = Duration::from_secs(40);
 
-    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
+    async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, lambda::Error> {
         Ok(self.tasks.handle(&self.receiver, event, limits).await?)
     }
 
@@ -448,14 +450,14 @@ impl<T: Tasks + 'static> Function for Attended<T> {
 
 /// A function whose work is the dispatcher's events.
 #[async_trait]
-pub trait Tasks: Work + Sized {
+pub trait EventFunction: Work + Sized {
     /// The function's name.
     const NAME: &'static str;
     /// The events.
     type Event: Incoming + Send;
 
     /// What it works with.
-    fn common(&self) -> &Common;
+    fn common(&self) -> &TaskContext;
 
     /// Returns the function that decides about an event, for [`Receiver::handle`].
     fn decide(&self) -> Box<Decide<Self::Event>>;
@@ -478,7 +480,7 @@ pub trait Tasks: Work + Sized {
     /// # Errors
     /// The state cannot be read.
     async fn measure(&self) -> Result<(), StoreError> {
-        let Common { settings, store, clock, about, .. } = self.common();
+        let TaskContext { settings, store, clock, about, .. } = self.common();
         let now = clock.now();
         let counts = store.inbox.counts(about.queue, now).await?;
         for (state, count) in
@@ -500,9 +502,13 @@ pub trait Tasks: Work + Sized {
     ///
     /// # Errors
     /// [`TasksError::Poll`], [`TasksError::Store`].
-    async fn poll(&self, wait: Duration, limits: &Limits) -> Result<Option<Accepted>, TasksError> {
+    async fn poll(
+        &self,
+        wait: Duration,
+        limits: &RunLimits,
+    ) -> Result<Option<Accepted>, TasksError> {
         let common = self.common();
-        let Common { store, clock, about, dispatcher, handed_out, .. } = common;
+        let TaskContext { store, clock, about, dispatcher, handed_out, .. } = common;
         if !handed_out.is_empty() && !common.keep_handed_out(limits).await {
             return Ok(None);
         }
@@ -588,7 +594,7 @@ pub trait Tasks: Work + Sized {
         &self,
         receiver: &Receiver,
         event: &Value,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Value, TasksError> {
         if let Some(request) = lambda::webhook(event).map_err(TasksError::Request)? {
             let response = receiver.handle(request, &*self.decide()).await;
@@ -610,7 +616,7 @@ pub trait Tasks: Work + Sized {
     async fn deliver(
         &self,
         deliveries: &[Delivery],
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Delivered, TasksError> {
         let workers = self.common().workers();
         // Work cannot be finished without the dispatcher, so none is begun.
@@ -642,7 +648,7 @@ pub trait Tasks: Work + Sized {
     ///
     /// # Errors
     /// See [`TasksError`].
-    async fn run(&self, limits: &Limits) -> Result<Drained, TasksError> {
+    async fn run(&self, limits: &RunLimits) -> Result<Drained, TasksError> {
         if !self.common().register(limits).await? {
             return Ok(Drained::default());
         }
@@ -677,7 +683,7 @@ pub trait Tasks: Work + Sized {
     ///
     /// # Errors
     /// See [`TasksError`].
-    async fn keep_polling(&self, limits: &Limits) -> Result<(), TasksError> {
+    async fn keep_polling(&self, limits: &RunLimits) -> Result<(), TasksError> {
         // An answer that takes longer than the time left would be lost: no poll is begun any more.
         let least = Duration::from_secs(1);
         let mut tidied: Option<Instant> = None;
@@ -697,10 +703,10 @@ pub trait Tasks: Work + Sized {
             }
             match self.poll(left.unwrap_or(Duration::MAX), limits).await {
                 Ok(Some(_)) => {}
-                Ok(None) => drop(limits.sleep(PAUSE).await),
+                Ok(None) => drop(limits.sleep(RETRY_DELAY).await),
                 Err(error) if error.is_transient() => {
                     tracing::warn!(error = chain(&error), "polling again");
-                    limits.sleep(PAUSE).await;
+                    limits.sleep(RETRY_DELAY).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -712,7 +718,7 @@ pub trait Tasks: Work + Sized {
     ///
     /// # Errors
     /// [`TasksError::Store`], [`TasksError::Stopped`].
-    async fn drain(&self, waits: bool, limits: &Limits) -> Result<Drained, TasksError> {
+    async fn drain(&self, waits: bool, limits: &RunLimits) -> Result<Drained, TasksError> {
         let drained = self.common().workers().drain(self, waits, limits).await?;
         match &drained.stopped {
             Some(why) => Err(TasksError::Stopped(why.clone())),

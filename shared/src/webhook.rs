@@ -18,7 +18,7 @@ pub mod receive;
 /// Among a request's extensions it says that its caller was let in before: by AWS, or because only this
 /// machine can reach the server. Without secrets only such callers may post.
 #[derive(Clone, Copy, Debug)]
-pub struct LetIn;
+pub struct PreAuthenticated;
 
 /// How far a timestamp may be from our clock.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);

@@ -17,11 +17,11 @@ use tokio::time::Instant;
 
 use crate::{
     errors::chain,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         Clock, Store, StoreError,
         failures::{self, Subject},
-        inbox::{Again, Delivery, Item, Queue},
+        inbox::{Delivery, Item, Queue, Retry},
     },
 };
 
@@ -30,13 +30,13 @@ pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
 /// Interval at which the hold of an item is renewed while it is worked, as a lease is.
 const RENEW: Duration = Duration::from_secs(20);
 /// An item is given up after this many workers in a row died on it.
-const MOST_LOST: u32 = 5;
+const MAX_LOST_TAKES: u32 = 5;
 /// What [`crate::store::Memory`] calls an item that is in its last try.
 const LAST_TRY: &str = "last try";
 /// How long that is known: as long as SQS keeps a message.
 const LAST_TRY_KNOWN: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// How often an empty inbox is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Time after which an inbox that could not be read is read again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Wait of an event's item that cannot be begun, or that only an operator can help. Without it the queue would start
@@ -47,11 +47,11 @@ const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is to become of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum After {
+pub enum Disposition {
     /// It is done.
     Done,
     /// It comes back.
-    Again(Again),
+    Retry(Retry),
     /// It never works; why.
     Bury(String),
     /// It comes back, and nothing else of the queue can work either until an operator has done
@@ -59,15 +59,15 @@ pub enum After {
     Stop(String),
 }
 
-impl After {
+impl Disposition {
     /// It comes back after a time, and this was no attempt: it waited for something.
     pub fn later(after: SignedDuration) -> Self {
-        Self::Again(Again { after, is_attempt: false, ..Again::default() })
+        Self::Retry(Retry { after, is_attempt: false, ..Retry::default() })
     }
 
     /// It was taken when `limits` were reached. Whoever comes after a process that was asked to end, which has no
     /// deadline as an invocation has, finds it at once.
-    pub fn unbegun(limits: &Limits) -> Self {
+    pub fn unbegun(limits: &RunLimits) -> Self {
         let is_process = limits.stop.is_cancelled() && limits.deadline.is_none();
         Self::later(if is_process { SignedDuration::ZERO } else { NO_TIME })
     }
@@ -76,8 +76,8 @@ impl After {
 /// What a worker does.
 #[async_trait]
 pub trait Work: Send + Sync {
-    /// Works one item. Whatever goes wrong is an [`After`].
-    async fn work(&self, item: &Item, limits: &Limits) -> After;
+    /// Works one item. Whatever goes wrong is an [`Disposition`].
+    async fn work(&self, item: &Item, limits: &RunLimits) -> Disposition;
 
     /// Returns the file and source of an item, for lists of failures.
     fn subject(&self, _item: &Item) -> Subject {
@@ -85,8 +85,8 @@ pub trait Work: Send + Sync {
     }
 
     /// What becomes of an item that one taker after the other died at.
-    async fn lost(&self, _item: &Item, reason: String) -> After {
-        After::Bury(reason)
+    async fn lost(&self, _item: &Item, reason: String) -> Disposition {
+        Disposition::Bury(reason)
     }
 }
 
@@ -142,7 +142,7 @@ impl Workers<'_> {
         &self,
         work: &dyn Work,
         waits: bool,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Drained, StoreError> {
         let mut drained = Drained::default();
         let mut working = FuturesUnordered::new();
@@ -179,7 +179,7 @@ impl Workers<'_> {
                         items => items?.unwrap_or_default(),
                     };
                     if items.len() < asked {
-                        look_at = waits.then(|| Instant::now() + LOOK);
+                        look_at = waits.then(|| Instant::now() + POLL_INTERVAL);
                     }
                     working.extend(items.into_iter().map(|item| self.one(work, item, SignedDuration::ZERO, limits)));
                 }
@@ -194,7 +194,7 @@ impl Workers<'_> {
         &self,
         work: &dyn Work,
         deliveries: &[Delivery],
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Delivered {
         let mut delivered = Delivered::default();
         let limits = limits.child();
@@ -203,7 +203,7 @@ impl Workers<'_> {
         let mut ends = pin!(stream::iter(ends).buffer_unordered(self.at_once));
         while let Some((Delivery { message_id, .. }, end)) = ends.next().await {
             match end {
-                Ok(Some(After::Stop(why))) => {
+                Ok(Some(Disposition::Stop(why))) => {
                     delivered.stopped = Some(why);
                     limits.stop.cancel();
                 }
@@ -225,8 +225,8 @@ impl Workers<'_> {
         let put_back = async |delivery: &Delivery| {
             let now = self.clock.now();
             if let Some(item) = inbox.accept(self.queue, delivery, HOLD, now).await? {
-                let again = Again { after, is_attempt: false, ..Again::default() };
-                inbox.again(self.queue, &item, again, now).await?;
+                let again = Retry { after, is_attempt: false, ..Retry::default() };
+                inbox.requeue(self.queue, &item, again, now).await?;
             }
             Ok::<(), StoreError>(())
         };
@@ -246,8 +246,8 @@ impl Workers<'_> {
         &self,
         work: &dyn Work,
         delivery: &'a Delivery,
-        limits: &Limits,
-    ) -> (&'a Delivery, Result<Option<After>, StoreError>) {
+        limits: &RunLimits,
+    ) -> (&'a Delivery, Result<Option<Disposition>, StoreError>) {
         let now = self.clock.now();
         let end = match self.store.inbox.accept(self.queue, delivery, HOLD, now).await {
             Ok(Some(item)) => self.one(work, item, STOPPED, limits).await.map(Some),
@@ -264,10 +264,10 @@ impl Workers<'_> {
         work: &dyn Work,
         item: Item,
         stopped: SignedDuration,
-        limits: &Limits,
-    ) -> Result<After, StoreError> {
+        limits: &RunLimits,
+    ) -> Result<Disposition, StoreError> {
         let is_last_try = self.begins_last_try(&item).await?;
-        let mut working = if item.lost < MOST_LOST || is_last_try {
+        let mut working = if item.lost < MAX_LOST_TAKES || is_last_try {
             work.work(&item, limits)
         } else {
             let reason = format!("{} workers in a row ended at it without a word", item.lost);
@@ -276,7 +276,7 @@ impl Workers<'_> {
         let after = tokio::select! {
             after = &mut working => after,
             // It is somebody else's: what becomes of it is theirs to say.
-            () = self.keep(&item) => return Ok(After::later(SignedDuration::ZERO)),
+            () = self.keep(&item) => return Ok(Disposition::later(SignedDuration::ZERO)),
         };
         drop(working);
         if is_last_try {
@@ -285,17 +285,19 @@ impl Workers<'_> {
         let now = self.clock.now();
         let inbox = &self.store.inbox;
         let ours = match &after {
-            After::Done => inbox.done(self.queue, &item).await?,
-            After::Again(again) => inbox.again(self.queue, &item, again.clone(), now).await?,
-            After::Bury(reason) => {
+            Disposition::Done => inbox.done(self.queue, &item).await?,
+            Disposition::Retry(again) => {
+                inbox.requeue(self.queue, &item, again.clone(), now).await?
+            }
+            Disposition::Bury(reason) => {
                 tracing::error!(queue = self.queue.name(), id = item.id, reason, "given up");
                 let subject = work.subject(&item);
                 failures::note(self.store, self.queue, &item, subject, reason, now).await;
                 inbox.bury(self.queue, &item, reason, now).await?
             }
-            After::Stop(_) => {
-                let again = Again { after: stopped, is_attempt: false, ..Again::default() };
-                inbox.again(self.queue, &item, again, now).await?
+            Disposition::Stop(_) => {
+                let again = Retry { after: stopped, is_attempt: false, ..Retry::default() };
+                inbox.requeue(self.queue, &item, again, now).await?
             }
         };
         if !ours {
@@ -312,7 +314,7 @@ impl Workers<'_> {
     /// starts first must not give up what nobody began. So such an item is begun once more, which is noted before; it is
     /// given up where that try does not end either.
     async fn begins_last_try(&self, item: &Item) -> Result<bool, StoreError> {
-        if item.lost < MOST_LOST || !self.store.inbox.counts_unbegun() {
+        if item.lost < MAX_LOST_TAKES || !self.store.inbox.counts_unbegun() {
             return Ok(false);
         }
         let (id, now) = (self.last_try(item), self.clock.now());
@@ -353,7 +355,7 @@ impl Workers<'_> {
 /// transient error is not returned, because the state may be writable later.
 fn settle(
     drained: &mut Drained,
-    ended: Option<Result<After, StoreError>>,
+    ended: Option<Result<Disposition, StoreError>>,
     goes_on: bool,
 ) -> Result<(), StoreError> {
     let ended = ended.transpose().inspect_err(|error| {
@@ -367,13 +369,13 @@ fn settle(
     Ok(())
 }
 
-fn count(drained: &mut Drained, ended: Option<After>) {
+fn count(drained: &mut Drained, ended: Option<Disposition>) {
     match ended {
         None => {}
-        Some(After::Done) => drained.done += 1,
-        Some(After::Again(_)) => drained.again += 1,
-        Some(After::Bury(_)) => drained.buried += 1,
-        Some(After::Stop(why)) => {
+        Some(Disposition::Done) => drained.done += 1,
+        Some(Disposition::Retry(_)) => drained.again += 1,
+        Some(Disposition::Bury(_)) => drained.buried += 1,
+        Some(Disposition::Stop(why)) => {
             drained.again += 1;
             drained.stopped = Some(why);
         }

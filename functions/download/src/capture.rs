@@ -4,8 +4,8 @@
 use std::{cmp::Reverse, time::Duration};
 
 use azul_vt::{
-    azul::event::Datastream, errors::chain, pipeline::Limits, virustotal::BehaviourReport,
-    worker::After,
+    azul::event::Datastream, errors::chain, pipeline::RunLimits, virustotal::BehaviourReport,
+    worker::Disposition,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
@@ -28,7 +28,7 @@ const MAGIC: [[u8; 4]; 5] = [
     [0x0a, 0x0d, 0x0d, 0x0a],
 ];
 /// How long a capture waits for the budget: its sample waits with it.
-const PATIENCE: Duration = Duration::from_mins(1);
+const MAX_BUDGET_WAIT: Duration = Duration::from_mins(1);
 /// Most pages of behaviour reports that are read for one sample. A page has ten reports.
 const MOST_PAGES: usize = 25;
 /// For all captures of a sample.
@@ -65,11 +65,11 @@ impl Download {
         &self,
         source: &str,
         sha256: &str,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Vec<Datastream> {
         let mut captures = Vec::new();
         let fetching = self.fetch_captures(source, sha256, limits, &mut captures);
-        if !matches!(limits.bound(timeout(TIME, fetching)).await, Some(Ok(()))) {
+        if !matches!(limits.run_until(timeout(TIME, fetching)).await, Some(Ok(()))) {
             tracing::warn!(sha256, "time was up before all network captures were there");
         }
         captures
@@ -79,7 +79,7 @@ impl Download {
         &self,
         source: &str,
         sha256: &str,
-        limits: &Limits,
+        limits: &RunLimits,
         captures: &mut Vec<Datastream>,
     ) {
         let settings = &self.common.settings.download;
@@ -103,7 +103,7 @@ impl Download {
     }
 
     /// Reads the behaviour reports of a sample. An error, the request budget or [`MOST_PAGES`] can end the list early.
-    async fn behaviours(&self, sha256: &str, limits: &Limits) -> Vec<BehaviourReport> {
+    async fn behaviours(&self, sha256: &str, limits: &RunLimits) -> Vec<BehaviourReport> {
         let (mut reports, mut cursor) = (Vec::new(), None::<String>);
         for _ in 0..MOST_PAGES {
             if !self.grant_in_time(limits).await {
@@ -155,13 +155,13 @@ impl Download {
     }
 
     /// Takes a grant of the budget where there is one soon.
-    async fn grant_in_time(&self, limits: &Limits) -> bool {
-        let until = Instant::now() + PATIENCE;
+    async fn grant_in_time(&self, limits: &RunLimits) -> bool {
+        let until = Instant::now() + MAX_BUDGET_WAIT;
         // Nobody knows when a pause ends early.
         while matches!(self.common.is_paused().await, Ok(false)) {
             let wait = match self.common.grant().await {
                 Ok(()) => return true,
-                Err(After::Again(again)) => again.after.unsigned_abs(),
+                Err(Disposition::Retry(again)) => again.after.unsigned_abs(),
                 Err(_) => return false,
             };
             if Instant::now() + wait > until || limits.sleep(wait).await {

@@ -8,14 +8,14 @@ use azul_vt::{
     },
     errors::chain,
     peers::Peer,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
-        inbox::{Again, Item},
+        inbox::{Item, Retry},
         totals::{Totals, utc_day},
     },
-    tasks::{LONGEST_WAIT, unkept},
+    tasks::{LONGEST_WAIT, state_unavailable},
     virustotal::VirusTotalError,
-    worker::After,
+    worker::Disposition,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Duration, Instant};
@@ -45,12 +45,12 @@ pub(crate) enum Ended {
     /// There will be none.
     Outcome(Outcome),
     /// Not now.
-    After(After),
+    Disposition(Disposition),
 }
 
-impl From<After> for Ended {
-    fn from(after: After) -> Self {
-        Self::After(after)
+impl From<Disposition> for Ended {
+    fn from(after: Disposition) -> Self {
+        Self::Disposition(after)
     }
 }
 
@@ -76,21 +76,21 @@ impl Download {
         &self,
         request: &DownloadEvent,
         item: &Item,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Datastream, Ended> {
         let begun = Instant::now();
-        if let Some(fetched) = limits.bound(self.fetch_content(request, item)).await {
+        if let Some(fetched) = limits.run_until(self.fetch_content(request, item)).await {
             return fetched;
         }
         let is_over = limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let is_attempt = is_over && begun.elapsed() >= LONG;
-        let again = Again { after: SignedDuration::ZERO, is_attempt, ..Again::default() };
+        let again = Retry { after: SignedDuration::ZERO, is_attempt, ..Retry::default() };
         if is_attempt && item.attempts.saturating_add(1) >= self.common.settings.lookup.max_attempts
         {
             let why = "the time of an invocation was too short for it, again and again";
             return Err(Ended::Outcome(Outcome::Failed(why.into())));
         }
-        Err(After::Again(again).into())
+        Err(Disposition::Retry(again).into())
     }
 
     async fn fetch_content(
@@ -115,9 +115,9 @@ impl Download {
                                 .common
                                 .outage(item, Peer::VirusTotal, error.retry_after(), LONGEST_WAIT),
                             TransferError::Source(error) if error.is_transient() => {
-                                self.common.again(item)
+                                self.common.requeue(item)
                             }
-                            TransferError::Slow => self.common.again(item),
+                            TransferError::Slow => self.common.requeue(item),
                             _ => None,
                         };
                     (chain(&error), again)
@@ -141,7 +141,7 @@ impl Download {
             }
             Err(TransferError::Store(error)) => Err(self.refused_by_store(&error, item).await),
             Err(TransferError::Source(error)) => Err(self.refused(error, item).await),
-            Err(error @ TransferError::Slow) => match self.common.again(item) {
+            Err(error @ TransferError::Slow) => match self.common.requeue(item) {
                 Some(again) => Err(again.into()),
                 None => Err(failed(&error)),
             },
@@ -232,7 +232,7 @@ impl Download {
                 failed(&error)
             }
             error => match self.common.refused(&error, item).await {
-                Some(after) => Ended::After(after),
+                Some(after) => Ended::Disposition(after),
                 None => failed(&error),
             },
         }
@@ -252,21 +252,21 @@ impl Download {
         tracing::warn!(error = chain(error), "the sample waits for the dispatcher");
         let kept = self.common.store.memory.remember(PAUSED, STORE, STORE_PAUSE, now).await;
         if let Err(error) = kept {
-            return Ended::After(unkept(&error));
+            return Ended::Disposition(state_unavailable(&error));
         }
-        Ended::After(after)
+        Ended::Disposition(after)
     }
 
     /// Whether the dispatcher's store did not take something a moment ago.
-    pub(crate) async fn store_is_paused(&self) -> Result<bool, After> {
+    pub(crate) async fn store_is_paused(&self) -> Result<bool, Disposition> {
         let now = self.common.clock.now();
-        self.common.store.memory.knows(PAUSED, STORE, now).await.map_err(|e| unkept(&e))
+        self.common.store.memory.knows(PAUSED, STORE, now).await.map_err(|e| state_unavailable(&e))
     }
 }
 
 /// How long something of that age waits: as long again as half of it, within bounds. So what waits for long
 /// is looked at seldom.
-pub(crate) fn growing(
+pub(crate) fn age_backoff(
     age: SignedDuration,
     least: SignedDuration,
     most: SignedDuration,

@@ -17,7 +17,7 @@ use azul_vt::{
     },
     http_client::HttpSetupError,
     metrics,
-    pipeline::{Limits, assemble},
+    pipeline::{RunLimits, assemble},
     settings::Settings,
     store::{
         Clock, QuotaUsage, Store, StoreError,
@@ -25,10 +25,10 @@ use azul_vt::{
         inbox::{Item, Queue},
         totals::{Totals, utc_day},
     },
-    tasks::{About, Common, Tasks},
+    tasks::{EventFunction, TaskContext, TaskSpec},
     virustotal::VirusTotal,
     webhook::receive::Decide,
-    worker::{After, Work},
+    worker::{Disposition, Work},
 };
 use jiff::SignedDuration;
 
@@ -59,7 +59,7 @@ pub enum SetupError {
 
 /// Everything that downloading needs.
 pub struct Download {
-    common: Common,
+    common: TaskContext,
     virustotal: VirusTotal,
     /// The dispatcher's store of content.
     content: Dispatcher,
@@ -88,7 +88,7 @@ impl Download {
         if settings.virustotal_apikey.is_none() {
             return Err(SetupError::NoKey);
         }
-        let about = About {
+        let about = TaskSpec {
             queue: Queue::Download,
             author: events::author(),
             description: "Fetches binaries from VirusTotal that were asked for.",
@@ -102,7 +102,7 @@ impl Download {
             virustotal: VirusTotal::from_settings(&settings)?,
             content: assemble::content_store(&settings)?,
             known: Mutex::default(),
-            common: Common::new(settings, store, clock, about)?,
+            common: TaskContext::new(settings, store, clock, about)?,
         })
     }
 
@@ -112,11 +112,11 @@ impl Download {
 }
 
 #[async_trait]
-impl Tasks for Download {
+impl EventFunction for Download {
     const NAME: &'static str = NAME;
     type Event = DownloadEvent;
 
-    fn common(&self) -> &Common {
+    fn common(&self) -> &TaskContext {
         &self.common
     }
 
@@ -165,9 +165,9 @@ impl Tasks for Download {
 
 #[async_trait]
 impl Work for Download {
-    async fn work(&self, item: &Item, limits: &Limits) -> After {
+    async fn work(&self, item: &Item, limits: &RunLimits) -> Disposition {
         match self.event(item, limits).await {
-            Ok(()) => After::Done,
+            Ok(()) => Disposition::Done,
             Err(after) => after,
         }
     }
@@ -176,9 +176,9 @@ impl Work for Download {
         serde_json::from_str(&item.body).map(|request| work::subject(&request)).unwrap_or_default()
     }
 
-    async fn lost(&self, item: &Item, reason: String) -> After {
+    async fn lost(&self, item: &Item, reason: String) -> Disposition {
         match self.give_up(item, reason).await {
-            Ok(()) => After::Done,
+            Ok(()) => Disposition::Done,
             Err(after) => after,
         }
     }

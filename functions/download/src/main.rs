@@ -3,13 +3,13 @@
 
 use std::process::ExitCode;
 
-use azul_vt::{lambda, tasks::Attended};
+use azul_vt::{lambda, tasks::TaskLambda};
 use download::Download;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     lambda::serve(async |settings, store, clock| {
-        Attended::new(Download::from_settings(settings, store, clock)?)
+        TaskLambda::new(Download::from_settings(settings, store, clock)?)
     })
     .await
 }

@@ -10,15 +10,15 @@ use azul_vt::{
     },
     errors::chain,
     metrics,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         Claim, Reservation, Stage, StoreError,
         failures::{self, Subject},
         inbox::Item,
         totals::{Totals, UNLIMITED, utc_day},
     },
-    tasks::{Common, Unposted, unkept},
-    worker::After,
+    tasks::{TaskContext, Unposted, state_unavailable},
+    worker::Disposition,
 };
 use jiff::{SignedDuration, ToSpan as _, civil::Date};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     Download, NAME,
     events::{self, Outcome},
-    fetch::{Ended, LABEL, growing},
+    fetch::{Ended, LABEL, age_backoff},
     wanted,
 };
 
@@ -46,7 +46,7 @@ const UNSOURCED_FOR: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 /// What is told of a request, kept until it is: the same event, however often it is told.
 #[derive(Debug, Serialize, Deserialize)]
-struct Told {
+struct StoredOutcome {
     event: DownloadEvent,
     /// The day of the reservation that it ends.
     day: Option<Date>,
@@ -62,16 +62,16 @@ enum Full {
 }
 
 impl Download {
-    pub(crate) async fn event(&self, item: &Item, limits: &Limits) -> Result<(), After> {
+    pub(crate) async fn event(&self, item: &Item, limits: &RunLimits) -> Result<(), Disposition> {
         if limits.reached() {
-            return Err(After::unbegun(limits));
+            return Err(Disposition::unbegun(limits));
         }
         let event: DownloadEvent = serde_json::from_str(&item.body)
-            .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;
+            .map_err(|error| Disposition::Bury(format!("the item cannot be read: {error}")))?;
         if event.action == download_action::SUCCESS {
-            return self.count(&event, item).await.map_err(|e| unkept(&e));
+            return self.count(&event, item).await.map_err(|e| state_unavailable(&e));
         }
-        if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
+        if let Some(told) = self.read_told(item).await.map_err(|e| state_unavailable(&e))? {
             return self.tell(item, told, limits).await;
         }
         let hash = &event.entity.hash;
@@ -82,9 +82,9 @@ impl Download {
         let (store, clock) = (&self.common.store, &self.common.clock);
         let name = format!("download-{hash}");
         let claim = Claim::take(&store.leases, clock, &name, limits).await;
-        let Ok(claim) = claim.map_err(|e| unkept(&e))? else {
+        let Ok(claim) = claim.map_err(|e| state_unavailable(&e))? else {
             let age = clock.now().duration_since(item.since);
-            return Err(After::later(growing(age, HELD, LONGEST_HELD)));
+            return Err(Disposition::later(age_backoff(age, HELD, LONGEST_HELD)));
         };
         let outcome = self.request(item, &event, &claim.limits).await;
         if let Err(error) = claim.give_back().await {
@@ -94,15 +94,16 @@ impl Download {
     }
 
     /// What becomes of an item that one taker after the other died at: it is told, and its place is free.
-    pub(crate) async fn give_up(&self, item: &Item, why: String) -> Result<(), After> {
-        let limits = Limits::default();
+    pub(crate) async fn give_up(&self, item: &Item, why: String) -> Result<(), Disposition> {
+        let limits = RunLimits::default();
         let event: DownloadEvent = serde_json::from_str(&item.body)
-            .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))?;
+            .map_err(|error| Disposition::Bury(format!("the item cannot be read: {error}")))?;
         if event.action != download_action::SUCCESS {
-            if let Some(told) = self.read_told(item).await.map_err(|e| unkept(&e))? {
+            if let Some(told) = self.read_told(item).await.map_err(|e| state_unavailable(&e))? {
                 self.tell(item, told, &limits).await?;
             } else {
-                let reserved = self.reserved(item, &event).await.map_err(|e| unkept(&e))?;
+                let reserved =
+                    self.reserved(item, &event).await.map_err(|e| state_unavailable(&e))?;
                 let outcome = match reserved {
                     Some((_, Stage::Sourced | Stage::Reported)) => Outcome::Success,
                     _ => Outcome::Failed(why.clone()),
@@ -111,7 +112,7 @@ impl Download {
                 self.end(item, &event, day, &outcome, &limits).await?;
             }
         }
-        Err(After::Bury(why))
+        Err(Disposition::Bury(why))
     }
 
     /// Counts a download of somebody else in its category's quota, on the day that it happened, once.
@@ -129,18 +130,18 @@ impl Download {
         &self,
         item: &Item,
         request: &DownloadEvent,
-        limits: &Limits,
-    ) -> Result<(), After> {
-        let reserved = self.reserved(item, request).await.map_err(|e| unkept(&e))?;
+        limits: &RunLimits,
+    ) -> Result<(), Disposition> {
+        let reserved = self.reserved(item, request).await.map_err(|e| state_unavailable(&e))?;
         let is_present = match reserved {
             Some((_, Stage::Sourced | Stage::Reported)) => true,
-            _ => match limits.bound(self.content.has_stream(place(request))).await {
-                None => return Err(After::later(SignedDuration::ZERO)),
+            _ => match limits.run_until(self.content.has_stream(place(request))).await {
+                None => return Err(Disposition::later(SignedDuration::ZERO)),
                 Some(Ok(is_present)) => is_present,
                 Some(Err(error)) if error.is_transient() => {
                     tracing::warn!(error = chain(&error), "the request waits for the dispatcher");
                     let age = self.common.clock.now().duration_since(item.since);
-                    return Err(After::later(growing(age, HELD, LONGEST_HELD)));
+                    return Err(Disposition::later(age_backoff(age, HELD, LONGEST_HELD)));
                 }
                 Some(Err(error)) => {
                     let outcome = Outcome::Failed(chain(&error));
@@ -155,14 +156,14 @@ impl Download {
             None if is_present && !self.is_unsourced(request).await? => {
                 return self.end(item, request, None, &Outcome::AlreadyPresent, limits).await;
             }
-            None => match self.reserve(request).await.map_err(|e| unkept(&e))? {
+            None => match self.reserve(request).await.map_err(|e| state_unavailable(&e))? {
                 Ok(reserved) => reserved,
                 // Somebody may give a place back.
                 Err(Full::Now) => {
                     let age = self.common.clock.now().duration_since(item.since);
-                    let wait = growing(age, FULL, LONGEST_FULL);
+                    let wait = age_backoff(age, FULL, LONGEST_FULL);
                     self.common.note_wait("the quota of a category has no place now", wait);
-                    return Err(After::later(wait));
+                    return Err(Disposition::later(wait));
                 }
                 Err(Full::ForGood(used)) => return self.full(item, request, used, limits).await,
             },
@@ -180,22 +181,26 @@ impl Download {
         request: &DownloadEvent,
         (day, stage): (Date, Stage),
         is_present: bool,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<(), Ended> {
         if stage >= Stage::Sourced {
             return Ok(());
         }
         if self.store_is_paused().await? {
             let age = self.common.clock.now().duration_since(item.since);
-            return Err(Ended::After(After::later(growing(age, HELD, LONGEST_HELD))));
+            return Err(Ended::Disposition(Disposition::later(age_backoff(
+                age,
+                HELD,
+                LONGEST_HELD,
+            ))));
         }
         let memory = &self.common.store.memory;
         let (id, now) = (place_id(request), self.common.clock.now());
         let noted = memory.remember(UNSOURCED, &id, UNSOURCED_FOR, now).await;
-        noted.map_err(|error| unkept(&error))?;
+        noted.map_err(|error| state_unavailable(&error))?;
         let stored = if is_present {
-            let storing = limits.bound(self.stored(request, item)).await;
-            storing.unwrap_or(Err(Ended::After(After::later(SignedDuration::ZERO))))?
+            let storing = limits.run_until(self.stored(request, item)).await;
+            storing.unwrap_or(Err(Ended::Disposition(Disposition::later(SignedDuration::ZERO))))?
         } else {
             None
         };
@@ -205,7 +210,7 @@ impl Download {
         };
         self.set_stage(request, day, Stage::Stored).await?;
         if limits.reached() {
-            return Err(Ended::After(After::later(SignedDuration::ZERO)));
+            return Err(Ended::Disposition(Disposition::later(SignedDuration::ZERO)));
         }
         let source = &request.source.name;
         let captures = if request.entity.pcap {
@@ -226,7 +231,7 @@ impl Download {
         avro::encode_binary(&event, version, &mut bytes);
         if let Err(unposted) = self.common.post(Model::Binary, bytes, limits).await {
             return Err(match unposted {
-                Unposted::After(after) => Ended::After(after),
+                Unposted::Disposition(after) => Ended::Disposition(after),
                 Unposted::Refused(why) | Unposted::Unwanted(why) => {
                     Ended::Outcome(Outcome::Failed(why))
                 }
@@ -239,13 +244,13 @@ impl Download {
         }
         self.set_stage(request, day, Stage::Sourced).await?;
         let forgotten = memory.forget(UNSOURCED, &id).await;
-        forgotten.map_err(|error| Ended::After(unkept(&error)))
+        forgotten.map_err(|error| Ended::Disposition(state_unavailable(&error)))
     }
 
-    async fn is_unsourced(&self, request: &DownloadEvent) -> Result<bool, After> {
+    async fn is_unsourced(&self, request: &DownloadEvent) -> Result<bool, Disposition> {
         let now = self.common.clock.now();
         let known = self.common.store.memory.knows(UNSOURCED, &place_id(request), now).await;
-        known.map_err(|error| unkept(&error))
+        known.map_err(|error| state_unavailable(&error))
     }
 
     async fn set_stage(
@@ -257,7 +262,7 @@ impl Download {
         let entity = &request.entity;
         let quotas = &self.common.store.quotas;
         let noted = quotas.set_stage(&entity.category, day, &place_id(request), stage).await;
-        noted.map(drop).map_err(|error| Ended::After(unkept(&error)))
+        noted.map(drop).map_err(|error| Ended::Disposition(state_unavailable(&error)))
     }
 
     /// The reservation that a request has, of today or of a day since it came in.
@@ -311,8 +316,8 @@ impl Download {
         item: &Item,
         request: &DownloadEvent,
         used: u64,
-        limits: &Limits,
-    ) -> Result<(), After> {
+        limits: &RunLimits,
+    ) -> Result<(), Disposition> {
         let entity = &request.entity;
         let why = format!(
             "the quota of {} is used up: {used} of {} today (UTC)",
@@ -336,10 +341,10 @@ impl Download {
         request: &DownloadEvent,
         day: Option<Date>,
         ended: Ended,
-        limits: &Limits,
-    ) -> Result<(), After> {
+        limits: &RunLimits,
+    ) -> Result<(), Disposition> {
         match ended {
-            Ended::After(after) => Err(after),
+            Ended::Disposition(after) => Err(after),
             Ended::Outcome(outcome) => self.end(item, request, day, &outcome, limits).await,
         }
     }
@@ -351,30 +356,36 @@ impl Download {
         request: &DownloadEvent,
         day: Option<Date>,
         outcome: &Outcome,
-        limits: &Limits,
-    ) -> Result<(), After> {
+        limits: &RunLimits,
+    ) -> Result<(), Disposition> {
         let settings = &self.common.settings;
         let (version, now) = (settings.model_version, self.common.clock.now());
         let skips = settings.download.skipped_action;
         let event = events::outcome(request, outcome, version, skips, now);
-        let told = Told { event, day, outcome: outcome.clone() };
-        let text = serde_json::to_vec(&told).map_err(|error| After::Bury(error.to_string()))?;
+        let told = StoredOutcome { event, day, outcome: outcome.clone() };
+        let text =
+            serde_json::to_vec(&told).map_err(|error| Disposition::Bury(error.to_string()))?;
         let kept = self.common.store.bundles.put(&key(item), &text).await;
-        kept.map_err(|e| unkept(&e))?;
+        kept.map_err(|e| state_unavailable(&e))?;
         self.tell(item, told, limits).await
     }
 
-    async fn tell(&self, item: &Item, told: Told, limits: &Limits) -> Result<(), After> {
+    async fn tell(
+        &self,
+        item: &Item,
+        told: StoredOutcome,
+        limits: &RunLimits,
+    ) -> Result<(), Disposition> {
         let mut bytes = Vec::new();
         avro::encode_download(&told.event, self.common.settings.model_version, &mut bytes);
         let posted = match self.common.post(Model::Download, bytes, limits).await {
             Ok(()) | Err(Unposted::Unwanted(_)) => Ok(()),
             // What the dispatcher never takes is as good as told.
-            Err(Unposted::Refused(why)) => Err(After::Bury(why)),
-            Err(Unposted::UnknownSource(why)) => return Err(After::Stop(why)),
-            Err(Unposted::After(after)) => return Err(after),
+            Err(Unposted::Refused(why)) => Err(Disposition::Bury(why)),
+            Err(Unposted::UnknownSource(why)) => return Err(Disposition::Stop(why)),
+            Err(Unposted::Disposition(after)) => return Err(after),
         };
-        self.close(&told).await.map_err(|e| unkept(&e))?;
+        self.close(&told).await.map_err(|e| state_unavailable(&e))?;
         metrics::DOWNLOADS.add([NAME, told.outcome.name()], 1);
         let subject = subject(&told.event);
         let Subject { sha256, source, category } = &subject;
@@ -390,13 +401,13 @@ impl Download {
     }
 
     async fn note_failure(&self, item: &Item, subject: Subject, reason: &str) {
-        let Common { store, clock, about, .. } = &self.common;
+        let TaskContext { store, clock, about, .. } = &self.common;
         failures::note(store, about.queue, item, subject, reason, clock.now()).await;
     }
 
     /// Ends the reservation of what was told: a success keeps its place. What was told is kept: an item that
     /// comes back although it was done tells it again, and nothing else.
-    async fn close(&self, told: &Told) -> Result<(), StoreError> {
+    async fn close(&self, told: &StoredOutcome) -> Result<(), StoreError> {
         let (store, entity) = (&self.common.store, &told.event.entity);
         let id = place_id(&told.event);
         if let Some(day) = told.day {
@@ -410,7 +421,7 @@ impl Download {
         Ok(())
     }
 
-    async fn read_told(&self, item: &Item) -> Result<Option<Told>, StoreError> {
+    async fn read_told(&self, item: &Item) -> Result<Option<StoredOutcome>, StoreError> {
         // What cannot be read is found out anew.
         let text = self.common.store.bundles.read(&key(item)).await?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))

@@ -10,7 +10,7 @@ use azul_vt::{
         event::{BinaryEvent, DownloadEvent},
     },
     mapping::Record,
-    pipeline::{Limits, REQUESTS, publish::Delivery},
+    pipeline::{REQUESTS, RunLimits, publish::Delivery},
     store::rejects::{Reject, RejectStage, Rejects},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -117,7 +117,7 @@ impl Hunt {
         objects: &[Box<RawValue>],
         job: Option<&str>,
         from: Option<i64>,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<Dates, HuntError> {
         let mut batch = Batch::new(job, self.clock.now());
@@ -182,7 +182,7 @@ impl Hunt {
     pub async fn retry(
         &self,
         rejects: Vec<Reject>,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<Vec<Reject>, HuntError> {
         let mut left = Vec::new();
@@ -253,7 +253,7 @@ impl Hunt {
     async fn send(
         &self,
         batch: &mut Batch<'_>,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), HuntError> {
         let encode = |wanted: &Wanted| {
@@ -302,7 +302,7 @@ impl Hunt {
         &self,
         requests: Vec<Request>,
         batch: &mut Batch<'_>,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), HuntError> {
         let (memory, now) = (&self.store.memory, batch.now);

@@ -14,12 +14,12 @@ use azul_vt::{
     metrics,
     peers::latest_written,
     pipeline::{
-        Limits, assemble,
+        RunLimits, assemble,
         publish::{PublishError, Publisher, PublisherOptions, register_event},
     },
     settings::{FEED_RETENTION_HOURS, Settings},
     store::{Claim, Clock, Store, StoreError, local},
-    virustotal::{VirusTotal, VirusTotalError, asks},
+    virustotal::{VirusTotal, VirusTotalError, request_budget},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -235,9 +235,9 @@ impl Hunt {
     ///
     /// # Errors
     /// See [`HuntError`]: what was delivered before stays delivered.
-    pub async fn run(&self, trigger: &Trigger, limits: &Limits) -> Result<Report, HuntError> {
+    pub async fn run(&self, trigger: &Trigger, limits: &RunLimits) -> Result<Report, HuntError> {
         let mut report = Report::default();
-        if asks::is_paused(&self.store, self.clock.now()).await? {
+        if request_budget::is_paused(&self.store, self.clock.now()).await? {
             report.paused = true;
             return Ok(report);
         }
@@ -266,7 +266,7 @@ impl Hunt {
     async fn hunt(
         &self,
         trigger: &Trigger,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), HuntError> {
         let register = self.registered.get_or_try_init(|| self.register(limits)).await;
@@ -281,7 +281,7 @@ impl Hunt {
         match trigger {
             Trigger::Tick => {
                 self.look_at_rulesets(limits, report).await?;
-                if asks::is_paused(&self.store, self.clock.now()).await? {
+                if request_budget::is_paused(&self.store, self.clock.now()).await? {
                     report.paused = true;
                     return Ok(());
                 }
@@ -291,7 +291,7 @@ impl Hunt {
         }
     }
 
-    async fn register(&self, limits: &Limits) -> Result<(), PublishError> {
+    async fn register(&self, limits: &RunLimits) -> Result<(), PublishError> {
         let event = register_event(
             &events::author(),
             &self.settings.contact,
@@ -303,7 +303,7 @@ impl Hunt {
         self.publisher.register(&event, limits).await
     }
 
-    async fn tick(&self, limits: &Limits, report: &mut Report) -> Result<(), HuntError> {
+    async fn tick(&self, limits: &RunLimits, report: &mut Report) -> Result<(), HuntError> {
         let now = self.now().as_second();
         let oldest = now.saturating_sub(FEED_RETENTION_HOURS * 3600);
         let known = self.store.cursors.read(NAME).await?;
@@ -359,9 +359,9 @@ impl Hunt {
 impl Function for Hunt {
     const NAME: &'static str = NAME;
     // For ending at the border of a page.
-    const MARGIN: Duration = Duration::from_secs(10);
+    const DEADLINE_MARGIN: Duration = Duration::from_secs(10);
 
-    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
+    async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, lambda::Error> {
         Ok(json!(self.run(&Trigger::of(event)?, limits).await?))
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use azul_vt::{
     errors::chain,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::BUDGET,
-    virustotal::{Page, asks},
+    virustotal::{Page, request_budget},
 };
 use jiff::SignedDuration;
 
@@ -17,7 +17,7 @@ const MOST_PAGES: usize = 10_000;
 /// Most empty pages in a row that a run reads, so that a faulty peer cannot hold it.
 const MOST_EMPTY: usize = 20;
 /// Longest time that a run waits for the request budget. The next run continues after that.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+const MAX_BUDGET_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
 /// Dates of the pages that a run has read.
 struct Reached {
@@ -54,7 +54,7 @@ impl Hunt {
         &self,
         job: Option<&str>,
         from: Option<i64>,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), HuntError> {
         let is_legacy = job.is_none() && self.settings.hunt.is_legacy;
@@ -109,7 +109,7 @@ impl Hunt {
         job: Option<&str>,
         from: Option<i64>,
         cursor: Option<&str>,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Option<Page>, HuntError> {
         let mut backoff = self.backoff.clone();
         loop {
@@ -128,16 +128,16 @@ impl Hunt {
                     _ => self.virustotal.hunting_notifications(cursor).await,
                 }
             };
-            let Some(asked) = limits.bound(asking).await else { return Ok(None) };
+            let Some(asked) = limits.run_until(asking).await else { return Ok(None) };
             let error = match asked {
                 Ok(page) => return Ok(Some(page)),
                 Err(error) => error,
             };
             let now = self.clock.now();
-            if asks::ends_run(&self.store, BUDGET, &error, now).await? {
+            if request_budget::pause_if_wait_is_long(&self.store, BUDGET, &error, now).await? {
                 return Ok(None);
             }
-            if asks::used_up(&self.store, &error, now).await?.is_some() {
+            if request_budget::note_rate_limited(&self.store, &error, now).await?.is_some() {
                 continue;
             }
             if !error.is_transient() {
@@ -153,12 +153,14 @@ impl Hunt {
 
     /// Waits for a grant of the request budget. Returns false if the run was asked to stop, or would wait for too long;
     /// the next run continues then.
-    async fn granted(&self, limits: &Limits) -> Result<bool, HuntError> {
+    async fn granted(&self, limits: &RunLimits) -> Result<bool, HuntError> {
         let windows = &self.settings.lookup.windows;
         let mut waited = SignedDuration::ZERO;
-        while let Some(wait) = asks::grant(&self.store, windows, self.clock.now()).await? {
+        while let Some(wait) =
+            request_budget::acquire(&self.store, windows, self.clock.now()).await?
+        {
             waited = waited.saturating_add(wait);
-            if waited > PATIENCE || limits.sleep(wait.unsigned_abs()).await {
+            if waited > MAX_BUDGET_WAIT || limits.sleep(wait.unsigned_abs()).await {
                 return Ok(false);
             }
         }

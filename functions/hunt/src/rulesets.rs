@@ -2,9 +2,9 @@
 
 use azul_vt::{
     errors::chain,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{BUDGET, Store, StoreError},
-    virustotal::{Ruleset, asks},
+    virustotal::{Ruleset, request_budget},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ impl Hunt {
     /// logged.
     pub(crate) async fn look_at_rulesets(
         &self,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), HuntError> {
         let (memory, now) = (&self.store.memory, self.clock.now());
@@ -53,15 +53,15 @@ impl Hunt {
     }
 
     /// Reads as many rulesets as possible now. `None`: not even one page could be read.
-    async fn rulesets(&self, limits: &Limits) -> Result<Option<Vec<Ruleset>>, HuntError> {
+    async fn rulesets(&self, limits: &RunLimits) -> Result<Option<Vec<Ruleset>>, HuntError> {
         let windows = &self.settings.lookup.windows;
         let (mut rulesets, mut cursor) = (None::<Vec<Ruleset>>, None::<String>);
         for _ in 0..MOST_PAGES {
             let now = self.clock.now();
-            if asks::grant(&self.store, windows, now).await?.is_some() {
+            if request_budget::acquire(&self.store, windows, now).await?.is_some() {
                 break;
             }
-            let page = match limits.bound(self.virustotal.rulesets(cursor.as_deref())).await {
+            let page = match limits.run_until(self.virustotal.rulesets(cursor.as_deref())).await {
                 None => break,
                 Some(Ok(page)) => page,
                 Some(Err(error)) => {
@@ -69,8 +69,10 @@ impl Hunt {
                         error = chain(&error),
                         "not all rulesets could be looked at for their limits"
                     );
-                    if !asks::ends_run(&self.store, BUDGET, &error, now).await? {
-                        asks::used_up(&self.store, &error, now).await?;
+                    if !request_budget::pause_if_wait_is_long(&self.store, BUDGET, &error, now)
+                        .await?
+                    {
+                        request_budget::note_rate_limited(&self.store, &error, now).await?;
                     }
                     return Ok(rulesets);
                 }

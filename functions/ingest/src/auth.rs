@@ -4,7 +4,7 @@
 use azul_vt::{
     secrets::Secret,
     settings::Settings,
-    webhook::{BadSecret, LetIn, Pending, Secrets},
+    webhook::{BadSecret, Pending, PreAuthenticated, Secrets},
 };
 use http::{Extensions, HeaderMap, header};
 use jiff::Timestamp;
@@ -45,8 +45,8 @@ impl Auth {
         now: Timestamp,
     ) -> Result<Caller, Problem> {
         if self.secrets.is_none() && self.tokens.is_none() {
-            let let_in = extensions.get::<LetIn>();
-            return let_in.map(|LetIn| Caller::Trusted).ok_or(Problem::Unauthorized);
+            let let_in = extensions.get::<PreAuthenticated>();
+            return let_in.map(|PreAuthenticated| Caller::Trusted).ok_or(Problem::Unauthorized);
         }
         if let (Some(tokens), Some(token)) = (&self.tokens, bearer_token(headers))
             && is_one_of(token, &tokens.list().await.map_err(|e| Problem::Secrets(e.into()))?)

@@ -16,7 +16,7 @@ use azul_vt::{
     errors::chain,
     http_client,
     metrics::{self, prometheus},
-    pipeline::{DeliverError, Limits, Pipeline, posted, publish::PublishError},
+    pipeline::{DeliverError, Pipeline, RunLimits, posted, publish::PublishError},
     settings::Settings,
     store::{Clock, Store},
     webhook::{BadSecret, arriving::ArrivingBodies},
@@ -34,7 +34,7 @@ mod reply;
 
 use auth::{Auth, Caller};
 pub use on_lambda::OnLambda;
-use reply::{Account, Problem, Reply};
+use reply::{BodyReport, Problem, Reply};
 
 /// The function's name.
 pub const NAME: &str = "ingest";
@@ -59,7 +59,7 @@ pub struct Ingest {
     /// Lines to events.
     pub pipeline: Pipeline,
     /// Ends deliveries at the border of a batch; what is left stays staged.
-    pub limits: Limits,
+    pub limits: RunLimits,
     /// How long a caller waits.
     pub wait: Duration,
     /// Whether the process's metrics are at `/metrics`: not where they are of other functions too, because this
@@ -97,7 +97,7 @@ impl Ingest {
             store,
             clock,
             pipeline,
-            limits: Limits::default(),
+            limits: RunLimits::default(),
             wait: WAIT,
             shows_metrics: true,
             headers,
@@ -246,7 +246,7 @@ impl Ingest {
         match outcome {
             Ok(Some(posted)) => {
                 metrics::count(NAME, &posted.counts, self.clock.now());
-                let account = Account::new(posted);
+                let account = BodyReport::new(posted);
                 if account.is_refused() {
                     Reply::refused(account)
                 } else {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use azul_vt::{
     lambda::{self, Function},
-    pipeline::{Limits, Pipeline},
+    pipeline::{Pipeline, RunLimits},
     settings::Settings,
     store::{Clock, Store},
 };
@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{Ingest, NAME};
 
 /// What a caller's answer needs of the time that a function URL leaves.
-const MARGIN: Duration = Duration::from_secs(3);
+const DEADLINE_MARGIN: Duration = Duration::from_secs(3);
 
 /// `ingest` as a Lambda.
 pub struct OnLambda(Arc<Ingest>);
@@ -32,7 +32,7 @@ impl OnLambda {
         let pipeline = Pipeline::from_settings(&settings, store.clone()).await?;
         let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
         // The time that a function URL leaves is known at each request; the shortest common one is a minute.
-        ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(MARGIN));
+        ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(DEADLINE_MARGIN));
         if !settings.ingest_is_authenticated() {
             tracing::info!(
                 "no INGEST_SECRETS, no INGEST_TOKENS: only callers that IAM knows may post"
@@ -45,9 +45,9 @@ impl OnLambda {
 #[async_trait]
 impl Function for OnLambda {
     const NAME: &'static str = NAME;
-    const MARGIN: Duration = MARGIN;
+    const DEADLINE_MARGIN: Duration = DEADLINE_MARGIN;
 
-    async fn handle(&self, event: &Value, _: &Limits) -> Result<Value, lambda::Error> {
+    async fn handle(&self, event: &Value, _: &RunLimits) -> Result<Value, lambda::Error> {
         let request = lambda::webhook(event)?
             .ok_or("the event is no request of a function URL, which is all that ingest takes")?;
         Ok(lambda::answer(&self.0.handle(request).await))

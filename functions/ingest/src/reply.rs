@@ -89,7 +89,7 @@ impl Problem {
 
 /// What became of a body, in numbers.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Account {
+pub(crate) struct BodyReport {
     status: &'static str,
     /// Lines that are not blank.
     records: u64,
@@ -114,7 +114,7 @@ struct RejectedLine {
     reason: String,
 }
 
-impl Account {
+impl BodyReport {
     pub(crate) fn new(posted: Posted) -> Self {
         let counts = posted.counts;
         let error = counts.is_all_rejected().then(|| {
@@ -147,7 +147,7 @@ impl Account {
 enum Content {
     Text(String),
     Metrics(String),
-    Delivered(Account),
+    Delivered(BodyReport),
     Staged(String),
     Upload(Box<Upload>),
     Problem(String),
@@ -173,11 +173,11 @@ impl Reply {
         Self::new(StatusCode::OK, Content::Metrics(text))
     }
 
-    pub(crate) fn delivered(account: Account) -> Self {
+    pub(crate) fn delivered(account: BodyReport) -> Self {
         Self::new(StatusCode::OK, Content::Delivered(account))
     }
 
-    pub(crate) fn refused(account: Account) -> Self {
+    pub(crate) fn refused(account: BodyReport) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, Content::Delivered(account))
     }
 
@@ -197,7 +197,9 @@ impl Reply {
             Content::Text(text) => (TEXT, text),
             Content::Metrics(text) => (CONTENT_TYPE, text),
             Content::Delivered(account) if json => (JSON, object(serde_json::json!(account))),
-            Content::Delivered(Account { error: Some(error), .. }) => (TEXT, format!("{error}\n")),
+            Content::Delivered(BodyReport { error: Some(error), .. }) => {
+                (TEXT, format!("{error}\n"))
+            }
             Content::Delivered(account) => (TEXT, format!("read {} records\n", account.records)),
             Content::Staged(why) if json => {
                 (JSON, object(serde_json::json!({"status": "staged", "reason": why})))

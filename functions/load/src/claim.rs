@@ -2,7 +2,7 @@
 
 use azul_vt::{
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{Claim, StoreError},
 };
 
@@ -14,7 +14,7 @@ use super::{Load, LoadError, NAME, Replay, Report};
 pub(crate) enum MinuteEnd {
     Loaded,
     /// There was nothing to do: it was loaded or given up before.
-    Before,
+    AlreadySettled,
     Missing,
     Failed,
     NotYet,
@@ -22,7 +22,7 @@ pub(crate) enum MinuteEnd {
     /// VirusTotal asks for a pause that is longer than a run may hold its leases.
     LeftAlone,
     /// As many bundles are loaded or being loaded as `PACKAGE_LIMIT` allows.
-    Sated,
+    PackageLimitReached,
     /// Somebody else is at it: who.
     Held(String),
 }
@@ -37,7 +37,7 @@ impl Load {
     pub(crate) async fn take(
         &self,
         name: &str,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Result<Claim, String>, LoadError> {
         Ok(Claim::take(&self.store.leases, &self.clock, name, limits).await?)
     }
@@ -46,22 +46,24 @@ impl Load {
     pub(crate) async fn claim(
         &self,
         minute: Minute,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Result<Claim, String>, LoadError> {
         self.take(&lease_name(minute), limits).await
     }
 
     /// Loads a minute under its lease. A replay also loads a minute that was loaded before, and ignores
     /// `PACKAGE_LIMIT`.
-    pub(crate) async fn load_alone(
+    pub(crate) async fn load_under_lease(
         &self,
         minute: Minute,
         replay: Option<Replay<'_>>,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
         let most = if replay.is_some() { None } else { self.settings.package_limit };
-        let Some(begun) = limits.begin_bundle(most) else { return Ok(MinuteEnd::Sated) };
+        let Some(begun) = limits.begin_bundle(most) else {
+            return Ok(MinuteEnd::PackageLimitReached);
+        };
         let claim = match self.claim(minute, limits).await? {
             Ok(claim) => claim,
             Err(owner) => return Ok(MinuteEnd::Held(owner)),

@@ -15,7 +15,7 @@ use azul_vt::{
     minute::{Minute, NotAMinute},
     peers::Peer,
     pipeline::{
-        DeliverError, Limits, Pipeline,
+        DeliverError, Pipeline, RunLimits,
         assemble::{self, AssembleError},
         posted,
         publish::PublishError,
@@ -233,7 +233,7 @@ impl Load {
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub async fn run(&self, trigger: &Trigger, limits: &Limits) -> Result<Report, LoadError> {
+    pub async fn run(&self, trigger: &Trigger, limits: &RunLimits) -> Result<Report, LoadError> {
         match trigger {
             Trigger::Tick => self.tick(limits).await,
             Trigger::Range { from, to } => self.replay(*from, *to, false, limits).await,
@@ -242,7 +242,7 @@ impl Load {
     }
 
     /// As [`Load::run`], for whoever knows of an invocation only that it failed or not.
-    async fn invoked(&self, trigger: &Trigger, limits: &Limits) -> Result<Report, LoadError> {
+    async fn invoked(&self, trigger: &Trigger, limits: &RunLimits) -> Result<Report, LoadError> {
         match (trigger, self.run(trigger, limits).await) {
             // Nobody else comes back to an object.
             (Trigger::Object { key }, Ok(Report { paused: true, .. })) => {
@@ -258,7 +258,7 @@ impl Load {
     async fn deliver_all(
         &self,
         deliveries: &[Delivery],
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Delivered, lambda::Error> {
         let (mut minutes, mut failed) = (Vec::new(), Vec::new());
         for delivery in deliveries {
@@ -287,7 +287,7 @@ impl Load {
     async fn news(
         &self,
         triggers: Result<Vec<Trigger>, NotATrigger>,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<(), lambda::Error> {
         for trigger in triggers? {
             self.invoked(&trigger, limits).await?;
@@ -296,7 +296,7 @@ impl Load {
     }
 
     /// Delivers an object that somebody put under `incoming/`.
-    async fn object(&self, key: &str, limits: &Limits) -> Result<Report, LoadError> {
+    async fn object(&self, key: &str, limits: &RunLimits) -> Result<Report, LoadError> {
         let mut report = Report::default();
         if !self.register(limits, &mut report).await? {
             return Ok(report);
@@ -314,12 +314,12 @@ impl Load {
     }
 
     /// Whether as many bundles were loaded under these limits as `PACKAGE_LIMIT` allows.
-    pub fn is_sated(&self, limits: &Limits) -> bool {
+    pub fn is_sated(&self, limits: &RunLimits) -> bool {
         self.settings.package_limit.is_some_and(|most| limits.bundles() >= most)
     }
 
     /// Tells Azul of this plugin, once a process. False where it was asked to stop meanwhile.
-    async fn register(&self, limits: &Limits, report: &mut Report) -> Result<bool, LoadError> {
+    async fn register(&self, limits: &RunLimits, report: &mut Report) -> Result<bool, LoadError> {
         match self.pipeline.register(self.clock.now(), limits).await {
             Ok(()) => Ok(true),
             Err(PublishError::Interrupted { .. }) => {
@@ -356,9 +356,9 @@ impl Load {
 impl Function for Load {
     const NAME: &'static str = NAME;
     // For ending at the border of a batch.
-    const MARGIN: Duration = Duration::from_secs(10);
+    const DEADLINE_MARGIN: Duration = Duration::from_secs(10);
 
-    async fn handle(&self, event: &Value, limits: &Limits) -> Result<Value, lambda::Error> {
+    async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, lambda::Error> {
         if let Some(deliveries) = Delivery::all_of(event) {
             return Ok(self.deliver_all(&deliveries, limits).await?.answer());
         }

@@ -12,12 +12,14 @@ use azul_vt::{
     errors::chain,
     metrics,
     minute::Minute,
-    pipeline::{Account, DeliverError, Ended, Input, Limits, NAMED_LINES, Progress, reasons},
+    pipeline::{
+        BatchReport, DeliverError, DeliverInput, Ended, NAMED_LINES, Progress, RunLimits, reasons,
+    },
     store::{
         Claim, Clock, Counts, GapKind, Lease, LedgerRow, MinuteState, Store, StoreError,
         rejects::Rejects,
     },
-    virustotal::{VirusTotalError, asks},
+    virustotal::{VirusTotalError, request_budget},
 };
 
 use super::{Load, LoadError, MinuteEnd, NAME, Replay, Report, gap_delay};
@@ -62,7 +64,7 @@ impl Load {
             && matches!(&row, Some(LedgerRow { state: MinuteState::Gap { .. }, .. }));
         let was_loaded = matches!(&row, Some(LedgerRow { state: MinuteState::Loaded, .. }));
         let Some(begin) = self.begin(minute, row.as_ref(), replay).await? else {
-            return Ok(MinuteEnd::Before);
+            return Ok(MinuteEnd::AlreadySettled);
         };
         let Begin { mut key, mut second_choice, mut lines_done, mut counts } = begin;
         let mut bad = "what was staged is gone".to_owned();
@@ -123,7 +125,8 @@ impl Load {
             let (bundle, rejected) = (staged.clone(), Vec::new());
             let mut minute_progress = MinuteProgress { note, bundle, counts, rejected };
             let before = counts;
-            let input = Input { reader, origin: origin(minute), lines_done, now: self.clock.now() };
+            let input =
+                DeliverInput { reader, origin: origin(minute), lines_done, now: self.clock.now() };
             let mapper = replay.map_or(&self.pipeline.mapper, |replay| replay.mapper);
             let delivering =
                 self.pipeline.deliver_staged(mapper, &staged, input, limits, &mut minute_progress);
@@ -230,16 +233,18 @@ impl Load {
     }
 
     /// Fetches a minute's bundle, and keeps it if it looks like one.
-    async fn stage(&self, minute: Minute, limits: &Limits) -> Result<Staging, LoadError> {
+    async fn stage(&self, minute: Minute, limits: &RunLimits) -> Result<Staging, LoadError> {
         let Some(virustotal) = &self.virustotal else { return Err(LoadError::NoKey) };
-        if asks::is_left_alone(&self.store, asks::FEED, self.clock.now()).await? {
+        if request_budget::is_left_alone(&self.store, request_budget::FEED, self.clock.now())
+            .await?
+        {
             return Ok(Staging::LeftAlone);
         }
         let path = self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
         let mut backoff = self.backoff.clone();
         let fetched = loop {
             let fetching = virustotal.fetch_minute(minute, &path);
-            let Some(fetched) = limits.bound(fetching).await else {
+            let Some(fetched) = limits.run_until(fetching).await else {
                 return Ok(Staging::Paused);
             };
             match fetched {
@@ -254,7 +259,14 @@ impl Load {
                 }
                 Err(error) if error.is_transient() => {
                     let now = self.clock.now();
-                    if asks::ends_run(&self.store, asks::FEED, &error, now).await? {
+                    if request_budget::pause_if_wait_is_long(
+                        &self.store,
+                        request_budget::FEED,
+                        &error,
+                        now,
+                    )
+                    .await?
+                    {
                         return Ok(Staging::LeftAlone);
                     }
                     let wait = backoff.next_wait(error.retry_after());
@@ -358,7 +370,7 @@ struct MinuteProgress<'a> {
 
 #[async_trait]
 impl Progress for MinuteProgress<'_> {
-    async fn done(&mut self, account: Account) -> Result<(), StoreError> {
+    async fn done(&mut self, account: BatchReport) -> Result<(), StoreError> {
         self.counts.add(account.counts);
         let room = NAMED_LINES.saturating_sub(self.rejected.len());
         self.rejected.extend(account.rejected.into_iter().take(room));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use azul_vt::{
     minute::Minute,
     peers::latest_written,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{
         Counts, Lease, LedgerRow, MinuteState, Store, StoreError,
@@ -15,7 +15,7 @@ use azul_vt::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Load, LoadError, NAME, Report, Step, first_position, newest, tick::WINDOW, worker::Order,
+    Load, LoadError, NAME, Report, Step, first_position, newest, tick::WINDOW, worker::MinuteItem,
 };
 
 /// Minutes that wait for workers or are with them, at most: what a good many do in a minute in which nobody
@@ -71,7 +71,7 @@ impl Load {
         &self,
         cursor: Minute,
         lease: &Lease,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
         let now = self.clock.now();
@@ -125,7 +125,8 @@ impl Load {
     }
 
     async fn put(&self, minutes: &[Minute]) -> Result<(), LoadError> {
-        let items: Vec<NewItem> = minutes.iter().map(|minute| Order::new(*minute).item()).collect();
+        let items: Vec<NewItem> =
+            minutes.iter().map(|minute| MinuteItem::new(*minute).item()).collect();
         let put = self.store.inbox.put(Queue::Minutes, &items, self.clock.now()).await;
         Ok(put.map_err(StoreError::from)?)
     }
@@ -150,7 +151,7 @@ impl Load {
     async fn renew(
         &self,
         minute: Minute,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<bool, LoadError> {
         let Ok(claim) = self.claim(minute, limits).await? else { return Ok(false) };

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use azul_vt::{
     mapping::Mapper,
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{Counts, MinuteState, Store},
 };
 
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// How often it is looked whether a minute is free that somebody else is at.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Options of a replay.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ impl Load {
         from: Minute,
         to: Minute,
         is_fetched: bool,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Report, LoadError> {
         is_range(from, to)?;
         let mut report = Report::default();
@@ -99,8 +99,8 @@ impl Load {
                 break;
             }
             let replay = Replay { mapper: &self.ageless, is_fetched };
-            match self.load_alone(minute, Some(replay), limits, &mut report).await? {
-                MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::Sated => {
+            match self.load_under_lease(minute, Some(replay), limits, &mut report).await? {
+                MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::PackageLimitReached => {
                     report.paused = true;
                     break;
                 }
@@ -109,7 +109,7 @@ impl Load {
                         tracing::info!(%minute, owner, "waiting for who is at the minute");
                     }
                     waits = true;
-                    limits.sleep(LOOK).await;
+                    limits.sleep(POLL_INTERVAL).await;
                     continue;
                 }
                 MinuteEnd::NotYet => {
@@ -117,7 +117,10 @@ impl Load {
                         "VirusTotal has no minute {minute} yet: it gives minutes about an hour after they end"
                     )));
                 }
-                MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed => {}
+                MinuteEnd::Loaded
+                | MinuteEnd::AlreadySettled
+                | MinuteEnd::Missing
+                | MinuteEnd::Failed => {}
             }
             (self.observer)(Step::Done(minute));
             (minute, waits) = (minute.next(), false);

@@ -8,7 +8,7 @@ use azul_vt::{
     minute::Minute,
     peers::latest_written,
     pipeline::{
-        Limits,
+        RunLimits,
         posted::{self, Posted},
     },
     store::{Counts, Lease, LedgerRow, MinuteState, StoreError},
@@ -51,7 +51,7 @@ impl Load {
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub async fn tick(&self, limits: &Limits) -> Result<Report, LoadError> {
+    pub async fn tick(&self, limits: &RunLimits) -> Result<Report, LoadError> {
         let mut report = Report::default();
         let claim = match self.take(NAME, limits).await? {
             Ok(claim) => claim,
@@ -70,7 +70,7 @@ impl Load {
     async fn catch_up(
         &self,
         lease: &Lease,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
         // Said before the dispatcher is waited for, where there is nothing to do without the key.
@@ -112,7 +112,7 @@ impl Load {
     async fn load_feed(
         &self,
         lease: &Lease,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
         let cursor = self.cursor().await?;
@@ -138,7 +138,7 @@ impl Load {
         &self,
         cursor: Minute,
         lease: &Lease,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
         (self.observer)(Step::Due(u64::try_from(self.newest().since(cursor)).unwrap_or(0)));
@@ -222,12 +222,12 @@ impl Load {
         &self,
         minute: Minute,
         open: Option<LedgerRow>,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> (Minute, bool, Report, Result<MinuteEnd, LoadError>) {
         let mut report = Report::default();
         let end = match &open {
             Some(row) => self.unfinished(row, limits, &mut report).await,
-            None => self.load_alone(minute, None, limits, &mut report).await,
+            None => self.load_under_lease(minute, None, limits, &mut report).await,
         };
         (minute, open.is_none(), report, end)
     }
@@ -243,7 +243,7 @@ impl Load {
         match end {
             // An open one was planned when the clock was ahead.
             MinuteEnd::NotYet => return Ok(false),
-            MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::Sated => {
+            MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::PackageLimitReached => {
                 report.paused = true;
                 return Ok(false);
             }
@@ -266,7 +266,10 @@ impl Load {
                 }
                 due.at = due.at.max(to);
             }
-            MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed => {
+            MinuteEnd::Loaded
+            | MinuteEnd::AlreadySettled
+            | MinuteEnd::Missing
+            | MinuteEnd::Failed => {
                 if due.cursor.next() == minute {
                     due.cursor = if is_fresh {
                         self.advance(due.cursor, minute, report).await?
@@ -291,13 +294,13 @@ impl Load {
     async fn unfinished(
         &self,
         row: &LedgerRow,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
         let minute = row.minute;
         let is_gap = matches!(row.state, MinuteState::Gap { .. });
         if !(is_gap && self.is_too_old(minute)) {
-            let end = self.load_alone(minute, None, limits, report).await?;
+            let end = self.load_under_lease(minute, None, limits, report).await?;
             // VirusTotal's answer carries the time, so the age of the minute can be judged now.
             let is_over = is_gap
                 && matches!(end, MinuteEnd::Missing | MinuteEnd::Failed)
@@ -312,7 +315,7 @@ impl Load {
         };
         let outcome = self.bury_gap(minute, &claim, report).await;
         claim.give_back().await?;
-        outcome.map(|()| MinuteEnd::Before)
+        outcome.map(|()| MinuteEnd::AlreadySettled)
     }
 
     /// Refuses a cursor in the future. A clock that was ahead leaves such a cursor, and no minute would be loaded until

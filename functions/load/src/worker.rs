@@ -11,13 +11,13 @@ use azul_vt::{
     metrics,
     minute::Minute,
     peers::ClockCheck,
-    pipeline::{DeliverError, Limits, publish::PublishError},
+    pipeline::{DeliverError, RunLimits, publish::PublishError},
     store::{
         Claim, Counts, MinuteState, StoreError,
-        inbox::{Again, Delivery, Item, NewItem, Queue},
+        inbox::{Delivery, Item, NewItem, Queue, Retry},
     },
     virustotal::VirusTotalError,
-    worker::{After, Delivered, Work, Workers},
+    worker::{Delivered, Disposition, Work, Workers},
 };
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -37,15 +37,15 @@ const NOT_YET: SignedDuration = SignedDuration::from_mins(15);
 /// more often: on AWS a tick that dies keeps others from ticking for a minute.
 const TICKS: Duration = Duration::from_secs(5);
 /// Between two looks whether one more bundle may be loaded.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What an item of the queue asks for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Order {
+pub(crate) struct MinuteItem {
     minute: Minute,
 }
 
-impl Order {
+impl MinuteItem {
     pub(crate) fn new(minute: Minute) -> Self {
         Self { minute }
     }
@@ -58,10 +58,10 @@ impl Order {
         }
     }
 
-    fn read(item: &Item) -> Result<Minute, After> {
+    fn read(item: &Item) -> Result<Minute, Disposition> {
         serde_json::from_str(&item.body)
             .map(|Self { minute }| minute)
-            .map_err(|error| After::Bury(format!("the item cannot be read: {error}")))
+            .map_err(|error| Disposition::Bury(format!("the item cannot be read: {error}")))
     }
 }
 
@@ -112,7 +112,7 @@ impl<'a> Worker<'a> {
     async fn minute(
         &self,
         minute: Minute,
-        limits: &Limits,
+        limits: &RunLimits,
         report: &mut Report,
     ) -> Result<MinuteEnd, LoadError> {
         let load = self.load;
@@ -120,14 +120,14 @@ impl<'a> Worker<'a> {
             return Ok(MinuteEnd::Paused);
         }
         loop {
-            match load.load_alone(minute, None, limits, report).await? {
-                MinuteEnd::Sated if load.is_sated(limits) => {
+            match load.load_under_lease(minute, None, limits, report).await? {
+                MinuteEnd::PackageLimitReached if load.is_sated(limits) => {
                     limits.stop.cancel();
                     return Ok(MinuteEnd::Paused);
                 }
                 // One of those being loaded may come to nothing.
-                MinuteEnd::Sated => {
-                    if limits.sleep(LOOK).await {
+                MinuteEnd::PackageLimitReached => {
+                    if limits.sleep(POLL_INTERVAL).await {
                         return Ok(MinuteEnd::Paused);
                     }
                 }
@@ -142,19 +142,19 @@ impl<'a> Worker<'a> {
         minute: Minute,
         item: &Item,
         error: LoadError,
-        limits: &Limits,
-    ) -> After {
+        limits: &RunLimits,
+    ) -> Disposition {
         let reason = chain(&error);
         match kind(&error) {
             Kind::Outage => {
                 tracing::warn!(%minute, error = reason, "the minute is put back");
-                After::later(OUTAGE)
+                Disposition::later(OUTAGE)
             }
             Kind::Operator => {
                 self.seen().stopped.get_or_insert(error);
                 limits.stop.cancel();
                 // Not at once: on Lambda the queue would start the next one with it.
-                After::later(OUTAGE)
+                Disposition::later(OUTAGE)
             }
             Kind::Minute => {
                 let tries = item.attempts.saturating_add(1);
@@ -164,21 +164,21 @@ impl<'a> Worker<'a> {
                 tracing::warn!(%minute, tries, error = reason, "the minute failed");
                 // 1, 3 and 9 minutes, then SQS's longest delay.
                 let after = SignedDuration::from_mins(3_i64.pow(item.attempts.min(3)).min(15));
-                After::Again(Again { after, is_attempt: true, ..Again::default() })
+                Disposition::Retry(Retry { after, is_attempt: true, ..Retry::default() })
             }
         }
     }
 
     /// Gives up a minute, in the ledger first.
-    async fn bury(&self, minute: Minute, reason: String) -> After {
+    async fn bury(&self, minute: Minute, reason: String) -> Disposition {
         let clock = self.load.settings.peers.clock(self.load.clock.now());
         if matches!(clock, ClockCheck::Apart { .. }) {
             tracing::warn!(%minute, %clock, reason, "the minute is not given up by a wrong clock");
-            return After::later(OUTAGE);
+            return Disposition::later(OUTAGE);
         }
         let buried = async {
-            let Ok(claim) = self.load.claim(minute, &Limits::default()).await? else {
-                return Ok(After::later(HELD));
+            let Ok(claim) = self.load.claim(minute, &RunLimits::default()).await? else {
+                return Ok(Disposition::later(HELD));
             };
             let outcome = self.bury_claimed(minute, &reason, &claim).await;
             claim.give_back().await?;
@@ -186,7 +186,7 @@ impl<'a> Worker<'a> {
         };
         buried.await.unwrap_or_else(|error: LoadError| {
             tracing::warn!(%minute, error = chain(&error), "the minute could not be given up");
-            After::later(OUTAGE)
+            Disposition::later(OUTAGE)
         })
     }
 
@@ -195,10 +195,10 @@ impl<'a> Worker<'a> {
         minute: Minute,
         reason: &str,
         claim: &Claim,
-    ) -> Result<After, LoadError> {
+    ) -> Result<Disposition, LoadError> {
         let ledger = &self.load.store.ledger;
         let counts = match ledger.get(minute).await? {
-            Some(row) if matches!(row.state, MinuteState::Loaded) => return Ok(After::Done),
+            Some(row) if matches!(row.state, MinuteState::Loaded) => return Ok(Disposition::Done),
             Some(row) => row.counts,
             None => Counts::default(),
         };
@@ -206,22 +206,22 @@ impl<'a> Worker<'a> {
         self.seen().report.buried += 1;
         metrics::BUNDLES.add([NAME, "buried"], 1);
         self.end_one();
-        Ok(After::Bury(reason.to_owned()))
+        Ok(Disposition::Bury(reason.to_owned()))
     }
 }
 
 #[async_trait]
 impl Work for Worker<'_> {
-    async fn work(&self, item: &Item, limits: &Limits) -> After {
-        let minute = match Order::read(item) {
+    async fn work(&self, item: &Item, limits: &RunLimits) -> Disposition {
+        let minute = match MinuteItem::read(item) {
             Ok(minute) => minute,
             Err(after) => return after,
         };
         if self.seen().stopped.is_some() {
-            return After::later(OUTAGE);
+            return Disposition::later(OUTAGE);
         }
         if limits.reached() {
-            return After::later(SignedDuration::ZERO);
+            return Disposition::later(SignedDuration::ZERO);
         }
         let mut report = Report::default();
         let outcome = self.minute(minute, limits, &mut report).await;
@@ -229,25 +229,32 @@ impl Work for Worker<'_> {
         match outcome {
             Ok(MinuteEnd::Held(owner)) => {
                 tracing::debug!(%minute, owner, "somebody is at the minute");
-                After::later(HELD)
+                Disposition::later(HELD)
             }
-            Ok(MinuteEnd::Paused | MinuteEnd::Sated) => After::later(SignedDuration::ZERO),
-            Ok(MinuteEnd::LeftAlone) => After::later(OUTAGE),
+            Ok(MinuteEnd::Paused | MinuteEnd::PackageLimitReached) => {
+                Disposition::later(SignedDuration::ZERO)
+            }
+            Ok(MinuteEnd::LeftAlone) => Disposition::later(OUTAGE),
             Ok(MinuteEnd::NotYet) => {
                 self.seen().not_yet = true;
-                After::later(NOT_YET)
+                Disposition::later(NOT_YET)
             }
-            Ok(MinuteEnd::Loaded | MinuteEnd::Before | MinuteEnd::Missing | MinuteEnd::Failed) => {
+            Ok(
+                MinuteEnd::Loaded
+                | MinuteEnd::AlreadySettled
+                | MinuteEnd::Missing
+                | MinuteEnd::Failed,
+            ) => {
                 (self.load.observer)(Step::Done(minute));
                 self.end_one();
-                After::Done
+                Disposition::Done
             }
             Err(error) => self.failed(minute, item, error, limits).await,
         }
     }
 
-    async fn lost(&self, item: &Item, reason: String) -> After {
-        match Order::read(item) {
+    async fn lost(&self, item: &Item, reason: String) -> Disposition {
+        match MinuteItem::read(item) {
             Ok(minute) => self.bury(minute, reason).await,
             Err(after) => after,
         }
@@ -309,7 +316,7 @@ impl Load {
     pub async fn deliver(
         &self,
         deliveries: &[Delivery],
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Delivered, LoadError> {
         let (worker, limits) = (Worker::new(self), limits.child());
         let workers = self.workers(self.settings.lookup.workers);
@@ -329,7 +336,7 @@ impl Load {
         &self,
         workers: usize,
         helps: bool,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Report, LoadError> {
         let worker = Worker::new(self);
         // Whoever ends first ends the other.
@@ -361,7 +368,7 @@ impl Load {
         &self,
         worker: &Worker<'_>,
         helps: bool,
-        limits: &Limits,
+        limits: &RunLimits,
         all: &mut Report,
     ) -> Result<(), LoadError> {
         let mut was_idle = false;

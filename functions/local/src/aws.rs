@@ -21,7 +21,7 @@ fn init(args: &AwsInitArgs) -> Result<(), Failure> {
     let bucket = args.bucket.clone().unwrap_or_else(|| format!("{}-bundles", args.name));
     let made = state::block_on(async {
         let config = aws::config(&settings).await.map_err(Failure::usage)?;
-        init::everything(&config, &args.name, &bucket).await.map_err(Failure::job)
+        init::create_all(&config, &args.name, &bucket).await.map_err(Failure::job)
     })?;
     let mut output = Output::open();
     output.line(&made.to_string())?;

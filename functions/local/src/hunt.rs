@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use azul_vt::{
     errors::chain,
     metrics::prometheus::Gateway,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{self, SystemClock},
 };
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &HuntArgs) -> Result<(), Failure> {
 }
 
 /// Looks for what is new, and gives how long to wait before the next run.
-pub(crate) async fn run_once(hunt: &Hunt, limits: &Limits) -> Result<Duration, Failure> {
+pub(crate) async fn run_once(hunt: &Hunt, limits: &RunLimits) -> Result<Duration, Failure> {
     repeat(false, &Trigger::Tick, hunt, limits, None).await?;
     Ok(WATCH)
 }
@@ -39,7 +39,7 @@ async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
     let hunt = hunt.map_err(Failure::usage)?;
     let gateway = metrics::gateway(&hunt.settings, hunt::NAME)?;
     let trigger = args.retrohunt.clone().map_or(Trigger::Tick, Trigger::Retrohunt);
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     stop_on_signal(&limits);
     repeat(args.watch, &trigger, &hunt, &limits, gateway.as_ref()).await
 }
@@ -49,7 +49,7 @@ async fn repeat(
     watch: bool,
     trigger: &Trigger,
     hunt: &Hunt,
-    limits: &Limits,
+    limits: &RunLimits,
     gateway: Option<&Gateway>,
 ) -> Result<(), Failure> {
     loop {
@@ -58,7 +58,7 @@ async fn repeat(
             && report.held_by.is_none()
         {
             // Not for long where it is time to end.
-            limits.bound(gateway.try_push()).await;
+            limits.run_until(gateway.try_push()).await;
         }
         match outcome {
             Ok(report) => say(&sentence(&report)),

@@ -11,7 +11,7 @@ use azul_vt::{
     lambda::Function as _,
     metrics::prometheus,
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{self, Clock as _, SystemClock},
     telemetry,
@@ -83,7 +83,7 @@ async fn load(
             }
         });
     }
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     stop_on_signal(&limits);
     // On one host minutes go to workers where there are several; on AWS where there is a queue for them.
     load.fan_out |= load.settings.aws.is_none() && args.workers.is_some_and(|n| n > 1);
@@ -92,7 +92,7 @@ async fn load(
 }
 
 /// One run: a range, or what is due, with workers where there is a queue for them.
-async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, LoadError> {
+async fn once(args: &LoadArgs, load: &Load, limits: &RunLimits) -> Result<Report, LoadError> {
     if let (Some(from), Some(to)) = (args.from, args.to) {
         return load.replay(from, to, args.fetch, limits).await;
     }
@@ -104,7 +104,7 @@ async fn once(args: &LoadArgs, load: &Load, limits: &Limits) -> Result<Report, L
 }
 
 /// Loads what is due, and gives how long to wait before the next run.
-pub(crate) async fn run_once(load: &Load, limits: &Limits) -> Result<Duration, Failure> {
+pub(crate) async fn run_once(load: &Load, limits: &RunLimits) -> Result<Duration, Failure> {
     let args = LoadArgs {
         watch: false,
         workers: None,
@@ -125,7 +125,7 @@ pub(crate) async fn run_once(load: &Load, limits: &Limits) -> Result<Duration, F
 async fn repeat(
     args: &LoadArgs,
     load: &Load,
-    limits: &Limits,
+    limits: &RunLimits,
     bar: Option<&ProgressBar>,
 ) -> Result<(), Failure> {
     let watch = args.watch;
@@ -173,7 +173,7 @@ fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
 
 /// Ends the work at Ctrl-C or SIGTERM, soon and where it can be gone on with; a second one ends it at once.
 /// Must be called inside of a tokio runtime, and before anybody is told that the process is there.
-pub(crate) fn stop_on_signal(limits: &Limits) {
+pub(crate) fn stop_on_signal(limits: &RunLimits) {
     let stop = limits.stop.clone();
     // Here and not in the task: from now on no signal ends the process otherwise.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));

@@ -6,7 +6,7 @@ use azul_vt::{
     errors::chain,
     http_client,
     metrics::prometheus::{self, Gateway},
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::StoreError,
 };
@@ -40,7 +40,7 @@ pub(crate) async fn push(gateway: &Gateway, measured: Result<(), StoreError>) {
 /// second where `limits` ended it. Without a gateway nothing is pushed.
 pub(crate) async fn pushing<T>(
     gateway: Option<&Gateway>,
-    limits: &Limits,
+    limits: &RunLimits,
     measure: impl AsyncFn() -> Result<(), StoreError>,
     work: impl Future<Output = T>,
 ) -> T {
@@ -50,7 +50,7 @@ pub(crate) async fn pushing<T>(
         never = keep_pushing(gateway, &measure) => match never {},
     };
     let last = async { push(gateway, measure().await).await };
-    if limits.bound(last).await.is_none() {
+    if limits.run_until(last).await.is_none() {
         tracing::warn!("PLUGIN_PROMETHEUS_PUSH_GATEWAY: it is too slow for the last metrics");
     }
     outcome
@@ -83,7 +83,7 @@ pub(crate) fn answer(measured: Result<(), StoreError>) -> Response<Bytes> {
 /// Serves `GET /health` and `/metrics` until `limits` are reached. Does nothing without a `server`.
 pub(crate) async fn serve<Measured>(
     server: Option<Server>,
-    limits: &Limits,
+    limits: &RunLimits,
     measure: impl Fn() -> Measured + Clone + Send + Sync + 'static,
 ) where
     Measured: Future<Output = Result<(), StoreError>> + Send + 'static,

@@ -8,7 +8,7 @@ use azul_vt::{
     errors::chain,
     mapping::Mapper,
     pipeline::{
-        Ended, Input, Limits, Pipeline, REQUESTS, assemble,
+        DeliverInput, Ended, Pipeline, REQUESTS, RunLimits, assemble,
         posted::Posted,
         publish::{Delivery, PublishError},
     },
@@ -18,7 +18,7 @@ use azul_vt::{
         inbox::{NewItem, Queue},
         rejects::{Reject, RejectStage, Rejects},
     },
-    tasks::Tasks,
+    tasks::EventFunction,
     telemetry::{self, Format},
 };
 use download::Download;
@@ -109,12 +109,12 @@ async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
     let ageless = assemble::mapper(settings, true).map_err(Failure::usage)?;
     let hunt = Hunt::without_key(settings.clone(), pipeline.store.clone(), Arc::new(SystemClock));
     let hunt = hunt.map_err(Failure::usage)?;
-    let again = Again {
+    let again = RetryOutcome {
         settings: settings.clone(),
         pipeline,
         ageless: Arc::new(ageless),
         hunt,
-        limits: Limits::default(),
+        limits: RunLimits::default(),
     };
     stop_on_signal(&again.limits);
     match again.pipeline.register(Timestamp::now(), &again.limits).await {
@@ -139,17 +139,17 @@ fn queue_of(reject: &Reject) -> Option<Queue> {
 }
 
 /// What another try needs.
-struct Again {
+struct RetryOutcome {
     settings: Settings,
     pipeline: Pipeline,
     /// Rejects are older than the age limit before long.
     ageless: Arc<Mapper>,
     /// Delivers rejected hits.
     hunt: Hunt,
-    limits: Limits,
+    limits: RunLimits,
 }
 
-impl Again {
+impl RetryOutcome {
     /// Tries again what `key` holds. What is delivered, or refused anew and so kept under a new key,
     /// leaves it.
     async fn one(&self, key: &str, found: Vec<Reject>) -> Result<String, Failure> {
@@ -220,7 +220,7 @@ impl Again {
         // An origin of its own, so that what is refused anew never replaces what is tried here.
         let origin = key.strip_prefix("rejects/").unwrap_or(key);
         let origin = origin.strip_suffix(".jsonl").unwrap_or(origin);
-        let input = Input {
+        let input = DeliverInput {
             reader: Box::new(Cursor::new(lines)),
             origin: format!("retried/{origin}"),
             lines_done: 0,
@@ -243,7 +243,7 @@ impl Again {
 
     /// Reads a polled event anew, as the function reads it that polled it: a later version may know its form.
     fn item_of(&self, reject: &Reject, text: &[u8]) -> Result<Vec<u8>, String> {
-        fn decided<T: Tasks>(tasks: &T, text: &[u8]) -> Result<Vec<u8>, String> {
+        fn decided<T: EventFunction>(tasks: &T, text: &[u8]) -> Result<Vec<u8>, String> {
             incoming::from_text(text).and_then(&*tasks.decide()).map(String::into_bytes)
         }
         let (settings, store) = (self.settings.clone(), self.pipeline.store.clone());

@@ -10,10 +10,10 @@ use anyhow::Context as _;
 use azul_vt::{
     lambda::Function as _,
     peers::{ClockCheck, Outage, Peer},
-    pipeline::{Limits, Pipeline},
+    pipeline::{Pipeline, RunLimits},
     settings::Settings,
     store::{self, Clock, Store, StoreError, SystemClock},
-    tasks::Tasks,
+    tasks::EventFunction,
     webhook::receive::Receiver,
 };
 use bytes::Bytes;
@@ -51,19 +51,19 @@ struct Served {
     store: Store,
     load: Option<Arc<Load>>,
     ingest: Option<Arc<Ingest>>,
-    query: Option<Attended<Query>>,
-    download: Option<Attended<Download>>,
+    query: Option<ServedFunction<Query>>,
+    download: Option<ServedFunction<Download>>,
     hunt: Option<Arc<Hunt>>,
     board: Board,
 }
 
 /// A function, and who takes its webhooks.
-struct Attended<T> {
+struct ServedFunction<T> {
     tasks: Arc<T>,
     receiver: Receiver,
 }
 
-impl<T: Tasks> Attended<T> {
+impl<T: EventFunction> ServedFunction<T> {
     fn new(tasks: T) -> Result<Self, Failure> {
         let receiver = tasks.common().receiver().context("WEBHOOK_SECRETS");
         let receiver = receiver.map_err(Failure::Usage)?;
@@ -110,7 +110,7 @@ impl Board {
 }
 
 async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     stop_on_signal(&limits);
     // Boxed, here and below: what setting up holds is large, and gone afterwards.
     let all = Arc::new(Box::pin(Served::new(args, settings, &limits)).await?);
@@ -160,7 +160,11 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Failure> {
 
 impl Served {
     /// Sets up the functions that are asked for, all of them before any begins.
-    async fn new(args: &ServeArgs, settings: Settings, limits: &Limits) -> Result<Self, Failure> {
+    async fn new(
+        args: &ServeArgs,
+        settings: Settings,
+        limits: &RunLimits,
+    ) -> Result<Self, Failure> {
         let runs = |function| match function {
             _ if !args.functions.is_empty() => args.functions.contains(&function),
             Function::Query => !settings.lookup.sources.is_empty(),
@@ -201,14 +205,14 @@ impl Served {
         if runs(Function::Query) {
             let (settings, store, clock) = with();
             let query = Query::from_settings(settings, store, clock).map_err(Failure::usage)?;
-            served.query = Some(Attended::new(query)?);
+            served.query = Some(ServedFunction::new(query)?);
         } else if args.functions.is_empty() {
             say("vt serve: query is not run, because LOOKUP_SOURCES is not set");
         }
         if runs(Function::Download) {
             let (settings, store, clock) = with();
             let download = Download::from_settings(settings, store, clock);
-            served.download = Some(Attended::new(download.map_err(Failure::usage)?)?);
+            served.download = Some(ServedFunction::new(download.map_err(Failure::usage)?)?);
         }
         if runs(Function::Hunt) {
             let (settings, store, clock) = with();
@@ -219,7 +223,7 @@ impl Served {
     }
 
     /// Runs the functions until `limits` end.
-    async fn functions(&self, ingest_server: Option<Server>, limits: &Limits) {
+    async fn functions(&self, ingest_server: Option<Server>, limits: &RunLimits) {
         let load = async {
             let Some(load) = &self.load else { return };
             self.keep(load::NAME, limits, |limits| {
@@ -256,8 +260,12 @@ impl Served {
         );
     }
 
-    async fn tasks<T: Tasks + 'static>(&self, attended: Option<&Attended<T>>, limits: &Limits) {
-        let Some(Attended { tasks, .. }) = attended else { return };
+    async fn tasks<T: EventFunction + 'static>(
+        &self,
+        attended: Option<&ServedFunction<T>>,
+        limits: &RunLimits,
+    ) {
+        let Some(ServedFunction { tasks, .. }) = attended else { return };
         self.keep(T::NAME, limits, |limits| {
             let tasks = Arc::clone(tasks);
             async move { tasks::work(false, &tasks, &limits).await.map(|()| AGAIN) }
@@ -270,14 +278,14 @@ impl Served {
     async fn keep<Run>(
         &self,
         name: &'static str,
-        limits: &Limits,
-        job: impl Fn(Limits) -> Run + Send,
+        limits: &RunLimits,
+        job: impl Fn(RunLimits) -> Run + Send,
     ) where
         Run: Future<Output = Result<Duration, Failure>> + Send + 'static,
     {
         while !limits.reached() {
             self.board.begun(name);
-            let mut run = tokio::spawn(job(limits.anew()));
+            let mut run = tokio::spawn(job(limits.with_own_count()));
             let ended = tokio::select! {
                 ended = &mut run => ended,
                 // Some runs end only when they fail.

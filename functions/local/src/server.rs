@@ -10,7 +10,7 @@
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use azul_vt::{errors::chain, pipeline::Limits, settings::Settings, webhook::LetIn};
+use azul_vt::{errors::chain, pipeline::RunLimits, settings::Settings, webhook::PreAuthenticated};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
@@ -37,7 +37,7 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Most open connections at an address that only operators use.
 const OPERATORS: usize = 64;
 /// Pause after a connection could not be accepted, mostly because too many files are open.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -125,11 +125,11 @@ impl Server {
     }
 
     /// Answers requests until `limits` are reached; requests that came before get three more seconds. At a loopback
-    /// address, which only this machine can reach, requests are marked with [`LetIn`]. Without secrets the settings
+    /// address, which only this machine can reach, requests are marked with [`PreAuthenticated`]. Without secrets the settings
     /// allow no other address.
     pub(crate) async fn serve<Answer>(
         self,
-        limits: &Limits,
+        limits: &RunLimits,
         handle: impl Fn(Request) -> Answer + Clone + Send + Sync + 'static,
     ) where
         Answer: Future<Output = Response<Bytes>> + Send + 'static,
@@ -159,7 +159,7 @@ impl Server {
                     if !is_callers_fault(&error) {
                         tracing::warn!(error = chain(&error), "a connection was not accepted");
                         connections.make_room();
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(RETRY_DELAY).await;
                     }
                 }
             }
@@ -197,7 +197,7 @@ impl Door {
             let mut request =
                 request.map(|body| PacedBody::new(body, self.times, place.body_watch()));
             if self.is_let_in {
-                request.extensions_mut().insert(LetIn);
+                request.extensions_mut().insert(PreAuthenticated);
             }
             let answer = has_place.then(|| handle(request));
             async move {
@@ -267,11 +267,11 @@ mod tests {
     const WORK: &[u8] = b"long work";
 
     /// Starts a server that answers with the number of bytes of a body, or the reason why it broke off.
-    async fn start(most_connections: usize, times: Times) -> (SocketAddr, Limits) {
+    async fn start(most_connections: usize, times: Times) -> (SocketAddr, RunLimits) {
         let address = "127.0.0.1:0".parse().unwrap();
         let mut server = Server::quietly("TEST", address, most_connections).await.unwrap();
         server.times = times;
-        let (address, limits) = (server.address, Limits::default());
+        let (address, limits) = (server.address, RunLimits::default());
         let until = limits.clone();
         tokio::spawn(async move {
             let end = until.clone();

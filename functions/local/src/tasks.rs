@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{self, Claim, Clock, Store, SystemClock},
-    tasks::{Common, Tasks},
+    tasks::{EventFunction, TaskContext},
 };
 use http::Method;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Runs a function that `build` makes of settings, state and clock; with `listen` it takes webhooks too.
-pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'static>(
+pub(crate) fn run<T: EventFunction + 'static, E: std::error::Error + Send + Sync + 'static>(
     listen: bool,
     build: impl Fn(Settings, Store, Arc<dyn Clock>) -> Result<T, E>,
 ) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'stat
         let store = store::open(&settings).await.map_err(Failure::job)?;
         let tasks = build(settings, store, Arc::new(SystemClock)).map_err(Failure::usage)?;
         let tasks = Arc::new(tasks);
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         stop_on_signal(&limits);
         let gateway = metrics::gateway(&tasks.common().settings, T::NAME)?;
         let working = work(listen, &tasks, &limits);
@@ -37,12 +37,12 @@ pub(crate) fn run<T: Tasks + 'static, E: std::error::Error + Send + Sync + 'stat
 }
 
 /// Works until `limits` end, unless somebody else does; with `listen` it takes webhooks too.
-pub(crate) async fn work<T: Tasks + 'static>(
+pub(crate) async fn work<T: EventFunction + 'static>(
     listen: bool,
     tasks: &Arc<T>,
-    limits: &Limits,
+    limits: &RunLimits,
 ) -> Result<(), Failure> {
-    let Common { store, clock, about, .. } = tasks.common();
+    let TaskContext { store, clock, about, .. } = tasks.common();
     let name = T::NAME;
     // With this lease nobody else takes work here, so what is taken was left by a process that ended.
     let claim = match Claim::take(&store.leases, clock, name, limits).await.map_err(Failure::job)? {
@@ -67,7 +67,10 @@ pub(crate) async fn work<T: Tasks + 'static>(
 }
 
 /// Serves webhooks until `limits` end.
-async fn take_webhooks<T: Tasks + 'static>(tasks: &Arc<T>, limits: &Limits) -> Result<(), Failure> {
+async fn take_webhooks<T: EventFunction + 'static>(
+    tasks: &Arc<T>,
+    limits: &RunLimits,
+) -> Result<(), Failure> {
     let common = tasks.common();
     let receiver = common.receiver().context("WEBHOOK_SECRETS").map_err(Failure::Usage)?;
     let receiver = Arc::new(receiver);

@@ -15,17 +15,17 @@ use azul_vt::{
     },
     http_client::HttpSetupError,
     mapping::{self, HandlerSet, Mapper, MapperOptions, UnknownHandler},
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::{LookupSettings, Settings},
     store::{
         Clock, Store, StoreError,
         failures::Subject,
         inbox::{Item, Queue},
     },
-    tasks::{About, Common, Tasks, Unposted},
+    tasks::{EventFunction, TaskContext, TaskSpec, Unposted},
     virustotal::VirusTotal,
     webhook::receive::Decide,
-    worker::{After, Work},
+    worker::{Disposition, Work},
 };
 use jiff::SignedDuration;
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ pub enum SetupError {
 
 /// Everything that looking up needs.
 pub struct Query {
-    common: Common,
+    common: TaskContext,
     virustotal: VirusTotal,
     answers: Answers,
     wanted: Arc<Wanted>,
@@ -105,7 +105,7 @@ impl Query {
             model_version: settings.model_version,
             max_event_bytes: settings.max_event_bytes,
         };
-        let about = About {
+        let about = TaskSpec {
             queue: Queue::Query,
             author: answer::author(),
             description: "Looks binaries up in VirusTotal that Azul got elsewhere.",
@@ -123,12 +123,12 @@ impl Query {
             virustotal: VirusTotal::from_settings(&settings)?,
             answers,
             wanted: Arc::new(wanted),
-            common: Common::new(settings, store, clock, about)?,
+            common: TaskContext::new(settings, store, clock, about)?,
         })
     }
 
     /// Posts a reply. `Err`: what becomes of the item instead of being done.
-    async fn post(&self, reply: Reply, limits: &Limits) -> Result<(), After> {
+    async fn post(&self, reply: Reply, limits: &RunLimits) -> Result<(), Disposition> {
         let mut bytes = Vec::new();
         let version = self.common.settings.model_version;
         let model = match &reply {
@@ -144,10 +144,10 @@ impl Query {
         };
         self.common.post(model, bytes, limits).await.or_else(|unposted| match unposted {
             Unposted::Unwanted(_) => Ok(()),
-            Unposted::Refused(reason) => Err(After::Bury(reason)),
+            Unposted::Refused(reason) => Err(Disposition::Bury(reason)),
             // Each answer of this source would cost a request for nothing.
-            Unposted::UnknownSource(reason) => Err(After::Stop(reason)),
-            Unposted::After(after) => Err(after),
+            Unposted::UnknownSource(reason) => Err(Disposition::Stop(reason)),
+            Unposted::Disposition(after) => Err(after),
         })
     }
 }
@@ -169,11 +169,11 @@ fn capacity(lookup: &LookupSettings) -> u64 {
 }
 
 #[async_trait]
-impl Tasks for Query {
+impl EventFunction for Query {
     const NAME: &'static str = NAME;
     type Event = BinaryEvent;
 
-    fn common(&self) -> &Common {
+    fn common(&self) -> &TaskContext {
         &self.common
     }
 
@@ -200,23 +200,23 @@ fn subject(input: &BinaryEvent) -> Subject {
 
 #[async_trait]
 impl Work for Query {
-    async fn work(&self, item: &Item, limits: &Limits) -> After {
+    async fn work(&self, item: &Item, limits: &RunLimits) -> Disposition {
         if limits.reached() {
-            return After::unbegun(limits);
+            return Disposition::unbegun(limits);
         }
         let begun = Instant::now();
         let input: BinaryEvent = match serde_json::from_str(&item.body) {
             Ok(input) => input,
-            Err(error) => return After::Bury(format!("the item cannot be read: {error}")),
+            Err(error) => return Disposition::Bury(format!("the item cannot be read: {error}")),
         };
         let looked = match self.look_up(&input.entity.sha256, item, limits).await {
             Ok(looked) => looked,
             Err(after) => return after,
         };
         let (found, end) = match &looked {
-            Looked::Report(report) => (Found::Report(report), After::Done),
-            Looked::Unknown => (Found::Unknown, After::Done),
-            Looked::Failed(why) => (Found::Failed(why), After::Bury(why.clone())),
+            Looked::Report(report) => (Found::Report(report), Disposition::Done),
+            Looked::Unknown => (Found::Unknown, Disposition::Done),
+            Looked::Failed(why) => (Found::Failed(why), Disposition::Bury(why.clone())),
         };
         let reply = self.answers.reply(&input, found, begun.elapsed(), self.common.clock.now());
         if let Err(after) = self.post(reply, limits).await {

@@ -2,11 +2,11 @@
 
 use azul_vt::{
     errors::chain,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{StoreError, inbox::Item},
-    tasks::unkept,
+    tasks::state_unavailable,
     virustotal::{self, VirusTotalError},
-    worker::After,
+    worker::Disposition,
 };
 use bytes::Bytes;
 use jiff::SignedDuration;
@@ -41,9 +41,9 @@ impl Query {
         &self,
         sha256: &str,
         item: &Item,
-        limits: &Limits,
-    ) -> Result<Looked, After> {
-        if let Some(known) = self.remembered(sha256).await.map_err(|e| unkept(&e))? {
+        limits: &RunLimits,
+    ) -> Result<Looked, Disposition> {
+        if let Some(known) = self.remembered(sha256).await.map_err(|e| state_unavailable(&e))? {
             return Ok(known);
         }
         let now = self.common.clock.now();
@@ -51,18 +51,18 @@ impl Query {
         // Of many who want the same file one asks; the others find what it got.
         let first = memory.remember(ON_ITS_WAY, sha256, CLAIM, now).await;
         let own = format!("{sha256} {}", item.id);
-        if first.map_err(|e| unkept(&e))? {
+        if first.map_err(|e| state_unavailable(&e))? {
             let noted = memory.remember(CLAIMED_BY, &own, CLAIM, now).await;
-            noted.map_err(|e| unkept(&e))?;
+            noted.map_err(|e| state_unavailable(&e))?;
         // Its own claim is left where its worker died at it.
-        } else if !memory.knows(CLAIMED_BY, &own, now).await.map_err(|e| unkept(&e))? {
-            return Err(After::later(SOON));
+        } else if !memory.knows(CLAIMED_BY, &own, now).await.map_err(|e| state_unavailable(&e))? {
+            return Err(Disposition::later(SOON));
         }
         // Whoever asked before may have come to its end between the first look and the claim.
         let looked = match self.remembered(sha256).await {
             Ok(Some(known)) => Ok(known),
             Ok(None) => self.ask(sha256, item, limits).await,
-            Err(error) => Err(unkept(&error)),
+            Err(error) => Err(state_unavailable(&error)),
         };
         if let Err(error) = memory.forget(ON_ITS_WAY, sha256).await {
             tracing::warn!(error = chain(&error), "the others wait until the claim ends");
@@ -71,24 +71,29 @@ impl Query {
     }
 
     /// Asks VirusTotal, if the budget allows it, and remembers what it says.
-    async fn ask(&self, sha256: &str, item: &Item, limits: &Limits) -> Result<Looked, After> {
+    async fn ask(
+        &self,
+        sha256: &str,
+        item: &Item,
+        limits: &RunLimits,
+    ) -> Result<Looked, Disposition> {
         self.common.grant_for(item).await?;
         let settings = &self.common.settings.lookup;
         // No more than the request: what is around it must come to its end.
-        let Some(asked) = limits.bound(self.virustotal.file_report(sha256)).await else {
-            return Err(After::later(SignedDuration::ZERO));
+        let Some(asked) = limits.run_until(self.virustotal.file_report(sha256)).await else {
+            return Err(Disposition::later(SignedDuration::ZERO));
         };
         match asked {
             Ok(report) => {
                 self.common.note_answer().await;
-                self.keep(sha256, &report).await.map_err(|e| unkept(&e))?;
+                self.keep(sha256, &report).await.map_err(|e| state_unavailable(&e))?;
                 Ok(Looked::Report(report))
             }
             Err(VirusTotalError::Missing(_)) => {
                 self.common.note_answer().await;
                 let (memory, now) = (&self.common.store.memory, self.common.clock.now());
                 let kept = memory.remember(UNKNOWN, sha256, settings.unknown_cache, now).await;
-                kept.map_err(|e| unkept(&e))?;
+                kept.map_err(|e| state_unavailable(&e))?;
                 Ok(Looked::Unknown)
             }
             Err(error) => match self.common.refused(&error, item).await {

@@ -3,13 +3,13 @@
 
 use std::process::ExitCode;
 
-use azul_vt::{lambda, tasks::Attended};
+use azul_vt::{lambda, tasks::TaskLambda};
 use query::Query;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     lambda::serve(async |settings, store, clock| {
-        Attended::new(Query::from_settings(settings, store, clock)?)
+        TaskLambda::new(Query::from_settings(settings, store, clock)?)
     })
     .await
 }

@@ -53,7 +53,7 @@ impl Joined {
 
 /// Cuts pieces of text, which come one after another, into lines.
 #[derive(Debug)]
-pub(super) struct Joiner {
+pub(super) struct LineJoiner {
     most_of_line: usize,
     /// Line breaks so far.
     number: u64,
@@ -74,7 +74,7 @@ pub(super) struct Piece {
     ends: u64,
 }
 
-impl Joiner {
+impl LineJoiner {
     /// Before the first piece.
     pub(super) fn new(most_of_line: usize) -> Self {
         Self { most_of_line, number: 0, open: Joined::default() }

@@ -18,7 +18,7 @@ use super::{
     bzip2::{self, End, Rest},
     decode::Decoder,
     in_order,
-    lines::{Joiner, Piece, behind_blank_lines, breaks},
+    lines::{LineJoiner, Piece, behind_blank_lines, breaks},
 };
 
 /// Text that is worked on at once. Small, as memory is: eight records of the feed are work enough for one turn.
@@ -68,7 +68,7 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
     work: impl Fn(&Line, &[u8]) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<Extent, OrderedError<E>> {
-    let mut joiner = Joiner::new(caps.max_line_bytes);
+    let mut joiner = LineJoiner::new(caps.max_line_bytes);
     let end = map_blocks(reader, caps, threads, &mut joiner, &work, &mut take);
     let (bytes, compression) = match end.map_err(OrderedError::Taker)? {
         End::Complete { bytes } => (bytes, Compression::Bzip2),
@@ -91,7 +91,7 @@ pub fn map_checked_lines<R: Read + Send, T: Send, E>(
     work: impl Fn(&Line, &[u8]) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<bool, E> {
-    let mut joiner = Joiner::new(caps.max_line_bytes);
+    let mut joiner = LineJoiner::new(caps.max_line_bytes);
     match map_blocks(reader, caps, threads, &mut joiner, &work, &mut take)? {
         End::Complete { .. } => map_last(joiner, work, take).map(|()| true),
         End::Unclear(_) => Ok(false),
@@ -103,7 +103,7 @@ fn map_blocks<R: Read + Send, T: Send, E>(
     reader: R,
     caps: Caps,
     threads: usize,
-    joiner: &mut Joiner,
+    joiner: &mut LineJoiner,
     work: &(impl Fn(&Line, &[u8]) -> T + Sync),
     take: &mut impl FnMut(T) -> Result<(), E>,
 ) -> Result<End<R>, E> {
@@ -122,7 +122,7 @@ fn map_blocks<R: Read + Send, T: Send, E>(
 
 /// The last line, where no line break ends it.
 fn map_last<T, E>(
-    mut joiner: Joiner,
+    mut joiner: LineJoiner,
     work: impl Fn(&Line, &[u8]) -> T,
     take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -134,7 +134,7 @@ fn map_rest<R: Read + Send, T: Send, E>(
     rest: Rest<R>,
     caps: Caps,
     threads: usize,
-    joiner: &mut Joiner,
+    joiner: &mut LineJoiner,
     work: &(impl Fn(&Line, &[u8]) -> T + Sync),
     take: &mut impl FnMut(T) -> Result<(), E>,
 ) -> Result<(u64, Compression), OrderedError<E>> {
@@ -187,7 +187,7 @@ fn map_rest<R: Read + Send, T: Send, E>(
 /// The decoder's output, a chunk at a time.
 struct Chunks<'a, R> {
     decoder: Decoder<R>,
-    joiner: &'a mut Joiner,
+    joiner: &'a mut LineJoiner,
     most_bytes: u64,
     /// Of the next chunk.
     number: u64,

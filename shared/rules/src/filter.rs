@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    needles::{Interner, Searches},
+    needles::{Interner, NeedleSet},
     path::{CompileError, Path, Warning},
 };
 use json::Document;
@@ -77,7 +77,7 @@ impl Filter {
 
     /// The same for a record that was parsed. `searches` are of this record, and of the rules that this one was
     /// compiled with.
-    pub(super) fn matches_in(&self, document: &Document, searches: &Searches<'_>) -> bool {
+    pub(super) fn matches_in(&self, document: &Document, searches: &NeedleSet<'_>) -> bool {
         let parts = &self.0.parts;
         parts.iter().all(|part| part.find(document, Some(searches)).is_some_and(|f| is_hit(&f)))
     }

@@ -5,13 +5,13 @@ use memchr::memmem::Finder;
 use regex::bytes::Regex;
 
 use super::{
-    needles::{Interner, Searches},
+    needles::{Interner, NeedleSet},
     raw, re2,
 };
 
 /// A modifier with its argument, compiled.
 #[derive(Debug)]
-pub(super) enum Hit {
+pub(super) enum Modifier {
     /// An argument that lets nothing through.
     Never,
     Equal(Box<str>),
@@ -53,7 +53,7 @@ pub(super) struct HitError {
     pub(super) source: Box<regex::Error>,
 }
 
-impl Hit {
+impl Modifier {
     /// `name` is one of the ten.
     pub(super) fn known(name: &str) -> bool {
         matches!(
@@ -107,7 +107,7 @@ impl Hit {
     pub(super) fn apply<'t>(
         &self,
         raw: &'t str,
-        searches: Option<&Searches<'_>>,
+        searches: Option<&NeedleSet<'_>>,
     ) -> Option<&'t str> {
         let bytes = raw.as_bytes();
         let hit = match self {
@@ -134,7 +134,7 @@ impl Any {
         Self { needles: finders(items), numbers }
     }
 
-    fn found_in(&self, raw: &str, searches: Option<&Searches<'_>>) -> bool {
+    fn found_in(&self, raw: &str, searches: Option<&NeedleSet<'_>>) -> bool {
         let known = self.numbers.as_ref().zip(searches);
         known.and_then(|(numbers, searches)| searches.exact(raw, numbers)).unwrap_or_else(|| {
             self.needles.iter().any(|needle| needle.find(raw.as_bytes()).is_some())
@@ -160,7 +160,7 @@ impl AnyCase {
         Self { numbers, needles: finders(&lower), ascii }
     }
 
-    fn found_in(&self, raw: &str, searches: Option<&Searches<'_>>) -> bool {
+    fn found_in(&self, raw: &str, searches: Option<&NeedleSet<'_>>) -> bool {
         if raw.is_ascii() {
             let known = self.numbers.as_ref().zip(searches);
             if let Some(found) = known.and_then(|(numbers, all)| all.folded(raw, numbers)) {

@@ -43,7 +43,7 @@ struct Automaton {
 }
 
 /// What was found in the parts of one record that were looked at.
-pub(super) struct Searches<'n> {
+pub(super) struct NeedleSet<'n> {
     needles: &'n Needles,
     parts: RefCell<Vec<Part>>,
 }
@@ -124,7 +124,7 @@ impl Found {
     }
 }
 
-impl<'n> Searches<'n> {
+impl<'n> NeedleSet<'n> {
     /// Nothing was looked at yet.
     pub(super) fn new(needles: &'n Needles) -> Self {
         Self { needles, parts: RefCell::default() }
@@ -195,7 +195,7 @@ mod tests {
             let filters: Vec<_> =
                 rules.map(|rule| Filter::compile_with(&rule, &mut interner).unwrap()).collect();
             let needles = interner.needles();
-            let searches = Searches::new(&needles);
+            let searches = NeedleSet::new(&needles);
             for filter in filters {
                 let alone = filter.matches(&json);
                 prop_assert_eq!(filter.matches_in(&document, &searches), alone, "{:?}", filter);

@@ -16,7 +16,7 @@ use serde_yaml::Value;
 
 use super::{
     Filter, FilterError,
-    needles::{Interner, Needles, Searches},
+    needles::{Interner, NeedleSet, Needles},
 };
 use mapping::Record;
 
@@ -230,7 +230,7 @@ impl RuleSet {
     /// The rules that a record matches, in order, but for those that never download: as [`Filter::matches`] of each
     /// with the record's text, in less time.
     pub fn matching(&self, record: &Record) -> Vec<&Rule> {
-        let searches = Searches::new(&self.needles);
+        let searches = NeedleSet::new(&self.needles);
         let document = record.document();
         // A quota of 0 means never: not worth the matching.
         let wanted = self.rules.iter().filter(|rule| rule.daily_quota > 0);

@@ -24,7 +24,7 @@ pub const GROUP_VERSION: &str = "1";
 
 /// How much longer than the dispatcher gathers we wait for its answer: an event that arrives while the
 /// client has gone away is lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_GRACE: Duration = Duration::from_secs(30);
 
 /// Most bytes that are read of the part `info` of an answer, and of an answer that is an error.
 const MAX_INFO_BYTES: usize = 65_536;
@@ -142,7 +142,7 @@ impl Dispatcher {
                 query.append_pair("r-source", source);
             }
         }
-        let limit = Duration::from_secs(seconds).saturating_add(PATIENCE);
+        let limit = Duration::from_secs(seconds).saturating_add(ANSWER_GRACE);
         let response = self.send(self.client().get(url), limit).await.map_err(no_answer_to)?;
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::{
-    Limits, Pipeline,
+    Pipeline, RunLimits,
     publish::{PublishError, Publisher, PublisherOptions, register_event},
 };
 use crate::{
@@ -174,7 +174,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// The dispatcher does not take it, or not in time: the next call tries again.
-    pub async fn register(&self, now: Timestamp, limits: &Limits) -> Result<(), PublishError> {
+    pub async fn register(&self, now: Timestamp, limits: &RunLimits) -> Result<(), PublishError> {
         let register = async || self.publisher.register(&self.registration(now), limits).await;
         self.registered.get_or_try_init(register).await.copied()
     }

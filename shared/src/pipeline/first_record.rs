@@ -2,7 +2,7 @@
 //! VirusTotal sent in the place of a bundle leaves neither progress nor rejects.
 
 use super::{
-    Outlet,
+    BatchSender,
     prepare::{Batch, Outcome},
 };
 
@@ -50,7 +50,7 @@ impl Gate {
     }
 
     /// Passes a batch on, or holds it back.
-    pub(super) fn put(&mut self, batch: Batch, outlet: &Outlet) -> Result<(), Stop> {
+    pub(super) fn put(&mut self, batch: Batch, outlet: &BatchSender) -> Result<(), Stop> {
         if !self.is_open {
             if !batch.has_record() {
                 self.hold(batch);

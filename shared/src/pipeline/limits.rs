@@ -22,7 +22,7 @@ const YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
 #[derive(Clone, Debug, Default)]
-pub struct Limits {
+pub struct RunLimits {
     /// No new batch is begun, and no post retried, after this.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is asked to end.
@@ -63,7 +63,7 @@ impl Drop for Begun {
 /// A reader that fails once its limits are reached.
 struct LimitedReader {
     reader: BundleReader,
-    limits: Limits,
+    limits: RunLimits,
 }
 
 impl io::Read for LimitedReader {
@@ -75,7 +75,7 @@ impl io::Read for LimitedReader {
     }
 }
 
-impl Limits {
+impl RunLimits {
     /// Until `deadline`.
     pub fn until(deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..Self::default() }
@@ -86,14 +86,14 @@ impl Limits {
         Self { stop: self.stop.child_token(), ..self.clone() }
     }
 
-    /// As [`Limits::child`], but reached after `time` at the latest.
+    /// As [`RunLimits::child`], but reached after `time` at the latest.
     pub fn within(&self, time: Duration) -> Self {
         let until = Instant::now() + time;
         Self { deadline: Some(self.deadline.map_or(until, |d| d.min(until))), ..self.child() }
     }
 
-    /// As [`Limits::child`], with a count of its own.
-    pub fn anew(&self) -> Self {
+    /// As [`RunLimits::child`], with a count of its own.
+    pub fn with_own_count(&self) -> Self {
         Self { bundles: Arc::default(), ..self.child() }
     }
 
@@ -117,7 +117,7 @@ impl Limits {
 
     /// What `work` comes to; `None` where it is not done at the deadline, or a second after the process
     /// was asked to end: then it is broken off.
-    pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub async fn run_until<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let deadline = async {
             match self.deadline {
                 Some(deadline) => sleep_until(deadline).await,

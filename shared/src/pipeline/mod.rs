@@ -38,12 +38,12 @@ mod requests;
 
 use first_record::{Gate, Stop};
 pub use first_record::{NAMED_LINES, NoRecords, reasons};
-pub use limits::Limits;
+pub use limits::RunLimits;
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
 use refused::Refused;
 pub use requests::REQUESTS;
-use requests::{OnTheirWay, Requested};
+use requests::{InFlightRequests, Requested};
 
 /// Posts in flight for one bundle.
 const IN_FLIGHT: usize = 8;
@@ -83,7 +83,7 @@ pub enum Ended {
 
 /// What happened to a batch.
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct BatchReport {
     /// All lines up to this number are accounted for.
     pub lines_done: u64,
     /// Counted in this batch alone.
@@ -96,11 +96,11 @@ pub struct Account {
 #[async_trait]
 pub trait Progress: Send {
     /// Keeps what must survive. An error stops the delivery.
-    async fn done(&mut self, account: Account) -> Result<(), StoreError>;
+    async fn done(&mut self, account: BatchReport) -> Result<(), StoreError>;
 }
 
 /// A bundle to deliver.
-pub struct Input {
+pub struct DeliverInput {
     /// Its bytes, compressed or not.
     pub reader: BundleReader,
     /// What rejects are filed under: `feed/<minute>`, `posted/<sha256>`.
@@ -134,7 +134,7 @@ pub struct Pipeline {
     contact: String,
     registered: OnceCell<()>,
     selector: RwLock<Arc<Selector>>,
-    requesting: OnTheirWay,
+    requesting: InFlightRequests,
     follower: Option<tokio::sync::Mutex<assemble::RuleFollower>>,
 }
 
@@ -172,13 +172,13 @@ struct Published {
 }
 
 /// Where prepared batches go, from a thread that may block.
-struct Outlet {
+struct BatchSender {
     send: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
     runtime: Handle,
 }
 
-impl Outlet {
+impl BatchSender {
     fn new(send: mpsc::Sender<Waiting>) -> Self {
         let room = Arc::new(Semaphore::new(BATCHES_KIB as usize));
         Self { send, room, runtime: Handle::current() }
@@ -219,7 +219,7 @@ impl Pipeline {
             contact: settings.contact.clone(),
             registered: OnceCell::new(),
             selector: RwLock::new(Arc::new(selector)),
-            requesting: OnTheirWay::default(),
+            requesting: InFlightRequests::default(),
             follower: None,
         }
     }
@@ -245,8 +245,8 @@ impl Pipeline {
     /// See [`DeliverError`]. `progress` was told of all batches before.
     pub async fn deliver(
         &self,
-        input: Input,
-        limits: &Limits,
+        input: DeliverInput,
+        limits: &RunLimits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
         self.deliver_with(&self.mapper, input, limits, progress).await
@@ -259,8 +259,8 @@ impl Pipeline {
     pub async fn deliver_with(
         &self,
         mapper: &Arc<Mapper>,
-        input: Input,
-        limits: &Limits,
+        input: DeliverInput,
+        limits: &RunLimits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
         let taking = Taking { is_checked: false, needs_record: false };
@@ -281,12 +281,12 @@ impl Pipeline {
         &self,
         mapper: &Arc<Mapper>,
         key: &str,
-        input: Input,
-        limits: &Limits,
+        input: DeliverInput,
+        limits: &RunLimits,
         progress: &mut dyn Progress,
     ) -> Result<Ended, DeliverError> {
         let (origin, now) = (input.origin.clone(), input.now);
-        let mut followed = Followed { lines_done: input.lines_done, progress };
+        let mut followed = TrackedProgress { lines_done: input.lines_done, progress };
         let mut taking = Taking { is_checked: true, needs_record: input.lines_done == 0 };
         let mut input = input;
         loop {
@@ -305,16 +305,16 @@ impl Pipeline {
             let Some(reader) = self.store.bundles.open(key).await? else {
                 return Ok(Ended::Paused);
             };
-            input = Input { reader, origin: origin.clone(), lines_done, now };
+            input = DeliverInput { reader, origin: origin.clone(), lines_done, now };
         }
     }
 
     async fn deliver_lines(
         &self,
         mapper: &Arc<Mapper>,
-        input: Input,
+        input: DeliverInput,
         taking: Taking,
-        limits: &Limits,
+        limits: &RunLimits,
         progress: &mut dyn Progress,
     ) -> Result<Lines, DeliverError> {
         let origin = input.origin.clone();
@@ -338,10 +338,10 @@ impl Pipeline {
     async fn settle_lines(
         &self,
         mapper: &Arc<Mapper>,
-        mut input: Input,
+        mut input: DeliverInput,
         taking: Taking,
         refused: &mut Refused<'_>,
-        limits: &Limits,
+        limits: &RunLimits,
         progress: &mut dyn Progress,
     ) -> Result<Lines, DeliverError> {
         self.follow_rules().await;
@@ -349,7 +349,7 @@ impl Pipeline {
         // Lines that were settled before make no batch that could be refused, however long they take to decode.
         input.reader = limits.reader(input.reader);
         let (send, receive) = mpsc::channel(WAITING);
-        let preparing = self.prepare(mapper, input, taking, Outlet::new(send));
+        let preparing = self.prepare(mapper, input, taking, BatchSender::new(send));
         let batches =
             stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
         let mut published =
@@ -386,7 +386,7 @@ impl Pipeline {
     /// Decodes a whole staged bundle: after this every checksum in it is known to hold, and a fault shows before a line
     /// leaves. Nothing is wrong with one that is not there any more. [`Ended::Paused`] where `limits` ended it: then
     /// nothing is known of the bundle.
-    async fn verify(&self, key: &str, limits: &Limits) -> Result<Ended, DeliverError> {
+    async fn verify(&self, key: &str, limits: &RunLimits) -> Result<Ended, DeliverError> {
         let Some(reader) = self.store.bundles.open(key).await? else { return Ok(Ended::Complete) };
         let reader = limits.reader(reader);
         let (caps, threads) = (self.caps, self.threads);
@@ -434,9 +434,9 @@ impl Pipeline {
     fn prepare(
         &self,
         mapper: &Arc<Mapper>,
-        input: Input,
+        input: DeliverInput,
         taking: Taking,
-        outlet: Outlet,
+        outlet: BatchSender,
     ) -> tokio::task::JoinHandle<Result<bool, OrderedError<Stop>>> {
         let (mapper, selector) = (Arc::clone(mapper), self.selector());
         let (model_version, max_event_bytes) = (self.model_version, self.max_event_bytes);
@@ -482,7 +482,7 @@ impl Pipeline {
         &self,
         Waiting { mut batch, room }: Waiting,
         now: Timestamp,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Published, DeliverError> {
         if limits.reached() {
             return Err(PublishError::Interrupted { outcomes: Vec::new() }.into());
@@ -526,9 +526,9 @@ impl Pipeline {
         origin: &str,
         now: Timestamp,
         refused: &mut Refused<'_>,
-    ) -> Result<Account, DeliverError> {
+    ) -> Result<BatchReport, DeliverError> {
         let (first, last) = published.batch.span();
-        let mut account = Account { lines_done: last, ..Account::default() };
+        let mut account = BatchReport { lines_done: last, ..BatchReport::default() };
         let (mut rejects, mut others) = (Vec::new(), 0);
         let is_full = refused.is_full();
         let mut reject = |line, stage, reason: String, sha256: Option<String>, record: &[u8]| {
@@ -582,19 +582,19 @@ impl Pipeline {
 
 /// Whether a bundle was not read further because it was time to stop. A reader that fails by itself at that time is tried
 /// again by the next run as well.
-fn is_stopped(error: &BundleError, limits: &Limits) -> bool {
+fn is_stopped(error: &BundleError, limits: &RunLimits) -> bool {
     error.is_transient() && limits.reached()
 }
 
 /// Told of a delivery beside its own listener.
-struct Followed<'a> {
+struct TrackedProgress<'a> {
     lines_done: u64,
     progress: &'a mut dyn Progress,
 }
 
 #[async_trait]
-impl Progress for Followed<'_> {
-    async fn done(&mut self, account: Account) -> Result<(), StoreError> {
+impl Progress for TrackedProgress<'_> {
+    async fn done(&mut self, account: BatchReport) -> Result<(), StoreError> {
         let lines_done = account.lines_done;
         self.progress.done(account).await?;
         self.lines_done = lines_done;

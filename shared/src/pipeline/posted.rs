@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Account, DeliverError, Ended, Input, Limits, Pipeline, Progress, reasons};
+use super::{
+    BatchReport, DeliverError, DeliverInput, Ended, Pipeline, Progress, RunLimits, reasons,
+};
 use crate::{
     bundle::{BundleError, Caps, Layout, OneALine, layout_of},
     errors::chain,
@@ -49,7 +51,7 @@ fn as_lines(reader: BundleReader, caps: Caps) -> BundleReader {
 
 #[async_trait]
 impl Progress for Posted {
-    async fn done(&mut self, account: Account) -> Result<(), StoreError> {
+    async fn done(&mut self, account: BatchReport) -> Result<(), StoreError> {
         self.counts.add(account.counts);
         let room = SHOWN_REJECTS.saturating_sub(self.rejected.len());
         self.rejected.extend(account.rejected.into_iter().take(room));
@@ -68,7 +70,7 @@ pub async fn deliver(
     pipeline: &Pipeline,
     key: &str,
     now: Timestamp,
-    limits: &Limits,
+    limits: &RunLimits,
 ) -> Result<Option<Posted>, DeliverError> {
     let bundles = &pipeline.store.bundles;
     match pipeline.verify(key, limits).await {
@@ -86,7 +88,7 @@ pub async fn deliver(
     let reader = tokio::task::spawn_blocking(move || as_lines(reader, caps));
     let reader = reader.await.map_err(|_| DeliverError::Panicked)?;
     let mut posted = Posted::default();
-    let input = Input { reader, origin: key.to_owned(), lines_done: 0, now };
+    let input = DeliverInput { reader, origin: key.to_owned(), lines_done: 0, now };
     match pipeline.deliver(input, limits, &mut posted).await {
         Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {
             bundles.remove(key).await?;
@@ -104,7 +106,7 @@ pub async fn deliver(
 pub async fn sweep<Guard: Send>(
     pipeline: &Pipeline,
     clock: &dyn Clock,
-    limits: &Limits,
+    limits: &RunLimits,
     claim: impl Fn(&str) -> Option<Guard> + Send,
     mut delivered: impl FnMut(&Posted) + Send,
 ) -> (u64, Option<DeliverError>) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Limits;
+use super::RunLimits;
 use crate::{
     azul::{
         avro,
@@ -177,7 +177,7 @@ impl Publisher {
         &self,
         model: Model,
         events: &[Vec<u8>],
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Vec<Delivery>, PublishError> {
         let PublisherOptions { model_version, max_event_bytes, .. } = self.options;
         let mut queue = Queue::new(model, model_version, events, max_event_bytes);
@@ -209,7 +209,7 @@ impl Publisher {
     pub async fn register(
         &self,
         plugin: &PluginEvent,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<(), PublishError> {
         let mut event = Vec::new();
         avro::encode_plugin(plugin, self.options.model_version, &mut event);
@@ -233,7 +233,7 @@ impl Publisher {
         &self,
         model: Model,
         sent: &[&[u8]],
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Verdict, Ended> {
         let mut body = Vec::new();
         avro::bulk(self.options.model_version, sent, &mut body);
@@ -256,7 +256,7 @@ impl Publisher {
             attempts = attempts.saturating_add(1);
             let started = Instant::now();
             let post = self.dispatcher.post(model, body.clone(), BodyFormat::Avro);
-            let Some(result) = limits.bound(post).await else {
+            let Some(result) = limits.run_until(post).await else {
                 let stopped = limits.stop.is_cancelled();
                 return Err(if stopped { Ended::Interrupted } else { late(last, attempts) });
             };

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{DeliverError, Limits, Pipeline, prepare, publish::Delivery};
+use super::{DeliverError, Pipeline, RunLimits, prepare, publish::Delivery};
 use crate::azul::{avro, dispatcher::Model, event::DownloadEvent};
 
 /// What [`Memory`](crate::store::Memory) calls download requests.
@@ -23,21 +23,21 @@ pub(super) struct Requested {
 
 /// Ids of requests that are being posted, by any batch of any bundle.
 #[derive(Default)]
-pub(super) struct OnTheirWay(Mutex<BTreeSet<String>>);
+pub(super) struct InFlightRequests(Mutex<BTreeSet<String>>);
 
 /// Some of them, until it is dropped.
-struct Own<'a> {
-    all: &'a OnTheirWay,
+struct InFlightGuard<'a> {
+    all: &'a InFlightRequests,
     ids: Vec<String>,
 }
 
-impl OnTheirWay {
+impl InFlightRequests {
     fn change<T>(&self, change: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Own<'_> {
+impl InFlightGuard<'_> {
     /// False where somebody is posting it.
     fn add(&mut self, id: &str) -> bool {
         let is_new = self.all.change(|all| all.insert(id.to_owned()));
@@ -48,7 +48,7 @@ impl Own<'_> {
     }
 }
 
-impl Drop for Own<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.all.change(|all| {
             for id in &self.ids {
@@ -66,10 +66,10 @@ impl Pipeline {
         &self,
         wanted: Vec<(u64, DownloadEvent)>,
         now: Timestamp,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Vec<Requested>, DeliverError> {
         let memory = &self.store.memory;
-        let mut own = Own { all: &self.requesting, ids: Vec::new() };
+        let mut own = InFlightGuard { all: &self.requesting, ids: Vec::new() };
         let mut new = Vec::new();
         for (line, request) in wanted {
             let id = format!("{} {}", request.entity.category, request.entity.hash);

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Clock, Grant, Lease, Leases, StoreError, keeper::Keeper};
-use crate::{lambda, pipeline::Limits};
+use super::{Clock, Grant, Lease, Leases, StoreError, lease_renewer::LeaseRenewer};
+use crate::{lambda, pipeline::RunLimits};
 
 /// A lease that is kept, and limits for the work under it, reached also where it is lost.
 pub struct Claim {
     /// The lease.
     pub lease: Lease,
     /// Limits of the work.
-    pub limits: Limits,
-    keeper: Keeper,
+    pub limits: RunLimits,
+    keeper: LeaseRenewer,
     leases: Arc<dyn Leases>,
 }
 
@@ -25,12 +25,12 @@ impl Claim {
         leases: &Arc<dyn Leases>,
         clock: &Arc<dyn Clock>,
         name: &str,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> Result<Result<Self, String>, StoreError> {
         match leases.acquire(name, &owner(), clock.now()).await? {
             Grant::Acquired(lease) => {
                 let limits = limits.child();
-                let keeper = Keeper::start(leases, clock, &lease, &limits.stop);
+                let keeper = LeaseRenewer::start(leases, clock, &lease, &limits.stop);
                 Ok(Ok(Self { lease, limits, keeper, leases: Arc::clone(leases) }))
             }
             Grant::Held { owner, since } => Ok(Err(format!("{owner}, since {since:.0}"))),

@@ -81,7 +81,7 @@ pub struct Outage {
 
 /// When and as what an item comes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Again {
+pub struct Retry {
     /// Nobody gets it before.
     pub after: SignedDuration,
     /// Whether this was a failed attempt. Waiting for a quota is none.
@@ -313,11 +313,11 @@ pub trait Inbox: Send + Sync {
     async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError>;
 
     /// Puts an item back, with its body as it is now in `item`. False where it was lost, as above.
-    async fn again(
+    async fn requeue(
         &self,
         queue: Queue,
         item: &Item,
-        again: Again,
+        again: Retry,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 

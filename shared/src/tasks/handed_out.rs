@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     errors::chain,
     http_client::Backoff,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         Clock, Store, StoreError,
         inbox::{NewItem, Queue},
@@ -127,11 +127,11 @@ impl HandedOut {
         store: &Store,
         queue: Queue,
         clock: &dyn Clock,
-        limits: &Limits,
+        limits: &RunLimits,
     ) -> bool {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
-            let put = limits.bound(self.put(store, queue, clock.now())).await;
+            let put = limits.run_until(self.put(store, queue, clock.now())).await;
             let events = self.len();
             if events == 0 {
                 if backoff.attempts() > 0 {

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{
+    allowed_hosts::{self, ContentHosts},
     error::{Answer, VirusTotalError},
-    trust::{self, ContentHosts},
 };
 use crate::{
     errors::chain,
@@ -85,7 +85,7 @@ impl std::fmt::Debug for VirusTotal {
 pub(super) enum Follow<'a> {
     /// None: the redirect is the answer.
     Never,
-    /// To public hosts ([`trust::check`]).
+    /// To public hosts ([`allowed_hosts::check`]).
     Public,
     /// To hosts that are listed.
     Listed(&'a ContentHosts),
@@ -124,13 +124,13 @@ impl VirusTotal {
     }
 
     /// VirusTotal through a client of its own, which also refuses names of non-public addresses
-    /// ([`trust::PublicNames`]). What a running function uses.
+    /// ([`allowed_hosts::PublicNames`]). What a running function uses.
     ///
     /// # Errors
     /// A proxy or a `CA_BUNDLE` that cannot be used.
     pub fn from_settings(settings: &Settings) -> Result<Self, HttpSetupError> {
         let client = http_client::builder(settings)?
-            .dns_resolver(trust::PublicNames::new(settings))
+            .dns_resolver(allowed_hosts::PublicNames::new(settings))
             .build()
             .map_err(HttpSetupError::Client)?;
         Ok(Self::new(client, settings))
@@ -164,7 +164,7 @@ impl VirusTotal {
         // Once an answer came from elsewhere, no way leads back to the key.
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
-            own = own && trust::is_same_origin(&url, &self.origin);
+            own = own && allowed_hosts::is_same_origin(&url, &self.origin);
             let mut request = Request::new(Method::GET, url.clone());
             if own {
                 let headers = request.headers_mut();
@@ -254,7 +254,7 @@ impl VirusTotal {
             .and_then(|location| from.join(location).ok())
             .ok_or_else(|| refuse("it redirects without a URL to go to", None))?;
         let trusted = match follow {
-            Follow::Never | Follow::Public => trust::check(&target, &self.origin),
+            Follow::Never | Follow::Public => allowed_hosts::check(&target, &self.origin),
             Follow::Listed(hosts) => hosts.check(&target, &self.origin),
         };
         trusted.map_err(|source| {

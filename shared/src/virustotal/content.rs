@@ -5,10 +5,10 @@ use bytes::Bytes;
 use url::Url;
 
 use super::{
+    allowed_hosts::{self, ContentHosts, Untrusted},
     client::{Follow, Reply, VirusTotal},
     error::{NOT_THAT, VirusTotalError},
     hunting::Page,
-    trust::{self, ContentHosts, Untrusted},
 };
 use crate::json::{Document, Value};
 
@@ -109,7 +109,7 @@ impl VirusTotal {
         let what = format!("file {sha256} by its direct link");
         hosts.check(&link, self.origin()).map_err(|source| refused(&what, &link, Some(source)))?;
         // Whoever wrote the link must not choose what is asked for with the key, and with what quota.
-        let is_own = trust::is_same_origin(&link, self.origin());
+        let is_own = allowed_hosts::is_same_origin(&link, self.origin());
         if is_own && !link.path().starts_with("/api/v3/feeds/") {
             return Err(refused(&what, &link, None));
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use super::trust::Untrusted;
+use super::allowed_hosts::Untrusted;
 use crate::{peer_text, secrets::SecretError};
 
 /// An answer, or its absence, as errors tell it. Nothing in it is secret.

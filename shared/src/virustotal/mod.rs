@@ -2,7 +2,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-pub mod asks;
+pub mod allowed_hosts;
 pub mod client;
 pub mod content;
 pub mod error;
@@ -10,14 +10,14 @@ pub mod feed;
 pub mod files;
 pub mod hunting;
 pub mod outage;
-pub mod trust;
+pub mod request_budget;
 pub mod user;
 
+pub use allowed_hosts::ContentHosts;
 pub use client::{Options, VirusTotal};
 pub use content::{BehaviourReport, BehaviourReports, Content};
 pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
 pub use files::check_report;
 pub use hunting::{Page, Ruleset, Rulesets};
-pub use trust::ContentHosts;
 pub use user::{Allowance, CurrentUser, Privilege};

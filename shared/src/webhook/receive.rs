@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::{
-    BadSecret, LetIn, Pending, Secrets,
+    BadSecret, Pending, PreAuthenticated, Secrets,
     arriving::{Arriving, ArrivingBodies, NoRoom},
 };
 use crate::{
@@ -199,7 +199,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver for `queue`. Without `secrets` only requests marked with [`LetIn`] are taken.
+    /// A receiver for `queue`. Without `secrets` only requests marked with [`PreAuthenticated`] are taken.
     ///
     /// # Errors
     /// A secret that is none.
@@ -302,7 +302,7 @@ impl Receiver {
     async fn pending(
         &self,
         headers: &HeaderMap,
-        let_in: Option<&LetIn>,
+        let_in: Option<&PreAuthenticated>,
     ) -> Result<Option<Pending>, Problem> {
         match (&self.secrets, let_in) {
             (Some(secrets), _) => {
@@ -313,7 +313,7 @@ impl Receiver {
                 let pending = verifier.begin(headers, self.clock.now());
                 Ok(Some(pending.map_err(|_| Problem::Unauthorized)?))
             }
-            (None, Some(LetIn)) => Ok(None),
+            (None, Some(PreAuthenticated)) => Ok(None),
             (None, None) => Err(Problem::Unauthorized),
         }
     }

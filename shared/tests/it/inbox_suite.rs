@@ -9,7 +9,7 @@ use std::{
 use azul_vt::peers::Peer;
 use azul_vt::store::{
     Store,
-    inbox::{Again, Delivery, Item, NewItem, Outage, Queue},
+    inbox::{Delivery, Item, NewItem, Outage, Queue, Retry},
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -158,8 +158,8 @@ pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(
     for (round, is_attempt) in [(1, false), (2, true)] {
         item.body = format!("{{\"round\":{round}}}");
         let (again, put) =
-            (Again { after: seconds(3), is_attempt, ..Again::default() }, time.now());
-        assert!(store.inbox.again(Queue::Query, &item, again, put).await.unwrap());
+            (Retry { after: seconds(3), is_attempt, ..Retry::default() }, time.now());
+        assert!(store.inbox.requeue(Queue::Query, &item, again, put).await.unwrap());
         assert!(take(store, 1, LONG, time).await.is_empty());
         item = comes(store, LONG, time).await;
         // As exact as the clocks of a queue and of its users agree.
@@ -169,8 +169,8 @@ pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(
     assert_eq!((item.attempts, item.lost, item.outage), (1, 0, None));
     let outage = Some(Outage { since: at(0), last: at(7), peer: Peer::Dispatcher });
     for outage in [outage, None] {
-        let again = Again { outage, ..Again::default() };
-        assert!(store.inbox.again(Queue::Query, &item, again, time.now()).await.unwrap());
+        let again = Retry { outage, ..Retry::default() };
+        assert!(store.inbox.requeue(Queue::Query, &item, again, time.now()).await.unwrap());
         item = comes(store, LONG, time).await;
     }
     assert_eq!(item.outage, outage, "it stays known");
@@ -220,9 +220,9 @@ pub(crate) async fn bodies_come_back_whole_however_long_and_whatever_is_in_them(
         let same = items.iter().find(|i| i.id == item.id).unwrap();
         assert!(item.body == same.body, "another body: {} bytes", item.body.len());
         if item.attempts == 0 {
-            let again = Again { after: SignedDuration::ZERO, is_attempt: true, ..Again::default() };
+            let again = Retry { after: SignedDuration::ZERO, is_attempt: true, ..Retry::default() };
             item.body.clone_from(&same.body);
-            assert!(store.inbox.again(Queue::Query, &item, again, time.now()).await.unwrap());
+            assert!(store.inbox.requeue(Queue::Query, &item, again, time.now()).await.unwrap());
         } else {
             assert!(store.inbox.done(Queue::Query, &item).await.unwrap());
             assert!(came.insert(item.id));

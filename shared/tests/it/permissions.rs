@@ -7,7 +7,7 @@ use azul_vt::{
     store::{
         Store, StoreError, aws,
         budget::Window,
-        inbox::{Again, Item, NewItem, Queue},
+        inbox::{Item, NewItem, Queue, Retry},
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -46,8 +46,8 @@ async fn work(store: &Store) -> Result<(), StoreError> {
     }
     for item in taken {
         inbox.hold(queue, &item, hour, now).await?;
-        let again = Again { after: SignedDuration::ZERO, is_attempt: true, ..Again::default() };
-        inbox.again(queue, &item, again, now).await?;
+        let again = Retry { after: SignedDuration::ZERO, is_attempt: true, ..Retry::default() };
+        inbox.requeue(queue, &item, again, now).await?;
     }
     let mut left = 2;
     while left > 0 {
@@ -66,7 +66,7 @@ async fn work(store: &Store) -> Result<(), StoreError> {
 async fn without_any_one_of_its_permissions_query_is_refused_and_told_which() {
     let Some(emulator) = Aws::start_guarded().unwrap() else { return };
     let owner = config(&emulator.endpoint()).await;
-    let made = aws::init::everything(&owner, NAME, BUCKET).await.unwrap();
+    let made = aws::init::create_all(&owner, NAME, BUCKET).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let all: BTreeMap<String, Permissions> =
         serde_json::from_str(include_str!("../../../infra/permissions.json")).unwrap();

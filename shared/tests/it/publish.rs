@@ -9,7 +9,7 @@ use azul_vt::{
         event::{BinaryEvent, DownloadEvent, Feature, ModelVersion, feature_type},
     },
     pipeline::{
-        Limits,
+        RunLimits,
         publish::{Delivery, PublishError, Publisher, PublisherOptions},
     },
 };
@@ -48,7 +48,7 @@ impl World {
     }
 
     async fn try_publish(&self, events: &[Vec<u8>]) -> Result<Vec<Delivery>, PublishError> {
-        self.publisher().publish(Model::Binary, events, &Limits::default()).await
+        self.publisher().publish(Model::Binary, events, &RunLimits::default()).await
     }
 
     /// How often each event's binary arrived, by the number of the event.
@@ -302,7 +302,8 @@ async fn a_download_request_arrives_once_and_never_more_than_twice() {
     let mut culprit = request(7);
     culprit.author.name.clear();
     events[7] = encoded_request(&culprit);
-    let outcomes = publisher.publish(Model::Download, &events, &Limits::default()).await.unwrap();
+    let outcomes =
+        publisher.publish(Model::Download, &events, &RunLimits::default()).await.unwrap();
     assert_rejected(&world, &outcomes, &[7], "invalid (425)");
     assert_eq!(world.arrived(20).iter().sum::<usize>(), 19);
 
@@ -310,7 +311,8 @@ async fn a_download_request_arrives_once_and_never_more_than_twice() {
     let mut culprit = request(7);
     culprit.entity.direct_url = "x".repeat(SMALL);
     events[7] = encoded_request(&culprit);
-    let outcomes = publisher.publish(Model::Download, &events, &Limits::default()).await.unwrap();
+    let outcomes =
+        publisher.publish(Model::Download, &events, &RunLimits::default()).await.unwrap();
     assert_rejected(&world, &outcomes, &[7], "too large (500)");
     assert_eq!(world.arrived(20).iter().max(), Some(&2));
 }
@@ -321,7 +323,7 @@ async fn the_registration_arrives_in_both_versions() {
         let mut world = World::new().await;
         world.options.model_version = version;
         world.sim.fail(&sim::Fault::answer(503, ""), 2);
-        world.publisher().register(&samples::plugin(version), &Limits::default()).await.unwrap();
+        world.publisher().register(&samples::plugin(version), &RunLimits::default()).await.unwrap();
         let features = world.sim.arrived().registered_features("VirustotalFileFeed");
         assert_eq!(features, BTreeSet::from(["tags".to_owned()]));
     }

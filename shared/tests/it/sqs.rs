@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, future::pending, time::Duration};
 use async_trait::async_trait;
 use aws_sdk_sqs::{Client, types::Message};
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::{AwsState, Settings},
     store::{
         Store, StoreError, SystemClock, aws,
         inbox::{Delivery, DeliveryAttributes, Item, NewItem, Queue},
     },
-    worker::{After, Delivered, Work, Workers},
+    worker::{Delivered, Disposition, Work, Workers},
 };
 use jiff::{SignedDuration, Timestamp};
 use sim::Shared;
@@ -278,10 +278,10 @@ enum Does {
 
 #[async_trait]
 impl Work for Does {
-    async fn work(&self, _item: &Item, _limits: &Limits) -> After {
+    async fn work(&self, _item: &Item, _limits: &RunLimits) -> Disposition {
         match self {
-            Self::End => After::Done,
-            Self::PutBack => After::later(SignedDuration::ZERO),
+            Self::End => Disposition::Done,
+            Self::PutBack => Disposition::later(SignedDuration::ZERO),
             Self::Die => pending().await,
         }
     }
@@ -301,7 +301,7 @@ async fn an_item_that_no_worker_began_has_a_try_before_it_is_given_up() {
     // begins it, and begins it again where it came back and none could start once more.
     for does in [Does::PutBack, Does::PutBack, Does::Die] {
         let delivery = [place.received(7).await];
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         let delivered = workers.deliver(&does, &delivery, &limits);
         let delivered = tokio::time::timeout(Duration::from_millis(500), delivered).await;
         assert_eq!(delivered.is_err(), does == Does::Die);
@@ -310,7 +310,7 @@ async fn an_item_that_no_worker_began_has_a_try_before_it_is_given_up() {
     }
     // A worker began it and died at it: that was its last try.
     let delivery = [place.received(8).await];
-    workers.deliver(&Does::End, &delivery, &Limits::default()).await;
+    workers.deliver(&Does::End, &delivery, &RunLimits::default()).await;
     let dead = place.dead().await;
     let reason = dead[0].message_attributes.as_ref().unwrap()["reason"].string_value.as_ref();
     assert!(reason.unwrap().contains("7 workers in a row"), "{dead:?}");

@@ -186,7 +186,7 @@ async fn everything_is_made_once_and_a_second_time_changes_nothing() {
     let Some(emulator) = sim::Aws::shared().unwrap() else { return };
     let config = config(&emulator.endpoint()).await;
     let (name, bucket) = (emulator.name("made"), emulator.name("made-bucket"));
-    let made = aws::init::everything(&config, &name, &bucket).await.unwrap();
+    let made = aws::init::create_all(&config, &name, &bucket).await.unwrap();
     assert_eq!((&made.table, &made.bucket), (&name, &bucket));
     let settings: Vec<_> = made.to_string().lines().map(str::to_owned).collect();
     assert_eq!(
@@ -207,7 +207,7 @@ async fn everything_is_made_once_and_a_second_time_changes_nothing() {
     assert!(store.cursors.advance("load", None, 60).await.unwrap());
     let before = cursor().await;
     assert!(before.is_some());
-    assert_eq!(aws::init::everything(&config, &name, &bucket).await.unwrap(), made);
+    assert_eq!(aws::init::create_all(&config, &name, &bucket).await.unwrap(), made);
     assert_eq!(cursor().await, before);
 
     let ttl = database.describe_time_to_live().table_name(&name).send().await.unwrap();

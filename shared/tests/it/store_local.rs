@@ -15,7 +15,7 @@ use azul_vt::minute::Minute;
 use azul_vt::store::{
     Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
     failures::{self, Subject},
-    inbox::{Again, Item, NewItem, Queue},
+    inbox::{Item, NewItem, Queue, Retry},
     local::{go_plugin_position, look, open},
 };
 use jiff::{SignedDuration, Timestamp, civil::date};
@@ -53,12 +53,12 @@ async fn an_item_that_a_clock_put_back_that_was_ahead_is_due_now() {
     let (store, _dir) = with_an_item().await;
     let ahead = at(400 * 86_400);
     let item = take(&store, ahead).await.unwrap();
-    let again = Again { after: MINUTE, is_attempt: false, ..Again::default() };
-    assert!(store.inbox.again(Queue::Query, &item, again.clone(), ahead).await.unwrap());
+    let again = Retry { after: MINUTE, is_attempt: false, ..Retry::default() };
+    assert!(store.inbox.requeue(Queue::Query, &item, again.clone(), ahead).await.unwrap());
     let item = take(&store, at(0)).await.unwrap();
     // A taken item stays with its taker, and an item that a correct clock put back waits.
     assert_eq!(take(&store, at(1)).await, None);
-    assert!(store.inbox.again(Queue::Query, &item, again, at(1)).await.unwrap());
+    assert!(store.inbox.requeue(Queue::Query, &item, again, at(1)).await.unwrap());
     assert_eq!(take(&store, at(2)).await, None);
     assert!(take(&store, at(62)).await.is_some());
 }
@@ -168,8 +168,8 @@ async fn what_a_dead_owner_had_comes_back_at_once_and_what_one_after_the_other_h
     let fourth = take(33).await.unwrap();
     assert!(!store.inbox.done(Queue::Query, &second).await.unwrap());
     // Where a worker had a word the count starts anew.
-    let again = Again { after: SignedDuration::ZERO, is_attempt: false, ..Again::default() };
-    assert!(store.inbox.again(Queue::Query, &fourth, again, at(34)).await.unwrap());
+    let again = Retry { after: SignedDuration::ZERO, is_attempt: false, ..Retry::default() };
+    assert!(store.inbox.requeue(Queue::Query, &fourth, again, at(34)).await.unwrap());
     assert_eq!(take(34).await.unwrap().lost, 0);
     assert_eq!(reclaim(35).await, 1);
     assert!(take(35).await.is_some());

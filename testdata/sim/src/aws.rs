@@ -27,7 +27,7 @@ const VENV: Venv = Venv { target: "aws", variable: "AZUL_VT_AWS" };
 /// How long a start may take on a machine under load; half a second is usual.
 const START: Duration = Duration::from_mins(1);
 /// Between two looks at whether it answers.
-const LOOK: Duration = Duration::from_millis(25);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// Bytes of the log's end that a failing test prints; all of it is kept.
 const SHOWN: usize = 8 * 1024;
 
@@ -205,7 +205,7 @@ impl Aws {
             if Instant::now() > until {
                 bail!("the emulator of AWS does not answer:\n{}", self.log());
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 

@@ -49,7 +49,7 @@ async fn a_capture_comes_with_its_sample_and_is_counted() {
     let now = jiff::Timestamp::now();
     let totals = world.totals(now).await;
     assert_eq!((totals.total, totals.pcaps, totals.api_charged), (1, 1, 0));
-    let windows = &azul_vt::tasks::Tasks::common(&download).settings.lookup.windows;
+    let windows = &azul_vt::tasks::EventFunction::common(&download).settings.lookup.windows;
     let used = world.store().budget.usage("virustotal", windows, now).await.unwrap();
     assert_eq!(used[0].used, 2, "the list and the capture");
     world.is_sound();

@@ -7,8 +7,8 @@ use serde_json::json;
 use sim::{Behaviour, Fault};
 
 use azul_vt::{
-    pipeline::Limits,
-    tasks::{Tasks as _, TasksError},
+    pipeline::RunLimits,
+    tasks::{EventFunction as _, TasksError},
 };
 
 use crate::world::{Moved, World, drain, put};
@@ -339,7 +339,7 @@ async fn a_key_that_does_not_count_stops_the_work_and_loses_nothing() {
     let download = world.download(&[]);
     world.virustotal.behave_any_download(&Behaviour::Unauthorized, usize::MAX);
     put(&download, [world.by_hash("one"), world.by_hash("two")]).await;
-    let error = download.drain(false, &Limits::default()).await.unwrap_err();
+    let error = download.drain(false, &RunLimits::default()).await.unwrap_err();
     assert!(matches!(&error, TasksError::Stopped(why) if why.contains("VIRUSTOTAL_APIKEY")));
     world.virustotal.clear_for_content();
     drain(&download).await;
@@ -357,7 +357,7 @@ async fn a_slow_drip_arrives_and_what_stands_still_is_left_at_the_deadline() {
     let download = world.download(&[]);
     put(&download, [request]).await;
     let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
-    let drained = download.drain(false, &Limits::until(deadline)).await.unwrap();
+    let drained = download.drain(false, &RunLimits::until(deadline)).await.unwrap();
     assert_eq!((drained.done, drained.again), (0, 1));
     assert_eq!(world.told(), []);
     assert_eq!(drain(&download).await.done, 1);

@@ -2,7 +2,7 @@
 
 use azul_vt::{
     store::{QuotaUsage, totals::utc_day},
-    tasks::Tasks as _,
+    tasks::EventFunction as _,
 };
 use jiff::{SignedDuration, civil::date};
 use serde_json::{Value, json};

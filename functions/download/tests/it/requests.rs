@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{Stage, inbox::Queue, totals::utc_day},
-    tasks::Tasks as _,
+    tasks::EventFunction as _,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ async fn an_outcome_is_told_until_it_is_taken_and_always_the_same() {
     // The dispatcher takes the event, and its answer is lost; then it is down.
     world.dispatcher.fail(&Fault::LostHang, 1);
     let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
-    download.drain(false, &Limits::until(deadline)).await.unwrap();
+    download.drain(false, &RunLimits::until(deadline)).await.unwrap();
     assert_eq!(world.waiting(&*clock).await.waiting, 1);
     clock.on(SignedDuration::from_mins(5));
     // By now VirusTotal would have the sample.
@@ -203,7 +203,7 @@ fn clock_now(download: &download::Download) -> jiff::Timestamp {
 async fn what_the_dispatcher_polls_out_is_worked() {
     let world = World::new().await;
     let download = world.download(&[]);
-    assert!(download.poll(Duration::from_secs(1), &Limits::default()).await.unwrap().is_some());
+    assert!(download.poll(Duration::from_secs(1), &RunLimits::default()).await.unwrap().is_some());
     let common = download.common();
     let client = azul_vt::pipeline::assemble::dispatcher(&common.settings).unwrap();
     let mut failed = world.by_hash("two");
@@ -211,12 +211,14 @@ async fn what_the_dispatcher_polls_out_is_worked() {
     let events = json!([world.by_hash("one"), failed]).to_string().into();
     let format = azul_vt::azul::dispatcher::BodyFormat::Json;
     client.post(azul_vt::azul::dispatcher::Model::Download, events, format).await.unwrap();
-    let polled = download.poll(Duration::from_secs(1), &Limits::default()).await.unwrap().unwrap();
+    let polled =
+        download.poll(Duration::from_secs(1), &RunLimits::default()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (1, 1, 0));
     drain(&download).await;
     assert_eq!(world.sourced().len(), 1);
     // Our own outcome comes back, and is left alone.
-    let polled = download.poll(Duration::from_secs(1), &Limits::default()).await.unwrap().unwrap();
+    let polled =
+        download.poll(Duration::from_secs(1), &RunLimits::default()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored), (0, 1));
 }
 
@@ -264,7 +266,7 @@ async fn what_is_stored_and_has_no_event_yet_is_no_success_of_another_category()
     // The sample is stored; then the dispatcher takes no events.
     world.dispatcher.fail(&Fault::Hang, 1);
     let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
-    download.drain(false, &Limits::until(deadline)).await.unwrap();
+    download.drain(false, &RunLimits::until(deadline)).await.unwrap();
     assert_eq!((world.dispatcher.streams().len(), world.told().len()), (1, 0));
     let mut other = request;
     other["entity"]["category"] = json!("rules/other");

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use azul_vt::{
     azul::incoming,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{
         Clock, Store, SystemClock,
@@ -12,7 +12,7 @@ use azul_vt::{
         local,
         totals::{Totals, utc_day},
     },
-    tasks::Tasks as _,
+    tasks::EventFunction as _,
     webhook::receive,
     worker::Drained,
 };
@@ -157,5 +157,5 @@ pub(crate) async fn put(download: &Download, events: impl IntoIterator<Item = Va
 
 /// Works what is due.
 pub(crate) async fn drain(download: &Download) -> Drained {
-    download.drain(false, &Limits::default()).await.unwrap()
+    download.drain(false, &RunLimits::default()).await.unwrap()
 }

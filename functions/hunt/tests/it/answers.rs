@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use azul_vt::pipeline::Limits;
+use azul_vt::pipeline::RunLimits;
 use hunt::{HuntError, Trigger};
 use jiff::Timestamp;
 use serde_json::json;
@@ -33,7 +33,7 @@ async fn a_key_that_may_not_hunt_ends_the_run_and_says_so() {
         let world = World::new().await;
         world.hits(3, 2);
         world.virustotal.behave_hunting(&behaviour, usize::MAX);
-        let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+        let error = world.hunt(&[]).run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
         assert!(matches!(error, HuntError::VirusTotal(_)));
         assert!(azul_vt::errors::chain(&error).contains(word), "{error:?}");
         assert_eq!(world.position().await, None);
@@ -46,7 +46,7 @@ async fn a_used_up_quota_pauses_the_run_and_loses_nothing() {
     world.hits(3, 2);
     world.virustotal.behave_hunting(&Behaviour::TooManyRequests(Some(600)), 1);
     let hunt = world.hunt(&[]);
-    let limits = Limits::until(Instant::now() + Duration::from_millis(500));
+    let limits = RunLimits::until(Instant::now() + Duration::from_millis(500));
     let report = hunt.run(&Trigger::Tick, &limits).await.unwrap();
     assert!(report.paused && report.delivered == 0, "{report:?}");
     let asked = world.virustotal.hunting_asked().len();
@@ -82,7 +82,7 @@ async fn a_cursor_that_repeats_ends_the_run() {
     let world = World::new().await;
     world.hits(60, 2);
     world.virustotal.repeat_cursor(true);
-    let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = world.hunt(&[]).run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(matches!(error, HuntError::RepeatedPage), "{error:?}");
     assert_eq!((world.mapped().len(), world.position().await), (40, None));
     world.virustotal.repeat_cursor(false);
@@ -105,7 +105,7 @@ async fn a_page_that_cannot_be_read_ends_the_run_and_the_position_stays_before_i
             world.hits(100, 60);
             then(&world, 1, &Behaviour::Bundle(page.into()));
             let hunt = world.hunt(&[("HUNT_API", api)]);
-            let error = hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+            let error = hunt.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
             let said = azul_vt::errors::chain(&error);
             assert!(said.contains("not a page of objects"), "{page} {said}");
             let position = world.position().await;
@@ -139,7 +139,7 @@ async fn the_position_waits_for_the_end_where_the_newest_come_first() {
     world.virustotal.ignore_order(true);
     then(&world, 1, &Behaviour::Unauthorized);
     let hunt = world.hunt(&[]);
-    hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    hunt.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert_eq!((world.mapped().len(), world.position().await), (40, None));
     world.virustotal.ignore_order(false);
     assert_eq!(run(&hunt).await.delivered, 60);
@@ -161,7 +161,7 @@ async fn a_position_in_the_future_is_an_error_and_no_silence() {
     // While nobody confirms the clock, it may be this clock that is wrong.
     run(&world.hunt(&[])).await;
     world.dispatcher.set_date(Date::At(Timestamp::from_second(NOW).unwrap()));
-    let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = world.hunt(&[]).run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("which is to come"), "{error}");
 }
 
@@ -175,7 +175,7 @@ async fn pages_without_an_end_end_the_run() {
         let page = format!(r#"{{"data":[],"meta":{{"cursor":"c{n}"}}}}"#);
         world.virustotal.behave_hunting(&Behaviour::Bundle(page.into()), 1);
     }
-    let error = hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = hunt.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(matches!(error, HuntError::EndlessPages { empty: 20, .. }), "{error:?}");
     assert_eq!(world.position().await, None);
 }
@@ -232,7 +232,7 @@ async fn a_source_that_azul_does_not_know_is_named() {
     let world = World::new().await;
     world.hits(3, 2);
     world.dispatcher.unregister_source("vtlivehunt");
-    let error = world.hunt(&[]).run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = world.hunt(&[]).run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     let said = azul_vt::errors::chain(&error);
     assert!(said.contains("vtlivehunt") && said.contains("source configuration"), "{said}");
     assert_eq!(world.position().await, None);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         Grant,
         rejects::{Reject, RejectStage, Rejects},
@@ -111,7 +111,7 @@ async fn a_run_that_is_stopped_anywhere_loses_nothing() {
     let mut stops = 0;
     for moment in [5, 15, 30, 45, 60, 90, 120, 160] {
         let hunt = world.hunt(&[]);
-        let (tick, limits) = (Trigger::Tick, Limits::default());
+        let (tick, limits) = (Trigger::Tick, RunLimits::default());
         let running = hunt.run(&tick, &limits);
         let moment = std::time::Duration::from_millis(moment);
         // As a kill does: it is dropped in its middle.
@@ -289,7 +289,7 @@ async fn what_the_dispatcher_refuses_is_kept_and_arrives_when_it_is_tried_again(
     let again = run(&hunt).await;
     assert_eq!((again.delivered, again.rejected, again.known), (0, 0, 3));
     let hits: Vec<_> = kept.into_iter().filter(|r| r.stage == RejectStage::Hit).collect();
-    let (limits, mut report) = (Limits::default(), Report::default());
+    let (limits, mut report) = (RunLimits::default(), Report::default());
     let left = hunt.retry(hits.clone(), &limits, &mut report).await.unwrap();
     assert_eq!((left.len(), report.delivered), (1, 0), "refused again");
     mended.store(true, Ordering::Relaxed);
@@ -316,7 +316,7 @@ async fn what_is_no_hit_is_kept_once_with_the_object_and_the_reason() {
     assert!(kept[0].reason.contains("notification has no id"), "{}", kept[0].reason);
     // A match of a Retrohunt job needs no notification id.
     let of_job = Reject { origin: "retrohunt/user-1".into(), ..kept[0].clone() };
-    let (limits, mut report) = (Limits::default(), Report::default());
+    let (limits, mut report) = (RunLimits::default(), Report::default());
     let left = hunt.retry(vec![kept[0].clone(), of_job], &limits, &mut report).await.unwrap();
     assert_eq!((left.len(), report.delivered), (1, 1));
 }
@@ -386,13 +386,13 @@ async fn matches_of_a_retrohunt_job_come_from_a_source_of_their_own() {
     let hunt = world.hunt(&[]);
     let job = Trigger::of(&json!({"retrohunt": "user-123"})).unwrap();
     assert!(Trigger::of(&json!({"retrohunt": 7})).is_err());
-    let report = hunt.run(&job, &Limits::default()).await.unwrap();
+    let report = hunt.run(&job, &RunLimits::default()).await.unwrap();
     assert_eq!((report.delivered, report.requests), (50, 50));
     assert_eq!(world.position().await, None, "it is no position of Livehunt's");
     let arrived = world.dispatcher.arrived();
     assert!(arrived.of(Model::Binary).all(|e| e.source == "vtretrohunt"));
     assert!(world.requested().iter().all(|(category, _)| category == "vtretrohunt/old_rule"));
-    let again = hunt.run(&job, &Limits::default()).await.unwrap();
+    let again = hunt.run(&job, &RunLimits::default()).await.unwrap();
     assert_eq!((again.delivered, again.known), (0, 50));
     world.is_sound();
 }

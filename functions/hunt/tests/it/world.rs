@@ -8,7 +8,7 @@ use std::{
 
 use azul_vt::{
     http_client::Backoff,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{Clock, Store, local},
 };
@@ -113,5 +113,5 @@ impl World {
 
 /// A run that ends well.
 pub(crate) async fn run(hunt: &Hunt) -> Report {
-    hunt.run(&Trigger::Tick, &Limits::default()).await.unwrap()
+    hunt.run(&Trigger::Tick, &RunLimits::default()).await.unwrap()
 }

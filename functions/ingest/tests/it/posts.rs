@@ -11,7 +11,7 @@ use std::{
 };
 
 use azul_vt::{
-    pipeline::{Ended, Input, Limits, Pipeline, posted::Posted},
+    pipeline::{DeliverInput, Ended, Pipeline, RunLimits, posted::Posted},
     settings::Settings,
     store::{
         SystemClock, local,
@@ -56,7 +56,7 @@ impl World {
     }
 
     async fn send(&self, mut request: Request<Full<Bytes>>) -> (StatusCode, String) {
-        request.extensions_mut().insert(azul_vt::webhook::LetIn);
+        request.extensions_mut().insert(azul_vt::webhook::PreAuthenticated);
         let response: Response<Bytes> = self.ingest.handle(request).await;
         let status = response.status();
         (status, String::from_utf8(response.into_body().to_vec()).unwrap())
@@ -344,7 +344,7 @@ async fn a_record_does_not_grow_too_old_while_it_waits() {
     store.bundles.put_file("posted/body", &file).await.unwrap();
     // The sweep comes an hour later.
     let later = Later(now + jiff::SignedDuration::from_hours(1));
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let (swept, error) = azul_vt::pipeline::posted::sweep(
         &world.ingest.pipeline,
         &later,
@@ -406,7 +406,7 @@ async fn bodies_that_stand_still_take_little_disk_and_keep_no_other_out() {
     let mut halves = Vec::new();
     for n in 1..=10 {
         let mut request = Request::post("/").header("content-type", "application/json");
-        request.extensions_mut().unwrap().insert(azul_vt::webhook::LetIn);
+        request.extensions_mut().unwrap().insert(azul_vt::webhook::PreAuthenticated);
         let request = request.body(Half(Some(vec![b' '; SENT].into()))).unwrap();
         let ingest = Arc::clone(&world.ingest);
         halves.push(tokio::spawn(async move { ingest.handle(request).await.status() }));
@@ -430,7 +430,7 @@ async fn bodies_that_stand_still_take_little_disk_and_keep_no_other_out() {
 async fn a_post_whose_connection_is_closed_leaves_no_file() {
     let world = World::new(&[]).await;
     let mut request = Request::post("/").header("content-type", "application/json");
-    request.extensions_mut().unwrap().insert(azul_vt::webhook::LetIn);
+    request.extensions_mut().unwrap().insert(azul_vt::webhook::PreAuthenticated);
     let request = request.body(Half(Some(Bytes::from_static(b"{")))).unwrap();
     let ingest = Arc::clone(&world.ingest);
     let half = tokio::spawn(async move { ingest.handle(request).await.status() });
@@ -456,8 +456,8 @@ async fn lines_that_were_settled_before_are_not_read_to_their_end_when_it_is_tim
     let world = World::new(&[]).await;
     let reader = Box::new(Slow(Instant::now()));
     let (origin, now) = ("posted/x".to_owned(), jiff::Timestamp::now());
-    let input = Input { reader, origin, lines_done: u64::MAX, now };
-    let limits = Limits::default();
+    let input = DeliverInput { reader, origin, lines_done: u64::MAX, now };
+    let limits = RunLimits::default();
     let stop = limits.stop.clone();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use azul_vt::{
-    pipeline::{Limits, Pipeline},
+    pipeline::{Pipeline, RunLimits},
     settings::{AwsState, Settings},
     store::{Clock, SystemClock, aws},
 };
@@ -58,7 +58,7 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
     let store = aws::store(&settings, &config, &places).unwrap();
     let clock = Arc::new(SystemClock);
     let pipeline = Pipeline::from_settings(&settings, store.clone()).await.unwrap();
-    pipeline.register(clock.now(), &Limits::default()).await.unwrap();
+    pipeline.register(clock.now(), &RunLimits::default()).await.unwrap();
     let ingest = Arc::new(
         Ingest::new(&settings, store.clone(), Arc::<SystemClock>::clone(&clock), pipeline).unwrap(),
     );
@@ -87,11 +87,11 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
     let load = Load::from_settings(settings, store.clone(), clock).await.unwrap();
     let triggers = Trigger::parse(&event(&places.bucket, &incoming[0].key)).unwrap();
     let [trigger] = triggers.as_slice() else { panic!("{triggers:?}") };
-    let report = load.run(trigger, &Limits::default()).await.unwrap();
+    let report = load.run(trigger, &RunLimits::default()).await.unwrap();
     assert_eq!((report.swept, report.counts.records, report.counts.delivered), (1, 1200, 1200));
     assert_eq!(dispatcher.arrived().sha256s().len(), 1200);
     assert!(store.bundles.list("incoming/").await.unwrap().is_empty());
     // S3 may tell twice.
-    let again = load.run(trigger, &Limits::default()).await.unwrap();
+    let again = load.run(trigger, &RunLimits::default()).await.unwrap();
     assert_eq!((again.swept, again.counts.records), (0, 0));
 }

@@ -9,7 +9,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_sdk_dynamodb::config::Credentials;
 use azul_vt::{
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::{AwsState, Settings},
     store::{Clock, Grant, Lease, MinuteState, Store, aws, inbox::Queue},
 };
@@ -97,7 +97,7 @@ impl OnAws {
 async fn a_tick_far_behind_sends_minutes_that_workers_load_and_the_next_tick_moves_the_cursor() {
     let Some(world) = OnAws::new().await else { return };
     let load = world.load().await;
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let report = load.tick(&limits).await.unwrap();
     assert_eq!((report.planned, report.left, report.loaded), (3, 3, 0));
     let queue = world.store.inbox.counts(Queue::Minutes, load.clock.now()).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_minute_whose_lease_is_taken_is_left_to_who_took_it() {
             assert_eq!((lease.fence, taken.swap(true, Ordering::Relaxed)), (2, false));
         }
     });
-    let report = load.tick(&Limits::default()).await.unwrap();
+    let report = load.tick(&RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.left), (2, 1));
     let state_of = async |minute| store.ledger.get(minute).await.unwrap().map(|row| row.state);
     assert_eq!(state_of(first).await, Some(MinuteState::Loaded));
@@ -148,7 +148,7 @@ async fn a_minute_whose_lease_is_taken_is_left_to_who_took_it() {
     let later = NOW.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(3);
     load.clock = Arc::new(Fixed(later));
     load.observer = Box::new(|_| ());
-    let report = load.tick(&Limits::default()).await.unwrap();
+    let report = load.tick(&RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.left), (1, 0));
     assert_eq!(dispatcher.arrived().sha256s().len(), 60);
     assert_eq!(dispatcher.arrived().repeats, 0);

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use azul_vt::{
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{Counts, GapKind, LedgerRow, MinuteState, rejects::RejectStage},
 };
 use jiff::Timestamp;
@@ -53,7 +53,7 @@ async fn an_answer_without_a_record_is_a_failed_gap_that_is_fetched_anew() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &Behaviour::Bundle(body.clone().into()), usize::MAX);
         let load = world.impatient(&[]).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (0, 1), "{what}");
         assert_eq!(report.counts, Counts::default(), "{what}: nothing of it counts");
         assert_eq!(cursor(&load).await, MINUTE, "{what}");
@@ -75,7 +75,7 @@ async fn reloaded(world: &World, minutes: i64) -> (u64, u64) {
     let now = now() + jiff::SignedDuration::from_mins(minutes);
     let lag = (65 + minutes).to_string();
     let load = world.load_at(&now.to_string(), &[("FEED_LAG_MINUTES", &lag)]).await;
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     let LedgerRow { state, counts, .. } = row(&load, MINUTE).await.unwrap();
     assert_eq!(state, MinuteState::Loaded);
     (counts.delivered, counts.rejected)
@@ -90,7 +90,7 @@ async fn a_failed_gap_waits_longer_after_each_try() {
         let now = now() + jiff::SignedDuration::from_mins(at);
         let lag = (65 + at).to_string();
         let load = world.load_at(&now.to_string(), &[("FEED_LAG_MINUTES", &lag)]).await;
-        load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         let MinuteState::Gap { attempts, next_try, .. } = row(&load, MINUTE).await.unwrap().state
         else {
             panic!("attempt {attempt}")
@@ -110,7 +110,7 @@ async fn a_minute_with_a_record_anywhere_is_loaded_and_its_other_lines_are_rejec
         let bundle = compress(&lines);
         world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.into()), usize::MAX);
         let load = world.impatient(&[]).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (1, 0), "{before}");
         assert_eq!((report.counts.delivered, report.counts.rejected), (1, before));
         assert_eq!(rejects(&load).await.len() as u64, before);
@@ -125,7 +125,7 @@ async fn records_that_are_filtered_or_refused_by_the_dispatcher_are_loaded() {
         let world = World::new().await;
         world.dispatcher.refuse(move |event| refuses && event["entity"]["sha256"].is_string());
         let load = world.impatient(settings).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (1, 0));
         assert_eq!((report.counts.filtered, report.counts.rejected), (filtered, rejected));
     }
@@ -146,7 +146,7 @@ async fn stage(load: &Load, body: &[u8]) {
 }
 
 async fn put(load: &Load, row: LedgerRow) {
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let name = format!("load-{MINUTE}");
     let claim = azul_vt::store::Claim::take(&load.store.leases, &load.clock, &name, &limits);
     let claim = claim.await.unwrap().unwrap();
@@ -170,7 +170,7 @@ async fn a_replay_fetches_a_minute_of_which_nothing_was_taken() {
     let (from, to) = range();
     let planned = Load::plan_replay(Some(&load.store), from, to, false).await.unwrap();
     assert_eq!(planned[0].staged, None);
-    let report = load.replay(from, to, false, &Limits::default()).await.unwrap();
+    let report = load.replay(from, to, false, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.counts.delivered), (1, RECORDS));
     assert_eq!(world.virustotal.minutes_asked().len(), 1);
     // The newest staged bundle is now the good one.
@@ -188,7 +188,7 @@ async fn a_minute_of_which_nothing_was_taken_stays_as_it_is_where_virustotal_has
     stage(&load, &sim::feed::lines(SEED, MINUTE, 5, Style::Small)).await;
     world.virustotal.behave(MINUTE, &Behaviour::Missing, usize::MAX);
     let (from, to) = range();
-    let report = load.replay(from, to, false, &Limits::default()).await.unwrap();
+    let report = load.replay(from, to, false, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.counts.delivered), (1, 5));
 }
 
@@ -196,15 +196,15 @@ async fn a_minute_of_which_nothing_was_taken_stays_as_it_is_where_virustotal_has
 async fn a_replay_that_is_to_fetch_asks_virustotal_whatever_is_staged() {
     let world = World::new().await;
     let load = world.impatient(&[]).await;
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     let (from, to) = range();
-    load.replay(from, to, false, &Limits::default()).await.unwrap();
+    load.replay(from, to, false, &RunLimits::default()).await.unwrap();
     assert_eq!(world.virustotal.minutes_asked().len(), 1, "staged");
-    load.replay(from, to, true, &Limits::default()).await.unwrap();
+    load.replay(from, to, true, &RunLimits::default()).await.unwrap();
     assert_eq!(world.virustotal.minutes_asked().len(), 2);
     // An answer that is not a bundle leaves the minute loaded.
     world.virustotal.behave(MINUTE, &Behaviour::Bundle("{}".into()), usize::MAX);
-    let report = load.replay(from, to, true, &Limits::default()).await.unwrap();
+    let report = load.replay(from, to, true, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.failed), (0, 1));
     let LedgerRow { state, counts, .. } = row(&load, MINUTE).await.unwrap();
     assert_eq!((state, counts.delivered), (MinuteState::Loaded, RECORDS));

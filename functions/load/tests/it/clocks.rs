@@ -1,7 +1,7 @@
 //! Clocks that are wrong: ours, or a peer's.
 
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{GapKind, MinuteState},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -22,7 +22,7 @@ fn right() -> Date {
 }
 
 async fn tick(load: &Load) -> Report {
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap()
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,7 @@ async fn a_cursor_in_the_future_is_an_error_and_no_silence() {
     let ahead: Timestamp = AHEAD.parse().unwrap();
     let before = load.store.cursors.read(NAME).await.unwrap();
     assert!(load.store.cursors.advance(NAME, before, ahead.as_second()).await.unwrap());
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("202612141005"), "{error}");
 }
 
@@ -119,6 +119,6 @@ async fn a_cursor_beyond_the_calendar_is_an_error_whatever_time_it_is() {
     let load = world.load_by(NOW, &[]).await;
     let before = load.store.cursors.read(NAME).await.unwrap();
     assert!(load.store.cursors.advance(NAME, before, i64::MAX).await.unwrap());
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("which no feed has"), "{error}");
 }

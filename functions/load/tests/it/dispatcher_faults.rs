@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use azul_vt::{
-    pipeline::{DeliverError, Limits, publish::PublishError},
+    pipeline::{DeliverError, RunLimits, publish::PublishError},
     store::{MinuteState, rejects::RejectStage},
 };
 use jiff::SignedDuration;
@@ -28,12 +28,12 @@ fn of(indexes: &[u64]) -> impl Fn(&serde_json::Value) -> bool + use<> {
 /// A run of the one minute, registered before the fault, so that the fault meets its events.
 async fn registered(world: &World) -> Load {
     let load = world.impatient(&[]).await;
-    load.pipeline.register(load.clock.now(), &Limits::default()).await.unwrap();
+    load.pipeline.register(load.clock.now(), &RunLimits::default()).await.unwrap();
     load
 }
 
 async fn run(load: &Load) -> Report {
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap()
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap()
 }
 
 /// What does not tell anything of the events.
@@ -85,7 +85,7 @@ async fn what_does_not_pass_in_time_leaves_the_minute_where_it_is() {
         let world = World::new().await;
         let load = registered(&world).await;
         world.dispatcher.fail(&fault, 100_000);
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         let stop = async {
             world.dispatcher.wait_until(|_, posts| posts.len() > 4).await;
             limits.stop.cancel();
@@ -114,7 +114,7 @@ async fn a_slow_dispatcher_is_waited_for() {
     for fault in [Fault::Delay { ms: 200 }, Fault::Trickle { ms: 10 }] {
         let world = World::new().await;
         world.dispatcher.fail(&fault, 100);
-        let report = world.load().await.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = world.load().await.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!(report.loaded, 6, "{fault:?}");
         assert_eq!(world.arrived(), World::expected(&World::minutes()), "{fault:?}");
         assert_eq!(world.dispatcher.arrived().repeats, 0, "{fault:?}");
@@ -126,7 +126,7 @@ async fn a_dispatcher_that_is_down_until_the_deadline_costs_nothing() {
     let world = World::new().await;
     let load = registered(&world).await;
     world.dispatcher.down().await;
-    let limits = Limits::until(Instant::now() + Duration::from_secs(1));
+    let limits = RunLimits::until(Instant::now() + Duration::from_secs(1));
     let error = load.run(&Trigger::Tick, &limits).await.unwrap_err();
     assert!(
         matches!(
@@ -137,7 +137,7 @@ async fn a_dispatcher_that_is_down_until_the_deadline_costs_nothing() {
     );
     // A new process does not get as far.
     let another = world.impatient(&[]).await;
-    let limits = Limits::until(Instant::now() + Duration::from_secs(1));
+    let limits = RunLimits::until(Instant::now() + Duration::from_secs(1));
     let error = another.run(&Trigger::Tick, &limits).await.unwrap_err();
     assert!(matches!(error, LoadError::Register(PublishError::Failed { .. })), "{error:?}");
     assert_eq!(cursor(&load).await, "202611240859");
@@ -151,7 +151,7 @@ async fn a_dispatcher_that_is_down_until_the_deadline_costs_nothing() {
 async fn a_dispatcher_that_comes_back_is_gone_on_with_by_the_same_run() {
     let world = World::new().await;
     let load = world.load().await;
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let outage = async {
         world.dispatcher.wait_until(|arrived, _| arrived.sha256s().len() > 60).await;
         world.dispatcher.down().await;
@@ -178,7 +178,7 @@ async fn what_only_an_operator_can_mend_at_the_dispatcher_ends_the_run_before_th
         let world = World::new().await;
         let load = registered(&world).await;
         world.dispatcher.fail(&Fault::answer(status, "no"), 100);
-        let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+        let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
         let text = azul_vt::errors::chain(&error);
         assert!(matches!(error, LoadError::Minute { .. }) && text.contains(words), "{text}");
         assert_eq!(cursor(&load).await, "202611240859", "{status}");
@@ -193,7 +193,7 @@ async fn a_source_that_azul_lacks_is_named_and_nothing_is_lost() {
     let world = World::new().await;
     world.dispatcher.unregister_source("virustotal");
     let load = registered(&world).await;
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     let text = azul_vt::errors::chain(&error);
     assert!(text.contains("add the source `virustotal` to Azul's source configuration"), "{text}");
     assert_eq!(cursor(&load).await, "202611240859");
@@ -207,7 +207,7 @@ async fn a_refused_registration_ends_the_run_before_anything_is_sent() {
     let world = World::new().await;
     world.dispatcher.fail(&Fault::answer(422, "no schema fits"), 1);
     let load = world.impatient(&[]).await;
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     let text = azul_vt::errors::chain(&error);
     assert!(matches!(error, LoadError::Register(_)) && text.contains("no schema fits"), "{text}");
     assert_eq!(world.dispatcher.posts().len(), 1);
@@ -314,7 +314,7 @@ async fn events_too_large_for_the_broker_cost_themselves_alone() {
     world.dispatcher.set_max_event_bytes(largest / 2);
     let minute = MINUTE.parse().unwrap();
     let again = Trigger::Range { from: minute, to: minute };
-    let report = load.run(&again, &Limits::default()).await.unwrap();
+    let report = load.run(&again, &RunLimits::default()).await.unwrap();
     let kept = rejects(&load).await;
     assert!(report.counts.rejected > 0 && report.counts.delivered > 0, "{report:?}");
     assert_eq!(report.counts.rejected, kept.len() as u64);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use azul_vt::{
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{Counts, GapKind, Grant, LedgerRow, MinuteState},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +17,7 @@ use crate::world::{NOW, RECORDS, SEED, World, cursor, gap, row};
 async fn every_record_of_every_due_minute_arrives() {
     let world = World::new().await;
     let load = world.load().await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.missing), (6, 0));
     assert_eq!(report.counts.records, 6 * RECORDS);
     assert_eq!(report.counts.delivered, 6 * RECORDS);
@@ -26,7 +26,7 @@ async fn every_record_of_every_due_minute_arrives() {
     assert_eq!(world.virustotal.key_leaked(), Vec::<String>::new());
     // A second run finds nothing to do and sends nothing.
     let posts = world.dispatcher.posts().len();
-    let again = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let again = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!(again.loaded, 0);
     assert_eq!(world.dispatcher.posts().len(), posts);
 }
@@ -39,13 +39,13 @@ async fn missing_minutes_are_gaps_that_do_not_stop_the_feed_and_are_tried_again(
         world.virustotal.behave(minute, &Behaviour::Missing, 1);
     }
     let load = world.load().await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.missing), (1, 5));
     assert_eq!(report.cursor.unwrap().to_string(), "202611240905");
     assert_eq!(load.store.ledger.gaps(10).await.unwrap().len(), 5);
     drop(load);
     let later = world.load_at("2026-11-24T10:16:00Z", &[("FEED_LAG_MINUTES", "71")]).await;
-    let report = later.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = later.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!(report.loaded, 5);
     assert!(later.store.ledger.gaps(10).await.unwrap().is_empty());
     assert_eq!(world.arrived(), World::expected(&World::minutes()));
@@ -56,13 +56,13 @@ async fn a_minute_that_is_not_available_yet_ends_the_run_without_a_gap() {
     let world = World::new().await;
     world.virustotal.behave("202611240904", &Behaviour::NotAvailableYet, usize::MAX);
     let load = world.load().await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     // The next one was begun beside it; the cursor waits.
     assert_eq!((report.loaded, report.missing, report.failed), (5, 0, 0));
     assert!(load.store.ledger.gaps(10).await.unwrap().is_empty());
     assert_eq!(cursor(&load).await, "202611240903");
     world.virustotal.clear("202611240904");
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, cursor(&load).await.as_str()), (1, "202611240905"));
     assert_eq!(world.arrived(), World::expected(&World::minutes()));
 }
@@ -73,11 +73,11 @@ async fn a_minute_that_ends_the_run_lets_the_one_beside_it_end_first() {
     let refused = Behaviour::Api(Fault::answer(401, "no"));
     world.virustotal.behave("202611240902", &refused, 1);
     let load = world.load().await;
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("202611240902"), "{error}");
     assert_eq!(cursor(&load).await, "202611240901");
     // No lease is left, and nothing of what was begun is missed.
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.left, report.held_by), (0, None));
     assert_eq!(cursor(&load).await, "202611240905");
     assert_eq!(world.arrived(), World::expected(&World::minutes()));
@@ -98,7 +98,7 @@ async fn what_is_in_flight_when_it_is_asked_to_end_is_accounted_for() {
     world.dispatcher.fail(&Fault::Delay { ms: 150 }, 1000);
     let settings = [("RULES_ROOT", rules.path().to_str().unwrap()), ("FEED_LAG_MINUTES", "65")];
     let load = world.load_at(NOW, &settings).await;
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let stop = async {
         world.dispatcher.wait_until(|arrived, _| !arrived.downloads().is_empty()).await;
         limits.stop.cancel();
@@ -113,7 +113,7 @@ async fn what_is_in_flight_when_it_is_asked_to_end_is_accounted_for() {
     // A post that takes longer than the second after the signal is in doubt: it arrived, and is sent again.
     let counted = usize::try_from(row(&load, minute).await.unwrap().counts.requests).unwrap();
     assert!(counted <= asked, "{counted} {asked}");
-    assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
+    assert_eq!(load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap().loaded, 1);
     let downloads = world.dispatcher.arrived().downloads();
     let files: BTreeSet<_> = downloads.iter().map(|download| &download.hash).collect();
     let repeated = downloads.len() - files.len();
@@ -136,7 +136,7 @@ async fn files_of_minutes_that_are_loaded_at_once_are_asked_for_once() {
         world.dispatcher.fail(&Fault::Delay { ms: 30 }, 1000);
         let settings = [("RULES_ROOT", rules.path().to_str().unwrap()), ("FEED_LAG_MINUTES", lag)];
         let load = world.load_at(NOW, &settings).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!(report.loaded, if lag == "65" { 1 } else { 6 });
         let mut downloads = world.dispatcher.arrived().downloads();
         assert_eq!(report.counts.requests, downloads.len() as u64);
@@ -155,7 +155,7 @@ async fn two_at_once_one_works_and_the_other_says_who() {
         Grant::Acquired(lease) => lease,
         held @ Grant::Held { .. } => panic!("{held:?}"),
     };
-    let report = other.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = other.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert!(report.held_by.unwrap().starts_with("process 1"));
     assert_eq!(world.arrived().len(), 0);
     one.store.leases.release(lease).await.unwrap();
@@ -165,7 +165,7 @@ async fn two_at_once_one_works_and_the_other_says_who() {
 async fn a_run_that_is_stopped_goes_on_in_the_middle_of_its_bundle() {
     let world = World::new().await;
     let load = world.load().await;
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let stop = limits.stop.clone();
     let run = load.run(&Trigger::Tick, &limits);
     let watch = async {
@@ -174,7 +174,7 @@ async fn a_run_that_is_stopped_goes_on_in_the_middle_of_its_bundle() {
     };
     let (report, ()) = tokio::join!(run, watch);
     assert!(report.unwrap().paused);
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert!(!report.paused);
     assert_eq!(world.arrived(), World::expected(&World::minutes()));
     let totals = load.store.ledger.totals().await.unwrap();
@@ -185,10 +185,10 @@ async fn a_run_that_is_stopped_goes_on_in_the_middle_of_its_bundle() {
 async fn a_range_is_replayed_from_what_is_staged() {
     let world = World::new().await;
     let load = world.load().await;
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     let asked = world.virustotal.minutes_asked().len();
     let (from, to) = ("202611240901".parse().unwrap(), "202611240903".parse().unwrap());
-    let report = load.run(&Trigger::Range { from, to }, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Range { from, to }, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.counts.delivered), (3, 3 * RECORDS));
     assert_eq!(world.virustotal.minutes_asked().len(), asked);
     assert!(world.dispatcher.arrived().repeats > 0);
@@ -199,7 +199,7 @@ async fn a_range_is_replayed_from_what_is_staged() {
 async fn without_a_key_it_says_what_to_set() {
     let world = World::new().await;
     let load = world.load_at(NOW, &[("VIRUSTOTAL_APIKEY", "")]).await;
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(error.to_string().contains("VIRUSTOTAL_APIKEY"), "{error}");
 }
 
@@ -230,7 +230,7 @@ async fn what_is_too_old_to_be_of_use_is_removed() {
         load.store.ledger.put(&row, &lease).await.unwrap();
     }
     load.store.leases.release(lease).await.unwrap();
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     let list = async |prefix: &str| {
         let found = load.store.bundles.list(prefix).await.unwrap();
         found.into_iter().map(|info| info.key).collect::<Vec<_>>()
@@ -248,14 +248,14 @@ async fn package_limit_counts_the_bundles_of_all_runs_of_a_process() {
     world.virustotal.behave("202611240902", &Behaviour::NotAvailableYet, 1);
     let load = world.load_at(NOW, &[("PACKAGE_LIMIT", "3")]).await;
     // One for a process, or for an invocation.
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let report = load.run(&Trigger::Tick, &limits).await.unwrap();
     assert_eq!((report.loaded, report.missing, report.paused), (1, 1, false));
     let report = load.run(&Trigger::Tick, &limits).await.unwrap();
     assert_eq!((report.loaded, report.paused), (2, true));
     assert!(load.is_sated(&limits));
     assert_eq!(cursor(&load).await, "202611240903");
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.paused), (2, false));
 }
 
@@ -283,7 +283,7 @@ async fn gaps_wait_longer_each_time_and_are_buried_after_seven_days() {
         let now = now + SignedDuration::from_mins(minutes);
         let lag = lag(minutes);
         let load = world.load_at(&now.to_string(), &[("FEED_LAG_MINUTES", &lag)]).await;
-        load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!(asked() > before, tried, "after {minutes} minutes");
         assert_eq!(gap(&load, "202611240900").await.0, GapKind::Missing);
         before = asked();
@@ -291,7 +291,7 @@ async fn gaps_wait_longer_each_time_and_are_buried_after_seven_days() {
     let tries = || world.virustotal.minutes_asked().iter().filter(|m| *m == "202611240900").count();
     let before = tries();
     let load = world.load_at("2026-12-01T09:30:00Z", &[("FEED_LAG_MINUTES", "10080")]).await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     // The minute is tried once more, because VirusTotal confirms this process's clock only by its first answer.
     assert!(report.buried >= 1 && tries() == before + 1, "{report:?}");
     let state = row(&load, "202611240900").await.unwrap().state;
@@ -315,7 +315,7 @@ async fn buried_by(gone: &Behaviour) {
     world.virustotal.behave("202611240901", gone, usize::MAX);
     let load = world.load_at("2026-12-03T09:30:00Z", &[]).await;
     let horizon: Minute = "202611260930".parse().unwrap();
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let stop = async {
         let later = horizon.to_string();
         world.virustotal.wait_until(|requests| requests.iter().any(|r| r.subject == later)).await;
@@ -337,14 +337,14 @@ async fn buried_by(gone: &Behaviour) {
 async fn a_replay_that_finds_nothing_leaves_a_loaded_minute_loaded() {
     let world = World::new().await;
     let load = world.load().await;
-    load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     let minute: Minute = "202611240902".parse().unwrap();
     for bundle in load.store.bundles.list("staged/feed/").await.unwrap() {
         load.store.bundles.remove(&bundle.key).await.unwrap();
     }
     world.virustotal.behave("202611240902", &Behaviour::Missing, usize::MAX);
     let range = Trigger::Range { from: minute, to: minute };
-    let report = load.run(&range, &Limits::default()).await.unwrap();
+    let report = load.run(&range, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.missing), (0, 1));
     let state = row(&load, "202611240902").await.unwrap().state;
     assert!(matches!(state, MinuteState::Loaded), "{state:?}");
@@ -355,7 +355,7 @@ async fn a_staged_bundle_that_is_gone_or_damaged_is_fetched_anew() {
     for damage in [None, Some(&b"BZh9 no more"[..])] {
         let world = World::new().await;
         let load = world.impatient(&[]).await;
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         let stop = async {
             world.dispatcher.wait_until(|arrived, _| !arrived.sha256s().is_empty()).await;
             limits.stop.cancel();
@@ -376,7 +376,7 @@ async fn a_staged_bundle_that_is_gone_or_damaged_is_fetched_anew() {
             std::fs::write(&path, bytes).unwrap();
             load.store.bundles.put_file(&bundle, &path).await.unwrap();
         }
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!(report.loaded, 1, "{damage:?}");
         assert_eq!(world.arrived(), World::expected(&["202611240900".into()]), "{damage:?}");
         assert_eq!(world.virustotal.minutes_asked().len(), 2, "{damage:?}");
@@ -391,11 +391,11 @@ async fn a_disk_that_cannot_be_written_ends_the_run_before_the_minute() {
     let load = world.impatient(&[]).await;
     let scratch = load.store.bundles.scratch();
     std::fs::remove_dir_all(scratch).unwrap();
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("cannot be written"), "{error}");
     assert_eq!(cursor(&load).await, "202611240859");
     std::fs::create_dir(scratch).unwrap();
-    assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
+    assert_eq!(load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap().loaded, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,7 +415,7 @@ async fn records_larger_than_what_may_wait_in_memory_pass_one_after_the_other() 
     }
     world.virustotal.serve(minute, sim::feed::compress(&lines));
     let load = world.load_at("2026-11-24T10:00:30Z", &[]).await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.counts.delivered), (1, RECORDS));
     assert_eq!(world.arrived(), World::expected(std::slice::from_ref(minute)));
 }

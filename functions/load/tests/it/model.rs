@@ -13,7 +13,7 @@ use std::{
 
 use azul_vt::{
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{Clock, MinuteState, Store, local},
 };
@@ -213,8 +213,8 @@ impl<F: Future> Future for Mortal<F> {
     }
 }
 
-fn limits(milliseconds: u64) -> Limits {
-    Limits::until(Instant::now() + Duration::from_millis(milliseconds))
+fn limits(milliseconds: u64) -> RunLimits {
+    RunLimits::until(Instant::now() + Duration::from_millis(milliseconds))
 }
 
 fn first() -> Minute {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         GapKind, LedgerRow, MinuteState,
         rejects::{RejectStage, Rejects},
@@ -54,7 +54,7 @@ async fn what_passes_at_virustotal_is_asked_again_until_it_has_passed() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &behaviour, 3);
         let load = world.impatient(&[]).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.paused), (1, false), "{behaviour:?}");
         assert_eq!(world.arrived(), World::expected(&[MINUTE.into()]), "{behaviour:?}");
         assert!(world.virustotal.minutes_asked().len() >= 4, "{behaviour:?}");
@@ -69,7 +69,7 @@ async fn what_does_not_pass_in_time_leaves_the_cursor_and_makes_no_gap() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &behaviour, usize::MAX);
         let load = world.impatient(&[]).await;
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         let stop = async {
             world.virustotal.wait_until(|requests| requests.len() >= 6).await;
             limits.stop.cancel();
@@ -80,7 +80,7 @@ async fn what_does_not_pass_in_time_leaves_the_cursor_and_makes_no_gap() {
         assert_eq!(cursor(&load).await, "202611240859", "{behaviour:?}");
         assert!(row(&load, MINUTE).await.is_none(), "{behaviour:?}");
         world.virustotal.clear(MINUTE);
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!(report.loaded, 1, "{behaviour:?}");
         assert_eq!(world.arrived(), World::expected(&[MINUTE.into()]), "{behaviour:?}");
     }
@@ -100,14 +100,14 @@ async fn nobody_is_asked_again_before_the_time_that_it_names() {
         let load = world.impatient(&[]).await;
         // The run ends by itself, so that its leases are not held during the wait.
         for _ in 0..2 {
-            let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+            let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
             assert!(report.paused && report.held_by.is_none(), "{behaviour:?}");
         }
         assert_eq!(world.virustotal.minutes_asked().len(), 1, "{behaviour:?}");
         assert_eq!(cursor(&load).await, "202611240859", "{behaviour:?}");
         world.virustotal.clear(MINUTE);
         let later = world.load_at("2026-11-24T10:11:30Z", &[("PACKAGE_LIMIT", "1")]).await;
-        let report = later.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = later.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!(report.loaded, 1, "{behaviour:?}");
     }
 }
@@ -117,14 +117,14 @@ async fn a_short_wait_that_is_asked_for_is_kept_by_the_same_run() {
     let world = World::new().await;
     world.virustotal.behave(MINUTE, &Behaviour::TooManyRequests(Some(300)), usize::MAX);
     let load = world.impatient(&[]).await;
-    load.pipeline.register(load.clock.now(), &Limits::default()).await.unwrap();
-    let limits = Limits::until(Instant::now() + Duration::from_secs(1));
+    load.pipeline.register(load.clock.now(), &RunLimits::default()).await.unwrap();
+    let limits = RunLimits::until(Instant::now() + Duration::from_secs(1));
     let report = load.run(&Trigger::Tick, &limits).await.unwrap();
     assert!(report.paused);
     assert_eq!(world.virustotal.minutes_asked().len(), 1);
     world.virustotal.clear(MINUTE);
     // Only the run that was asked to wait does so; the next run sends its request at once.
-    assert_eq!(load.run(&Trigger::Tick, &Limits::default()).await.unwrap().loaded, 1);
+    assert_eq!(load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap().loaded, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,8 +133,8 @@ async fn a_hanging_virustotal_is_left_at_the_deadline() {
     world.virustotal.behave(MINUTE, &Behaviour::Content(Fault::HangInBody), usize::MAX);
     // With its own timeouts of half a minute.
     let load = world.load().await;
-    load.pipeline.register(load.clock.now(), &Limits::default()).await.unwrap();
-    let limits = Limits::until(Instant::now() + Duration::from_secs(2));
+    load.pipeline.register(load.clock.now(), &RunLimits::default()).await.unwrap();
+    let limits = RunLimits::until(Instant::now() + Duration::from_secs(2));
     let report = tokio::time::timeout(Duration::from_secs(25), load.run(&Trigger::Tick, &limits));
     assert!(report.await.unwrap().unwrap().paused);
     assert_eq!(cursor(&load).await, "202611240859");
@@ -159,7 +159,7 @@ async fn what_only_an_operator_can_mend_ends_the_run_before_the_minute() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &behaviour, usize::MAX);
         let load = world.impatient(&[]).await;
-        let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+        let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
         assert!(matches!(error, LoadError::Refused { .. }), "{behaviour:?}: {error}");
         let text = azul_vt::errors::chain(&error);
         assert!(text.contains(words) && text.contains(MINUTE), "{behaviour:?}: {text}");
@@ -174,7 +174,7 @@ async fn what_only_an_operator_can_mend_ends_the_run_before_the_minute() {
 async fn a_bundle_over_the_limit_as_received_ends_the_run_before_the_minute() {
     let world = World::new().await;
     let load = world.impatient(&[("MAX_BUNDLE_BYTES", "5000")]).await;
-    let error = load.run(&Trigger::Tick, &Limits::default()).await.unwrap_err();
+    let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("more than 5000 bytes"), "{error}");
     assert_eq!(cursor(&load).await, "202611240859");
 }
@@ -216,7 +216,7 @@ async fn a_bundle_that_is_bad_once_is_fetched_again_and_no_wrong_line_of_it_leav
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.into()), 2);
         let load = world.impatient(&[]).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (1, 0), "{fault}");
         assert_eq!(world.arrived(), World::expected(&[MINUTE.into()]), "{fault}");
         // What came before the fault comes again, as the same events.
@@ -236,7 +236,7 @@ async fn a_bundle_that_stays_bad_is_a_failed_gap_and_kept() {
         let world = World::new().await;
         world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.clone().into()), usize::MAX);
         let load = world.impatient(&[]).await;
-        let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+        let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.failed), (0, 1), "{fault}");
         let sound =
             if has_records { World::expected(&[MINUTE.into()]) } else { BTreeSet::default() };
@@ -264,7 +264,7 @@ async fn a_bundle_over_the_limit_decompressed_is_a_failed_gap() {
     let zeros = sim::feed::compress(&vec![0; 2 << 20]);
     world.virustotal.behave(MINUTE, &Behaviour::Bundle(zeros.into()), usize::MAX);
     let load = world.impatient(&[("MAX_BUNDLE_BYTES", "1000000")]).await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.failed), (0, 1));
     assert!(gap(&load, MINUTE).await.1.contains("1000000"));
 }
@@ -280,7 +280,7 @@ async fn a_line_of_33_megabytes_costs_itself_alone() {
     let bundle = sim::feed::compress(&lines);
     world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.into()), usize::MAX);
     let load = world.impatient(&[]).await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.counts.records, report.counts.delivered), (5, 4));
     assert_eq!(report.counts.rejected, 1);
     let rejects = rejects(&load).await;
@@ -313,7 +313,7 @@ async fn lines_that_are_no_records_cost_themselves_alone_and_bad_text_is_replace
     let bundle = sim::feed::compress(&lines);
     world.virustotal.behave(MINUTE, &Behaviour::Bundle(bundle.into()), usize::MAX);
     let load = world.impatient(&[]).await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.counts.records, report.counts.rejected), (9, 7));
     assert_eq!((report.counts.delivered, report.counts.replaced_utf8), (2, 3));
     let lines: Vec<u64> = rejects(&load).await.into_iter().map(|reject| reject.line).collect();
@@ -329,7 +329,7 @@ async fn a_bundle_of_plain_lines_is_loaded() {
     let plain = sim::feed::lines(SEED, MINUTE, RECORDS, Style::Small);
     world.virustotal.behave(MINUTE, &Behaviour::Bundle(plain.into()), usize::MAX);
     let load = world.impatient(&[]).await;
-    let report = load.run(&Trigger::Tick, &Limits::default()).await.unwrap();
+    let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.failed), (1, 0));
     assert_eq!(world.arrived(), World::expected(&[MINUTE.into()]));
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use azul_vt::{
     lambda::Function as _,
     minute::Minute,
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         Counts, Grant, LedgerRow, MinuteState,
-        inbox::{Again, InboxCounts, Queue},
+        inbox::{InboxCounts, Queue, Retry},
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -45,7 +45,7 @@ async fn waiting(load: &Load) -> InboxCounts {
 
 async fn catch_up(load: &Load) -> load::Report {
     // Far longer than it takes: what hangs shall fail.
-    let limits = Limits::until(Instant::now() + Duration::from_mins(1));
+    let limits = RunLimits::until(Instant::now() + Duration::from_mins(1));
     let report = load.catch_up_with(3, true, &limits).await.unwrap();
     assert!(!report.paused, "{report:?}");
     report
@@ -58,7 +58,7 @@ async fn a_feed_that_is_far_behind_is_loaded_by_workers_each_minute_once() {
     let load = far_behind(&world, NOW, &[]).await;
     // A tick alone sends and loads nothing; another one sends nothing twice.
     for (planned, left) in [(6, 6), (0, 6)] {
-        let report = load.tick(&Limits::default()).await.unwrap();
+        let report = load.tick(&RunLimits::default()).await.unwrap();
         assert_eq!((report.loaded, report.planned, report.left), (0, planned, left));
         assert_eq!(waiting(&load).await.waiting, 6);
     }
@@ -83,7 +83,7 @@ async fn a_feed_that_is_far_behind_is_loaded_by_workers_each_minute_once() {
 async fn near_the_head_a_tick_loads_by_itself() {
     let world = World::new().await;
     let load = far_behind(&world, NOW, &[("FAN_OUT_MINUTES", "6")]).await;
-    let report = load.tick(&Limits::default()).await.unwrap();
+    let report = load.tick(&RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.planned, report.left), (6, 0, 0));
     assert_eq!(waiting(&load).await, InboxCounts::default());
 }
@@ -110,7 +110,7 @@ async fn what_was_planned_and_never_sent_is_sent_after_two_minutes() {
     load.store.leases.release(lease).await.unwrap();
     for (minutes, planned) in [(0, 0), (1, 0), (2, 6), (5, 0)] {
         let load = later(&world, minutes).await;
-        let report = load.tick(&Limits::default()).await.unwrap();
+        let report = load.tick(&RunLimits::default()).await.unwrap();
         // The last time all of them wait: nothing is lost.
         assert_eq!((report.planned, report.left), (planned, 6), "after {minutes} minutes");
     }
@@ -127,9 +127,9 @@ async fn gaps_that_are_due_go_to_workers_too_and_wait_longer_each_time() {
     for (minutes, tried) in [(9, 0), (13, 1), (60, 0), (90, 1)] {
         let load = far_behind(&world, &after(minutes), &[]).await;
         let before = world.virustotal.minutes_asked();
-        let report = load.tick(&Limits::default()).await.unwrap();
+        let report = load.tick(&RunLimits::default()).await.unwrap();
         assert!(report.planned >= tried, "{report:?}");
-        let limits = Limits::until(Instant::now() + Duration::from_mins(1));
+        let limits = RunLimits::until(Instant::now() + Duration::from_mins(1));
         load.catch_up_with(2, true, &limits).await.unwrap();
         let asked = &world.virustotal.minutes_asked()[before.len()..];
         let tries = asked.iter().filter(|minute| *minute == "202611240900").count();
@@ -150,7 +150,7 @@ async fn a_minute_that_somebody_is_at_is_left_to_them() {
         panic!("held")
     };
     // The cursor waits, the others do not; near the head a tick does the same.
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     load.tick(&limits).await.unwrap();
     let working = async {
         let wait = async {
@@ -164,7 +164,7 @@ async fn a_minute_that_somebody_is_at_is_left_to_them() {
     let report = working.await.unwrap();
     assert_eq!((report.loaded, report.paused), (5, true));
     let alone = world.load().await;
-    let report = alone.tick(&Limits::default()).await.unwrap();
+    let report = alone.tick(&RunLimits::default()).await.unwrap();
     assert_eq!((report.loaded, report.left), (0, 1));
     assert_eq!(cursor(&load).await, "202611240900");
     load.store.leases.release(lease).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_minute_that_fails_five_times_is_given_up_with_the_reason_and_the_curs
     for (tries, wait) in (1..5).zip([0, 2, 4, 10]) {
         minutes += wait;
         let load = later(&world, minutes).await;
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         let until_put_back = async {
             while world.virustotal.minutes_asked().len() < 5 + tries
                 || waiting(&load).await.in_work > 0
@@ -213,7 +213,7 @@ async fn a_minute_that_fails_five_times_is_given_up_with_the_reason_and_the_curs
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minute_that_one_worker_after_the_other_dies_at_is_given_up() {
     let world = World::new().await;
-    far_behind(&world, NOW, &[]).await.tick(&Limits::default()).await.unwrap();
+    far_behind(&world, NOW, &[]).await.tick(&RunLimits::default()).await.unwrap();
     let first = "202611240900";
     for deaths in 0..5 {
         let load = later(&world, 2 * deaths).await;
@@ -225,8 +225,8 @@ async fn a_minute_that_one_worker_after_the_other_dies_at_is_given_up() {
                 assert_eq!(i64::from(item.lost), deaths);
             } else {
                 let again =
-                    Again { after: SignedDuration::ZERO, is_attempt: false, ..Again::default() };
-                assert!(load.store.inbox.again(Queue::Minutes, &item, again, now).await.unwrap());
+                    Retry { after: SignedDuration::ZERO, is_attempt: false, ..Retry::default() };
+                assert!(load.store.inbox.requeue(Queue::Minutes, &item, again, now).await.unwrap());
             }
         }
     }
@@ -247,7 +247,7 @@ async fn a_refused_key_stops_workers_and_buries_nothing() {
         world.virustotal.behave(&minute, &Behaviour::Unauthorized, usize::MAX);
     }
     let load = far_behind(&world, NOW, &[]).await;
-    let error = load.catch_up_with(2, true, &Limits::default()).await.unwrap_err();
+    let error = load.catch_up_with(2, true, &RunLimits::default()).await.unwrap_err();
     assert!(matches!(error, load::LoadError::Refused { .. }), "{error:?}");
     let counts = waiting(&load).await;
     assert_eq!((counts.waiting, counts.buried), (6, 0));
@@ -258,7 +258,7 @@ async fn a_refused_key_stops_workers_and_buries_nothing() {
 async fn package_limit_counts_the_bundles_of_all_workers() {
     let world = World::new().await;
     let load = far_behind(&world, NOW, &[("PACKAGE_LIMIT", "3")]).await;
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let report = load.catch_up_with(3, true, &limits).await.unwrap();
     assert_eq!((report.loaded, report.paused), (3, true));
     assert!(load.is_sated(&limits));
@@ -283,18 +283,18 @@ async fn an_event_of_the_queue_is_worked_and_answered_message_by_message() {
     other["messageId"] = "another".into();
     other["body"] = "hello".into();
     event["Records"].as_array_mut().unwrap().push(other);
-    let answer = load.handle(&event, &Limits::default()).await.unwrap();
+    let answer = load.handle(&event, &RunLimits::default()).await.unwrap();
     assert_eq!(answer, json!({"batchItemFailures": [{"itemIdentifier": "another"}]}));
     assert_eq!(row(&load, minute).await.unwrap().state, MinuteState::Loaded);
     assert_eq!(world.arrived().len(), 20);
     // Handed over again, as a queue may: nothing is done twice.
     event["Records"].as_array_mut().unwrap().pop();
-    let answer = load.handle(&event, &Limits::default()).await.unwrap();
+    let answer = load.handle(&event, &RunLimits::default()).await.unwrap();
     assert_eq!(answer, json!({"batchItemFailures": []}));
     assert_eq!(world.dispatcher.arrived().repeats, 0);
     assert_eq!(world.virustotal.minutes_asked().len(), 1);
     // A tick's and a range's events are answered with reports.
-    let answer = load.handle(&json!({"from": minute, "to": minute}), &Limits::default()).await;
+    let answer = load.handle(&json!({"from": minute, "to": minute}), &RunLimits::default()).await;
     assert_eq!(answer.unwrap()[0]["loaded"], 1);
     assert_eq!(world.virustotal.minutes_asked().len(), 1, "it is staged");
 }
@@ -310,14 +310,14 @@ async fn an_invocation_fails_where_an_object_waits_and_not_for_want_of_a_key() {
         "source": "aws.s3", "detail-type": "Object Created",
         "detail": {"bucket": {"name": "bundles"}, "object": {"key": key}},
     });
-    let over = Limits::default();
+    let over = RunLimits::default();
     over.stop.cancel();
     let error = load.handle(&event, &over).await.unwrap_err();
     assert!(error.to_string().contains(key), "{error}");
-    let answer = load.handle(&event, &Limits::default()).await.unwrap();
+    let answer = load.handle(&event, &RunLimits::default()).await.unwrap();
     assert_eq!(answer[0]["counts"]["records"], 3);
     // There is nothing to do without a key; nobody has to be told of that each minute.
-    let answer = load.handle(&json!({}), &Limits::default()).await.unwrap();
+    let answer = load.handle(&json!({}), &RunLimits::default()).await.unwrap();
     assert_eq!(answer[0]["loaded"], 0);
 }
 
@@ -325,7 +325,7 @@ async fn an_invocation_fails_where_an_object_waits_and_not_for_want_of_a_key() {
 async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
     let world = World::new().await;
     let load = world.load().await;
-    load.tick(&Limits::default()).await.unwrap();
+    load.tick(&RunLimits::default()).await.unwrap();
     let now = load.clock.now();
     let take = async |name: &str| {
         let Grant::Acquired(lease) = load.store.leases.acquire(name, "another", now).await.unwrap()
@@ -339,7 +339,7 @@ async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
     let lease = take(&format!("{NAME}-202611240901")).await;
     let posts = world.dispatcher.posts().len();
     let (from, to) = ("202611240900".parse().unwrap(), "202611240902".parse().unwrap());
-    let limits = Limits::default();
+    let limits = RunLimits::default();
     let give_back = async {
         // The registration was made; the first minute takes two posts.
         world.dispatcher.wait_until(|_, now| now.len() >= posts + 2).await;

@@ -142,7 +142,7 @@ fn expected(function: &str, event: &str) -> &'static str {
 const UNKNOWN: &str = "error: the event is none that this function takes";
 
 async fn answers_every_event(stage: &Stage, function: &str) {
-    let margin = azul_vt::tasks::Attended::<query::Query>::MARGIN;
+    let margin = azul_vt::tasks::TaskLambda::<query::Query>::DEADLINE_MARGIN;
     let lambda = Lambda::start(stage, function, &[]).await;
     let mut unexpected = Vec::new();
     // The first one waits for the start of the process, of five at once.

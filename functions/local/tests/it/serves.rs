@@ -27,9 +27,9 @@ const RECORDS: u64 = 3;
 const FIRST_HIT: usize = 1_000_000;
 const FIRST_POST: u64 = 1000;
 /// What stands between two looks whether something arrived.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest wait of a test for anything. An item can wait for ten minutes after an outage.
-const PATIENCE: Duration = Duration::from_mins(12);
+const MAX_WAIT: Duration = Duration::from_mins(12);
 /// Length of one outage of VirusTotal in a long soak: longer than all tries of an item that count as attempts.
 const LONG_OUTAGE: Duration = Duration::from_secs(100);
 /// The shortest soak that has such an outage.
@@ -234,7 +234,7 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
         let sending = async {
             while round_started.elapsed() < round {
                 sent.one_more(&stage, &serving, &client).await;
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         tokio::join!(suffering, sending);
@@ -260,11 +260,11 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
             break;
         }
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < MAX_WAIT,
             "{lacking:?} {status} {:?}",
             stage.dispatcher.arrived().counts()
         );
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let health = serving.json("/health").await;
     assert_eq!(health["ok"], true, "{health}");
@@ -308,8 +308,8 @@ async fn a_function_that_fails_is_told_of_and_the_others_go_on() {
     let begun = Instant::now();
     let (mut status, mut body) = health().await;
     while status != 503 {
-        assert!(begun.elapsed() < PATIENCE, "{body}");
-        tokio::time::sleep(LOOK).await;
+        assert!(begun.elapsed() < MAX_WAIT, "{body}");
+        tokio::time::sleep(POLL_INTERVAL).await;
         (status, body) = health().await;
     }
     let functions = &body["functions"];
@@ -368,8 +368,8 @@ async fn whoever_is_slow_does_not_keep_it_from_its_end() {
         .unwrap();
     let begun = Instant::now();
     while stage.dispatcher.faults_left() > 0 {
-        assert!(begun.elapsed() < PATIENCE);
-        tokio::time::sleep(LOOK).await;
+        assert!(begun.elapsed() < MAX_WAIT);
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let begun = Instant::now();
     running.terminate();
@@ -397,8 +397,8 @@ async fn health_names_the_peer_that_is_out_and_clocks_that_are_apart() {
             if is_so(&body) {
                 return (status, body);
             }
-            assert!(begun.elapsed() < PATIENCE, "{body}");
-            tokio::time::sleep(LOOK).await;
+            assert!(begun.elapsed() < MAX_WAIT, "{body}");
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     let (status, body) = until(|body| body["clock"].is_string()).await;

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{
         Clock as _, SystemClock,
         inbox::{InboxCounts, Queue},
     },
-    tasks::{Tasks as _, TasksError},
-    worker::{After, Work as _},
+    tasks::{EventFunction as _, TasksError},
+    worker::{Disposition, Work as _},
 };
 use jiff::SignedDuration;
 use serde_json::json;
@@ -215,7 +215,7 @@ async fn an_event_of_the_queue_that_cannot_be_begun_loses_no_life() {
     world.dispatcher.down().await;
     let receiver = query.common().receiver().unwrap();
     for _ in 0..7 {
-        let limits = Limits::until(Instant::now() + Duration::from_millis(50));
+        let limits = RunLimits::until(Instant::now() + Duration::from_millis(50));
         let answer = query.handle(&receiver, &event, &limits).await.unwrap();
         assert_eq!(answer, json!({"batchItemFailures": []}));
         clock.on(SignedDuration::from_mins(1));
@@ -367,7 +367,7 @@ async fn an_answer_waits_for_a_dispatcher_that_is_down() {
     put(&query, [event(1)]).await;
     world.dispatcher.down().await;
     let deadline = Instant::now() + Duration::from_millis(300);
-    query.drain(false, &Limits::until(deadline)).await.unwrap();
+    query.drain(false, &RunLimits::until(deadline)).await.unwrap();
     assert_eq!(world.waiting(&*clock).await.waiting, 1);
     world.dispatcher.up().await;
     clock.on(SignedDuration::from_mins(1));
@@ -417,10 +417,16 @@ async fn what_was_taken_when_it_was_time_to_end_is_there_at_once_for_the_next_pr
     let taken = inbox.take(Queue::Query, 1, hold, clock.now()).await.unwrap();
     let asked_to_end = no_limits();
     asked_to_end.stop.cancel();
-    assert_eq!(query.work(&taken[0], &asked_to_end).await, After::later(SignedDuration::ZERO));
+    assert_eq!(
+        query.work(&taken[0], &asked_to_end).await,
+        Disposition::later(SignedDuration::ZERO)
+    );
     // An invocation's queue would start the next one with it at once.
-    let over = Limits::until(Instant::now());
-    assert_eq!(query.work(&taken[0], &over).await, After::later(SignedDuration::from_mins(1)));
+    let over = RunLimits::until(Instant::now());
+    assert_eq!(
+        query.work(&taken[0], &over).await,
+        Disposition::later(SignedDuration::from_mins(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,9 +444,9 @@ async fn a_look_up_that_hangs_is_put_back_when_it_is_time_to_end() {
         limits.stop.cancel();
     };
     let (after, ()) = tokio::join!(query.work(&taken[0], &limits), asked_to_end);
-    assert_eq!(after, After::later(SignedDuration::ZERO));
+    assert_eq!(after, Disposition::later(SignedDuration::ZERO));
     // The next one asks at once: nothing says that it is being looked up.
-    assert_eq!(query.work(&taken[0], &no_limits()).await, After::Done);
+    assert_eq!(query.work(&taken[0], &no_limits()).await, Disposition::Done);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -501,7 +507,7 @@ async fn an_event_of_the_queue_comes_back_where_the_key_is_refused() {
     let another = event["Records"][1]["body"].as_str().unwrap().replace("lookup-5", "lookup-6");
     event["Records"][1]["body"] = json!(another);
     world.virustotal.behave_for_files(&Behaviour::Unauthorized, 4);
-    let limits = Limits::until(Instant::now() + Duration::from_mins(1));
+    let limits = RunLimits::until(Instant::now() + Duration::from_mins(1));
     let error =
         query.handle(&query.common().receiver().unwrap(), &event, &limits).await.unwrap_err();
     assert!(matches!(error, TasksError::Stopped(_)), "{error}");

@@ -9,7 +9,7 @@ use azul_vt::{
         SystemClock,
         rejects::{MAX_KEPT, RejectStage, Rejects},
     },
-    tasks::{Tasks as _, TasksError},
+    tasks::{EventFunction as _, TasksError},
 };
 use query::Query;
 use serde_json::{Value, json};

@@ -7,9 +7,9 @@ use std::{
 };
 
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     store::{budget::Window, inbox::Queue},
-    tasks::Tasks as _,
+    tasks::EventFunction as _,
 };
 use jiff::SignedDuration;
 
@@ -44,7 +44,7 @@ async fn four_workers_that_are_killed_and_restarted_keep_to_four_requests_a_wind
         life += 1;
         let query = query(&world);
         query.common().store.inbox.reclaim(Queue::Query, query.common().clock.now()).await.unwrap();
-        let limits = Limits::default();
+        let limits = RunLimits::default();
         let working = {
             let (query, limits) = (Arc::clone(&query), limits.clone());
             tokio::spawn(async move { query.drain(true, &limits).await })

@@ -8,8 +8,8 @@ use azul_vt::{
         event::{BinaryEvent, ModelVersion},
     },
     store::Clock as _,
-    tasks::Tasks as _,
-    webhook::{LetIn, receive::Receiver},
+    tasks::EventFunction as _,
+    webhook::{PreAuthenticated, receive::Receiver},
 };
 use base64::Engine as _;
 use http::{Request, StatusCode};
@@ -183,7 +183,7 @@ async fn strangers_learn_nothing_and_queue_nothing() {
     two_ids.headers_mut().append("webhook-id", "other".parse().unwrap());
     let mut let_in =
         Request::post("/").header("content-type", JSON).body(Full::from(body.clone())).unwrap();
-    let_in.extensions_mut().insert(LetIn);
+    let_in.extensions_mut().insert(PreAuthenticated);
     let strangers = [
         ("no signature", unsigned.unwrap()),
         ("a wrong secret", signed(OTHER_SECRET, "msg", now, JSON, body.as_bytes())),
@@ -295,11 +295,11 @@ async fn without_secrets_only_those_are_taken_who_were_let_in() {
     };
     assert_eq!(door.send(request()).await.0, StatusCode::UNAUTHORIZED);
     let mut let_in = request();
-    let_in.extensions_mut().insert(LetIn);
+    let_in.extensions_mut().insert(PreAuthenticated);
     assert_eq!(door.send(let_in).await.0, StatusCode::ACCEPTED);
     // The same body is the same request.
     let mut again = request();
-    again.extensions_mut().insert(LetIn);
+    again.extensions_mut().insert(PreAuthenticated);
     assert_eq!(door.send(again).await.1, json!({"duplicate": true}));
 }
 

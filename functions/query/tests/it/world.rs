@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use azul_vt::tasks::Tasks as _;
+use azul_vt::tasks::EventFunction as _;
 use azul_vt::{
-    pipeline::Limits,
+    pipeline::RunLimits,
     settings::Settings,
     store::{
         Clock, Store, SystemClock,
@@ -131,6 +131,6 @@ pub(crate) fn example(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(format!("{folder}/{name}.json")).unwrap()).unwrap()
 }
 
-pub(crate) fn no_limits() -> Limits {
-    Limits::default()
+pub(crate) fn no_limits() -> RunLimits {
+    RunLimits::default()
 }

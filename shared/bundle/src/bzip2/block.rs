@@ -14,7 +14,7 @@ use super::{
 
 /// The block is damaged, or such as no usual program writes: the ordinary decoder has to say what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Doubt;
+pub(crate) struct Unverified;
 
 /// Bytes of text for each level, before the run-length coding is undone.
 pub(crate) const LEVEL_BYTES: usize = 100_000;
@@ -74,7 +74,7 @@ impl Decoder {
         start: usize,
         end: usize,
         level: u8,
-    ) -> Result<u32, Doubt> {
+    ) -> Result<u32, Unverified> {
         self.out.clear();
         // As much as most blocks have with their runs; growing by and by would take twice as much.
         self.out.reserve_exact(10 * LEVEL_BYTES);
@@ -83,20 +83,24 @@ impl Decoder {
         let header = self.header(&mut bits)?;
         self.symbols(&mut bits, &header.used)?;
         if bits.past_end() || bits.position() != end {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         self.walks.place(&self.runs, most)?;
         self.walks.walk(header.origin, &mut self.text)?;
         rle::expand(&self.text, &mut self.out, MOST_OUT)?;
-        if crc::checksum(&self.out) == header.checksum { Ok(header.checksum) } else { Err(Doubt) }
+        if crc::checksum(&self.out) == header.checksum {
+            Ok(header.checksum)
+        } else {
+            Err(Unverified)
+        }
     }
 
-    fn header(&mut self, bits: &mut Bits<'_>) -> Result<Header, Doubt> {
+    fn header(&mut self, bits: &mut Bits<'_>) -> Result<Header, Unverified> {
         let checksum = bits.take(32);
         let randomised = bits.take(1) != 0;
         let origin = bits.take(24) as usize;
         if randomised {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         let mut used = Vec::with_capacity(256);
         let ranges = bits.take(16);
@@ -109,7 +113,7 @@ impl Decoder {
         }
         let tables = bits.take(3) as usize;
         if used.is_empty() || !(2..=TABLES).contains(&tables) {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         self.selectors(bits, tables)?;
         for table in self.tables.iter_mut().take(tables) {
@@ -118,10 +122,10 @@ impl Decoder {
         Ok(Header { checksum, origin, used })
     }
 
-    fn selectors(&mut self, bits: &mut Bits<'_>, tables: usize) -> Result<(), Doubt> {
+    fn selectors(&mut self, bits: &mut Bits<'_>, tables: usize) -> Result<(), Unverified> {
         let count = bits.take(15) as usize;
         if !(1..=MOST_SELECTORS).contains(&count) {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         self.selectors.clear();
         let mut order = MoveToFront::new(&[0, 1, 2, 3, 4, 5]);
@@ -129,7 +133,7 @@ impl Decoder {
             bits.refill();
             let place = (!bits.peek(TABLES as u32) << (32 - TABLES)).leading_zeros();
             if place as usize >= tables {
-                return Err(Doubt);
+                return Err(Unverified);
             }
             bits.skip(place + 1);
             self.selectors.push(order.take(place as u8));
@@ -138,7 +142,7 @@ impl Decoder {
     }
 
     /// Reads the symbols up to the end of the block as runs of equal bytes.
-    fn symbols(&mut self, bits: &mut Bits<'_>, used: &[u8]) -> Result<(), Doubt> {
+    fn symbols(&mut self, bits: &mut Bits<'_>, used: &[u8]) -> Result<(), Unverified> {
         let end = used.len() as u16 + 1;
         let mut list = MoveToFront::new(used);
         self.runs.clear();
@@ -146,7 +150,7 @@ impl Decoder {
         let mut run = u32::from(list.front());
         let mut digits = 0;
         for selector in &self.selectors {
-            let table = self.tables.get(usize::from(*selector)).ok_or(Doubt)?;
+            let table = self.tables.get(usize::from(*selector)).ok_or(Unverified)?;
             let mut ended = [0; GROUP];
             let mut count = 0;
             for _ in 0..GROUP / 2 {
@@ -154,38 +158,38 @@ impl Decoder {
                 for _ in 0..2 {
                     let symbol = table.next(bits)?;
                     if symbol == end {
-                        self.runs.extend_from_slice(ended.get(..count).ok_or(Doubt)?);
+                        self.runs.extend_from_slice(ended.get(..count).ok_or(Unverified)?);
                         self.runs.push(run);
                         return Ok(());
                     }
                     // Which of the two a symbol is cannot be foretold: so both are done, and no branch.
                     let digit = symbol <= 1;
                     if digits > MOST_DIGITS {
-                        return Err(Doubt);
+                        return Err(Unverified);
                     }
                     let longer = run + ((u32::from(symbol & 1) + 1) << digits << 8);
-                    *ended.get_mut(count).ok_or(Doubt)? = run;
+                    *ended.get_mut(count).ok_or(Unverified)? = run;
                     count += usize::from(!digit);
                     let byte = list.take(if digit { 0 } else { (symbol - 1) as u8 });
                     run = if digit { longer } else { 1 << 8 | u32::from(byte) };
                     digits = if digit { digits + 1 } else { 0 };
                 }
             }
-            self.runs.extend_from_slice(ended.get(..count).ok_or(Doubt)?);
+            self.runs.extend_from_slice(ended.get(..count).ok_or(Unverified)?);
         }
-        Err(Doubt)
+        Err(Unverified)
     }
 }
 
 /// Reads the lengths of a table's codes, each as steps from the one before it.
-fn read_table(bits: &mut Bits<'_>, symbols: usize, table: &mut Table) -> Result<(), Doubt> {
+fn read_table(bits: &mut Bits<'_>, symbols: usize, table: &mut Table) -> Result<(), Unverified> {
     let mut lengths = [0; SYMBOLS];
-    let lengths = lengths.get_mut(..symbols).ok_or(Doubt)?;
+    let lengths = lengths.get_mut(..symbols).ok_or(Unverified)?;
     let mut length = bits.take(5);
     for to in lengths.iter_mut() {
         loop {
             if !(1..=LONGEST).contains(&length) {
-                return Err(Doubt);
+                return Err(Unverified);
             }
             bits.refill();
             if bits.peek(1) == 0 {

@@ -9,7 +9,7 @@
     reason = "rows, rounds and lanes are bounded by the largest block"
 )]
 
-use super::block::{Doubt, LEVEL_BYTES};
+use super::block::{LEVEL_BYTES, Unverified};
 
 /// Room for the rows of the largest block, and a row more; a power of two, so that no index is out of bounds.
 const ROWS: usize = 1 << 20;
@@ -73,7 +73,7 @@ impl Walks {
 
     /// Sorts the bytes of the runs, at most `most`, into rows that lead to where each stood.
     #[expect(clippy::indexing_slicing, reason = "the places are sums of the very runs' lengths")]
-    pub(crate) fn place(&mut self, runs: &[u32], most: usize) -> Result<(), Doubt> {
+    pub(crate) fn place(&mut self, runs: &[u32], most: usize) -> Result<(), Unverified> {
         let mut ends = [0_usize; 256];
         for run in runs {
             ends[(run & 0xff) as usize] += (run >> 8) as usize;
@@ -86,7 +86,7 @@ impl Walks {
             *end = sum;
         }
         if sum > most.min(9 * LEVEL_BYTES) {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         self.count = sum;
         let mut row = 0;
@@ -114,10 +114,10 @@ impl Walks {
     }
 
     /// Puts the bytes in their order, from row `origin` on, into `text`.
-    pub(crate) fn walk(&mut self, origin: usize, text: &mut Vec<u8>) -> Result<(), Doubt> {
+    pub(crate) fn walk(&mut self, origin: usize, text: &mut Vec<u8>) -> Result<(), Unverified> {
         text.clear();
         if origin >= self.count {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         if self.count < SMALL || !self.walk_all(origin) {
             self.walk_one(origin, text);

@@ -8,7 +8,7 @@
     reason = "codes have 20 bits, symbols nine; the hot loop has all of it within"
 )]
 
-use super::{bits::Bits, block::Doubt};
+use super::{bits::Bits, block::Unverified};
 
 /// The longest code of the format.
 pub(crate) const LONGEST: u32 = 20;
@@ -47,7 +47,7 @@ impl Table {
         clippy::indexing_slicing,
         reason = "lengths are at most 20, codes within the room checked"
     )]
-    pub(crate) fn build(&mut self, lengths: &[u8]) -> Result<(), Doubt> {
+    pub(crate) fn build(&mut self, lengths: &[u8]) -> Result<(), Unverified> {
         let mut counts = [0_u32; LONGEST as usize + 1];
         for length in lengths {
             counts[usize::from(*length)] += 1;
@@ -61,7 +61,7 @@ impl Table {
             start += counts[length];
             code += counts[length];
             if code > 1 << length {
-                return Err(Doubt);
+                return Err(Unverified);
             }
             self.limit[length] = code << (LONGEST as usize - length);
         }
@@ -91,7 +91,7 @@ impl Table {
     /// The next symbol; 20 bits must be ready.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "ten bits into a table of 1024")]
-    pub(crate) fn next(&self, bits: &mut Bits<'_>) -> Result<u16, Doubt> {
+    pub(crate) fn next(&self, bits: &mut Bits<'_>) -> Result<u16, Unverified> {
         let entry = self.direct[bits.peek(DIRECT) as usize];
         if entry == 0 {
             return self.next_long(bits);
@@ -101,7 +101,7 @@ impl Table {
     }
 
     #[inline(never)]
-    fn next_long(&self, bits: &mut Bits<'_>) -> Result<u16, Doubt> {
+    fn next_long(&self, bits: &mut Bits<'_>) -> Result<u16, Unverified> {
         let value = bits.peek(LONGEST);
         for length in DIRECT + 1..=LONGEST {
             let (Some(limit), Some(base)) =
@@ -112,9 +112,9 @@ impl Table {
             if value < *limit {
                 bits.skip(length);
                 let at = (value >> (LONGEST - length)) as i32 + base;
-                return self.sorted.get(at as usize).copied().ok_or(Doubt);
+                return self.sorted.get(at as usize).copied().ok_or(Unverified);
             }
         }
-        Err(Doubt)
+        Err(Unverified)
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     super::in_order,
-    block::{Decoder, Doubt},
+    block::{Decoder, Unverified},
     rest::Rest,
     source::{Item, Kind, Source},
     stream::Stream,
@@ -77,15 +77,15 @@ impl<P> Order<P> {
     fn confirm<Q>(
         &mut self,
         item: &Item,
-        outcome: Result<u32, Doubt>,
+        outcome: Result<u32, Unverified>,
         out: &[u8],
-    ) -> Result<Option<Q>, Doubt>
+    ) -> Result<Option<Q>, Unverified>
     where
         P: FnMut(&[u8]) -> Option<Q>,
     {
         self.small += 1;
         if self.small > MOST_SMALL {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         let mut passed = None;
         match item.kind {
@@ -94,9 +94,9 @@ impl<P> Order<P> {
                 let checksum = outcome?;
                 let produced = self.produced.saturating_add(out.len() as u64);
                 if produced > self.most_bytes {
-                    return Err(Doubt);
+                    return Err(Unverified);
                 }
-                passed = Some((self.pass)(out).ok_or(Doubt)?);
+                passed = Some((self.pass)(out).ok_or(Unverified)?);
                 self.produced = produced;
                 self.stream.block(checksum);
                 if out.len() >= SMALL {
@@ -108,7 +108,7 @@ impl<P> Order<P> {
                 self.complete = true;
                 self.stopped = true;
             }
-            Kind::End | Kind::Unclear => return Err(Doubt),
+            Kind::End | Kind::Unclear => return Err(Unverified),
         }
         self.next += 1;
         Ok(passed)
@@ -221,7 +221,7 @@ fn decode_here<R: Read, P, T, E>(
     Ok(order.end(source))
 }
 
-fn decode_item(decoder: &mut Decoder, item: &Item) -> Result<u32, Doubt> {
+fn decode_item(decoder: &mut Decoder, item: &Item) -> Result<u32, Unverified> {
     match item.kind {
         Kind::Block { level, end } => decoder.decode(&item.bytes, item.start, end, level),
         _ => Ok(0),
@@ -239,7 +239,7 @@ impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
                 order = self.wait(order);
             }
             let confirmed = if order.stopped {
-                Err(Doubt)
+                Err(Unverified)
             } else {
                 order.confirm(&item, outcome, decoder.out())
             };

@@ -1,6 +1,6 @@
 //! The run-length coding that comes before the sorting: after four equal bytes stands how many more follow.
 
-use super::block::Doubt;
+use super::block::Unverified;
 
 /// Places compared at once.
 const STEP: usize = 32;
@@ -10,12 +10,12 @@ const STEP: usize = 32;
 /// # Errors
 /// A run without its count at the end, or more than `most` bytes.
 #[expect(clippy::indexing_slicing, reason = "`run` is followed by three bytes at least")]
-pub(crate) fn expand(text: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), Doubt> {
+pub(crate) fn expand(text: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), Unverified> {
     let mut start = 0;
     while let Some(run) = next_run(text, start) {
-        let more = usize::from(*text.get(run + 4).ok_or(Doubt)?);
+        let more = usize::from(*text.get(run + 4).ok_or(Unverified)?);
         if out.len() + (run + 4 - start) + more > most {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         out.extend_from_slice(&text[start..run + 4]);
         out.resize(out.len() + more, text[run]);
@@ -23,7 +23,7 @@ pub(crate) fn expand(text: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), 
     }
     let rest = text.get(start..).unwrap_or_default();
     if out.len() + rest.len() > most {
-        return Err(Doubt);
+        return Err(Unverified);
     }
     out.extend_from_slice(rest);
     Ok(())
@@ -53,7 +53,7 @@ fn next_run(text: &[u8], mut from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn expanded(text: &[u8], most: usize) -> Result<Vec<u8>, Doubt> {
+    fn expanded(text: &[u8], most: usize) -> Result<Vec<u8>, Unverified> {
         let mut out = Vec::new();
         expand(text, &mut out, most).map(|()| out)
     }
@@ -69,7 +69,7 @@ mod tests {
                 plain.push(201);
                 let length = plain.len();
                 assert_eq!(expanded(&text, length), Ok(plain));
-                assert_eq!(expanded(&text, length - 1), Err(Doubt));
+                assert_eq!(expanded(&text, length - 1), Err(Unverified));
             }
         }
     }
@@ -80,7 +80,7 @@ mod tests {
             expanded(&[4, 4, 4, 4, 4, 4, 4, 4, 5], 100),
             Ok([vec![4; 11], vec![5]].concat())
         );
-        assert_eq!(expanded(b"xaaaa", 100), Err(Doubt));
+        assert_eq!(expanded(b"xaaaa", 100), Err(Unverified));
         assert_eq!(expanded(b"", 0), Ok(Vec::new()));
     }
 }

@@ -1,6 +1,6 @@
 //! Where the input is certain up to: what has come of a stream, and how the ordinary decoder gets there.
 
-use super::{block::Doubt, crc, scan};
+use super::{block::Unverified, crc, scan};
 
 /// What came before a place in the input.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,9 +32,9 @@ impl Stream {
     ///
     /// # Errors
     /// Its checksum is another one.
-    pub(crate) fn close(&mut self, checksum: u32) -> Result<(), Doubt> {
+    pub(crate) fn close(&mut self, checksum: u32) -> Result<(), Unverified> {
         if self.checksum.unwrap_or(0) != checksum {
-            return Err(Doubt);
+            return Err(Unverified);
         }
         self.level = None;
         self.ended = true;

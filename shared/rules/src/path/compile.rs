@@ -9,7 +9,7 @@ use super::{
     query::{self, Query},
 };
 use crate::{
-    hits::{Hit, HitError},
+    hits::{HitError, Modifier},
     needles::Interner,
     raw,
 };
@@ -225,17 +225,17 @@ impl<'p> Compiler<'p> {
         } else if let Some(builtin) = builtin(name, written) {
             Call::Builtin(builtin)
         } else {
-            let hit = match Hit::new(name, written, self.interner)? {
+            let hit = match Modifier::new(name, written, self.interner)? {
                 Ok(hit) => hit,
                 Err(HitError { pattern, source }) => {
                     self.bad_regex.insert(id, CompileError::BadRegex { pattern, source });
-                    Hit::Never
+                    Modifier::Never
                 }
             };
-            if matches!(hit, Hit::Never) {
+            if matches!(hit, Modifier::Never) {
                 self.warnings.insert(id, Warning::NeverHits(format!("@{name}:{written}")));
             }
-            Call::Hit(hit)
+            Call::Modifier(hit)
         };
         let then = self.then(Some(id), rest, end);
         Some(Node::Modify { call, then })
@@ -461,7 +461,7 @@ fn modifier_name(text: &str) -> (&str, bool) {
 }
 
 fn is_modifier(name: &str) -> bool {
-    name == "dig" || builtin(name, "").is_some() || Hit::known(name)
+    name == "dig" || builtin(name, "").is_some() || Modifier::known(name)
 }
 
 fn builtin(name: &str, argument: &str) -> Option<Builtin> {

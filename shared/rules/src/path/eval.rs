@@ -5,7 +5,7 @@ use std::{borrow::Cow, cell::Cell};
 use super::{Call, Element, Entry, Key, Next, Node, NodeId, Step, query::Query};
 use json::{Kind, Value};
 
-use crate::{needles::Searches, raw};
+use crate::{needles::NeedleSet, raw};
 
 /// Deeper evaluations find nothing. Records are no deeper.
 const MAX_DEPTH: usize = 128;
@@ -16,7 +16,7 @@ const MAX_WRITTEN: usize = 256 * 1024 * 1024;
 /// What a path is worked on. Raw text and a document's value find the same; with a document, what a path passes by
 /// is not read again for each path.
 pub(super) trait Json<'t>: Copy {
-    /// Whether it is a part of the record, which [`Searches`] know.
+    /// Whether it is a part of the record, which [`NeedleSet`] know.
     const IN_RECORD: bool;
 
     /// As raw JSON.
@@ -115,7 +115,7 @@ impl<'t> Json<'t> for Value<'t> {
 /// One evaluation.
 pub(super) struct Eval<'n> {
     nodes: &'n [Node],
-    searches: Option<&'n Searches<'n>>,
+    searches: Option<&'n NeedleSet<'n>>,
     depth: Cell<usize>,
     written: Cell<usize>,
 }
@@ -132,7 +132,7 @@ enum Found<'t> {
 
 impl<'n> Eval<'n> {
     /// `searches` are of the record whose document is evaluated.
-    pub(super) fn new(nodes: &'n [Node], searches: Option<&'n Searches<'n>>) -> Self {
+    pub(super) fn new(nodes: &'n [Node], searches: Option<&'n NeedleSet<'n>>) -> Self {
         Self { nodes, searches, depth: Cell::new(0), written: Cell::new(0) }
     }
 
@@ -159,7 +159,7 @@ impl<'n> Eval<'n> {
                         }
                         out
                     }
-                    Call::Hit(hit) => {
+                    Call::Modifier(hit) => {
                         let searches = self.searches.filter(|_| J::IN_RECORD);
                         Cow::Borrowed(hit.apply(json.raw(), searches)?)
                     }

@@ -16,7 +16,7 @@ mod query;
 use std::borrow::Cow;
 
 use self::{glob::Glob, modify::Builtin, query::Query};
-use super::{hits::Hit, needles::Searches};
+use super::{hits::Modifier, needles::NeedleSet};
 use json::Document;
 
 pub(super) use self::compile::{CompileError, Warning};
@@ -49,7 +49,7 @@ enum Node {
 enum Call {
     Builtin(Builtin),
     /// Gives the input back, nothing, or for `re` the matched text.
-    Hit(Hit),
+    Modifier(Modifier),
 }
 
 /// One part of a multipath.
@@ -115,7 +115,7 @@ impl Path {
     pub(super) fn find<'t>(
         &self,
         document: &'t Document,
-        searches: Option<&Searches<'_>>,
+        searches: Option<&NeedleSet<'_>>,
     ) -> Option<Cow<'t, str>> {
         let eval = eval::Eval::new(&self.nodes, searches);
         match self.nodes.get(self.start) {

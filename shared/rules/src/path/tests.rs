@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{CompileError, Path, Warning};
 use json::Document;
 
-use crate::needles::{Interner, Searches};
+use crate::needles::{Interner, NeedleSet};
 
 const DOCUMENT: &str = r#"{
   "name": {"first": "Ada", "last": "Byron"},
@@ -32,7 +32,7 @@ fn get(json: &str, path: &str) -> String {
     let found = path.get(json);
     if let Ok(document) = Document::parse(json.to_owned()) {
         let needles = interner.needles();
-        assert_eq!(path.find(&document, Some(&Searches::new(&needles))), found);
+        assert_eq!(path.find(&document, Some(&NeedleSet::new(&needles))), found);
         assert_eq!(path.find(&document, None), found);
     }
     found.map_or("-".to_owned(), Cow::into_owned)

@@ -49,7 +49,7 @@ const AHEAD: usize = 8;
 const MOST_FRUITLESS: u32 = 5;
 /// How often a conditional write is tried that S3 refuses because of another one at the same time.
 const MOST_CONFLICTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// S3's longest life of a presigned request.
 const LONGEST_UPLOAD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -329,7 +329,7 @@ impl Source {
                 return;
             }
             tracing::debug!(key = self.key, at, error = broken, "a body broke off; going on");
-            tokio::time::sleep(PAUSE * fruitless).await;
+            tokio::time::sleep(RETRY_DELAY * fruitless).await;
             fruitless += 1;
         }
     }
@@ -386,7 +386,7 @@ where
             Err(e) => return Err(failed(action, BUCKET, e)),
         }
         conflicts += 1;
-        tokio::time::sleep(PAUSE * conflicts).await;
+        tokio::time::sleep(RETRY_DELAY * conflicts).await;
     }
 }
 

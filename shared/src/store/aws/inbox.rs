@@ -34,8 +34,8 @@ use crate::{
     store::{
         Bundles, StoreError,
         inbox::{
-            Again, Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem,
-            PutError, Queue, Unput,
+            Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem,
+            PutError, Queue, Retry, Unput,
         },
         keys::bad_name,
     },
@@ -54,7 +54,7 @@ const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 /// How long an item waits whose body cannot be read now.
 const UNREADABLE: SignedDuration = SignedDuration::from_mins(1);
 /// Seconds that a queue is asked to wait for a message: then it looks into all of its parts.
-const LOOK: i32 = 1;
+const POLL_INTERVAL: i32 = 1;
 /// What says how often a message was received.
 const RECEIVED: MessageSystemAttributeName = MessageSystemAttributeName::ApproximateReceiveCount;
 /// Characters of a reason that are kept, and where.
@@ -411,7 +411,7 @@ impl Inbox for SqsInbox {
             let received = request
                 .max_number_of_messages(i32::try_from(few).unwrap_or(1))
                 .visibility_timeout(seconds(hold, LONGEST_HOLD))
-                .wait_time_seconds(if items.is_empty() { LOOK } else { 0 })
+                .wait_time_seconds(if items.is_empty() { POLL_INTERVAL } else { 0 })
                 .message_system_attribute_names(RECEIVED)
                 .send()
                 .await;
@@ -513,11 +513,11 @@ impl Inbox for SqsInbox {
         Ok(ours)
     }
 
-    async fn again(
+    async fn requeue(
         &self,
         queue: Queue,
         item: &Item,
-        again: Again,
+        again: Retry,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let place = self.place(queue)?;

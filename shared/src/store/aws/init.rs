@@ -27,7 +27,7 @@ use super::{
 use crate::store::StoreError;
 
 /// Between two looks at a table that is being made, and how many.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 120;
 /// Deliveries of a message before it is put aside, where not even the taker that would give it up lived to do it.
 const DELIVERIES: u32 = 10;
@@ -38,7 +38,7 @@ const RETENTION: u32 = 14 * 24 * 3600;
 
 /// What was made, as the settings name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct CreatedResources {
     /// `STATE_TABLE`.
     pub table: String,
     /// `BUNDLE_BUCKET`.
@@ -51,7 +51,7 @@ pub struct Made {
     pub minutes_queue: String,
 }
 
-impl fmt::Display for Made {
+impl fmt::Display for CreatedResources {
     /// Lines that a shell takes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "export STATE_TABLE={}", self.table)?;
@@ -67,15 +67,15 @@ impl fmt::Display for Made {
 ///
 /// # Errors
 /// [`StoreError::Refused`] and [`StoreError::Unavailable`]; what was made until then stays.
-pub async fn everything(
+pub async fn create_all(
     config: &SdkConfig,
     name: &str,
     bucket_name: &str,
-) -> Result<Made, StoreError> {
+) -> Result<CreatedResources, StoreError> {
     table(config, name).await?;
-    keep_and_forget(config, name).await?;
+    enable_ttl_and_backups(config, name).await?;
     bucket(config, bucket_name).await?;
-    Ok(Made {
+    Ok(CreatedResources {
         table: name.to_owned(),
         bucket: bucket_name.to_owned(),
         inbox_queue: queue(config, &format!("{name}-inbox")).await?,
@@ -118,7 +118,7 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
         if seen.table.and_then(|table| table.table_status) == Some(TableStatus::Active) {
             return Ok(());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Err(unavailable(&action, "it is not active after two minutes"))
 }
@@ -127,7 +127,7 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
-pub async fn keep_and_forget(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
+pub async fn enable_ttl_and_backups(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
     let client = Client::new(config);
     let action = format!("setting what the table {name} forgets");
     let seen = client.describe_time_to_live().table_name(name).send().await;

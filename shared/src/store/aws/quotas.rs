@@ -20,7 +20,7 @@ fn rank(stage: Stage) -> usize {
     STAGES.iter().position(|s| *s == stage).unwrap_or_default()
 }
 
-fn place(category: &str, day: Date, id: &str) -> Key {
+fn quota_key(category: &str, day: Date, id: &str) -> Key {
     Key { pk: format!("quota#{day}#{}", part(category)), sk: format!("#{}", part(id)) }
 }
 
@@ -48,7 +48,7 @@ impl Quotas for AwsQuotas {
         );
         let attributes = item([("stage", number(0)), ("expires_at", expires.clone())]);
         let taken = self.0.put(
-            place(category, day, id),
+            quota_key(category, day, id),
             attributes,
             Some("attribute_not_exists(#pk)"),
             item([]),
@@ -100,7 +100,7 @@ impl Quotas for AwsQuotas {
             .0
             .update(
                 &action,
-                place(category, day, id),
+                quota_key(category, day, id),
                 "SET #stage = :stage",
                 "attribute_exists(#pk) AND #stage < :stage",
                 item([(":stage", number(rank))]),
@@ -120,13 +120,13 @@ impl Quotas for AwsQuotas {
             values: item([(":sourced", number(rank(Stage::Sourced)))]),
             ..Filter::default()
         };
-        let settled = self.0.query(&action, &place(category, day, "").pk, filter).await?;
+        let settled = self.0.query(&action, &quota_key(category, day, "").pk, filter).await?;
         Ok(settled.len() as u64)
     }
 
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError> {
         let given = self.0.delete(
-            place(category, day, id),
+            quota_key(category, day, id),
             Some("attribute_exists(#pk) AND #stage < :sourced"),
             item([(":sourced", number(rank(Stage::Sourced)))]),
         )?;

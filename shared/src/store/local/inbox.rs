@@ -9,7 +9,7 @@ use crate::peers::{Peer, latest_written};
 use crate::store::{
     StoreError,
     inbox::{
-        Again, Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Outage, PutError, Queue,
+        Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Outage, PutError, Queue, Retry,
         Unput,
     },
 };
@@ -240,11 +240,11 @@ impl Inbox for LocalInbox {
         self.change("ending", queue, item, sql, Vec::new()).await
     }
 
-    async fn again(
+    async fn requeue(
         &self,
         queue: Queue,
         item: &Item,
-        again: Again,
+        again: Retry,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let sql =

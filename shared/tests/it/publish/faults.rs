@@ -6,7 +6,7 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 use azul_vt::{
     azul::dispatcher::{DispatcherOptions, Model},
     pipeline::{
-        Limits,
+        RunLimits,
         publish::{Delivery, Failure, PublishError, Publisher, StopReason},
     },
 };
@@ -22,11 +22,11 @@ const IMPATIENT: DispatcherOptions = DispatcherOptions {
 };
 
 /// Ends so long from now.
-fn within(time: Duration) -> Limits {
-    Limits::until(Instant::now() + time)
+fn within(time: Duration) -> RunLimits {
+    RunLimits::until(Instant::now() + time)
 }
 
-fn soon() -> Limits {
+fn soon() -> RunLimits {
     within(Duration::from_millis(500))
 }
 
@@ -80,7 +80,7 @@ async fn what_passes_is_tried_again_and_nothing_is_rejected() {
         world.sim.fail(&fault, 2);
         let events = fifty(&[]);
         let outcomes =
-            impatient(&world).publish(Model::Binary, &events, &Limits::default()).await.unwrap();
+            impatient(&world).publish(Model::Binary, &events, &RunLimits::default()).await.unwrap();
         assert_eq!(outcomes, vec![Delivery::Delivered; 50], "{fault:?}");
         assert_eq!(world.sim.keys().len(), 50, "{fault:?}");
         assert_eq!(world.sim.faults_left(), 0, "{fault:?}");
@@ -111,7 +111,7 @@ async fn a_dispatcher_that_is_down_costs_nothing() {
     assert!(matches!(last, Failure::NoAnswer(_)), "{last:?}");
     assert_eq!(outcomes, vec![None; 50]);
     world.sim.up().await;
-    let outcomes = publisher.publish(Model::Binary, &events, &Limits::default()).await.unwrap();
+    let outcomes = publisher.publish(Model::Binary, &events, &RunLimits::default()).await.unwrap();
     assert_eq!(outcomes, vec![Delivery::Delivered; 50]);
     assert_eq!(world.sim.keys().len(), 50);
 }
@@ -155,7 +155,7 @@ async fn who_is_asked_to_end_waits_neither_for_the_next_attempt_nor_long_for_an_
         world.options.min_backoff = Duration::from_mins(1);
         world.options.max_backoff = Duration::from_mins(1);
         world.sim.fail(&fault, 100);
-        let (limits, events) = (Limits::default(), [good(0)]);
+        let (limits, events) = (RunLimits::default(), [good(0)]);
         let publisher = world.publisher();
         let asked = async {
             world.sim.wait_until(|_, posts| !posts.is_empty()).await;
@@ -171,7 +171,7 @@ async fn who_is_asked_to_end_waits_neither_for_the_next_attempt_nor_long_for_an_
 async fn an_answer_that_comes_soon_counts_although_it_was_asked_to_end() {
     let world = World::new().await;
     world.sim.fail(&Fault::Delay { ms: 50 }, 1);
-    let (limits, events) = (Limits::default(), [good(0)]);
+    let (limits, events) = (RunLimits::default(), [good(0)]);
     let publisher = world.publisher();
     let asked = async {
         world.sim.wait_until(|_, posts| !posts.is_empty()).await;
@@ -261,7 +261,7 @@ async fn a_refused_registration_stops() {
     let mut plugin = samples::plugin(super::ModelVersion::V6);
     plugin.author.name.clear();
     let (reason, text) =
-        stop(world.publisher().register(&plugin, &Limits::default()).await.unwrap_err());
+        stop(world.publisher().register(&plugin, &RunLimits::default()).await.unwrap_err());
     assert!(matches!(reason, StopReason::Unregistrable { .. }), "{text}");
     world.sim.fail(&Fault::answer(503, ""), 100_000);
     let plugin = samples::plugin(super::ModelVersion::V6);

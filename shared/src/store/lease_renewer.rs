@@ -13,11 +13,11 @@ const EVERY: Duration = Duration::from_secs(20);
 
 /// Renews a lease every 20 seconds until it is dropped.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct LeaseRenewer {
     task: JoinHandle<()>,
 }
 
-impl Keeper {
+impl LeaseRenewer {
     /// Begins. Where the lease is lost `stop` is cancelled: the work under it is to end. A renewal that
     /// merely fails is logged, and the next one is made in its time: whether the lease is still ours is
     /// decided by each write.
@@ -66,7 +66,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for LeaseRenewer {
     fn drop(&mut self) {
         // A renewal that is under way may still arrive: after the lease was given back it does nothing.
         self.task.abort();
@@ -120,13 +120,13 @@ mod tests {
         }
     }
 
-    fn keep(lost_after: u32) -> (Arc<Lasting>, Keeper, CancellationToken) {
+    fn keep(lost_after: u32) -> (Arc<Lasting>, LeaseRenewer, CancellationToken) {
         let lasting = Arc::new(Lasting { renewals: AtomicU32::new(0), lost_after });
         let leases: Arc<dyn Leases> = Arc::clone(&lasting) as Arc<dyn Leases>;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let lease = Lease { name: "load".into(), owner: "test".into(), fence: 7, guard: None };
         let stop = CancellationToken::new();
-        let keeper = Keeper::every(Duration::from_millis(1), &leases, &clock, &lease, &stop);
+        let keeper = LeaseRenewer::every(Duration::from_millis(1), &leases, &clock, &lease, &stop);
         (lasting, keeper, stop)
     }
 

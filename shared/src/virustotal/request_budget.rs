@@ -17,7 +17,7 @@ const PAUSED: &str = "pause";
 /// Kind of the requests to the file feed, which do not count against the request budget.
 pub const FEED: &str = "virustotal feed";
 /// When it is looked again whether it still does.
-const LOOK: SignedDuration = SignedDuration::from_secs(5);
+const POLL_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 /// How long VirusTotal is left alone where it says that a quota is used up and not for how long.
 const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(60);
 /// However long it asks for: a quota may be raised meanwhile, and a clock may be wrong.
@@ -27,13 +27,13 @@ const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 ///
 /// # Errors
 /// What the state gives.
-pub async fn grant(
+pub async fn acquire(
     store: &Store,
     windows: &[Window],
     now: Timestamp,
 ) -> Result<Option<SignedDuration>, StoreError> {
     if is_paused(store, now).await? {
-        return Ok(Some(LOOK));
+        return Ok(Some(POLL_INTERVAL));
     }
     Ok(match store.budget.ask(BUDGET, windows, now).await? {
         Permit::Granted => None,
@@ -62,7 +62,7 @@ pub async fn is_left_alone(store: &Store, kind: &str, now: Timestamp) -> Result<
 ///
 /// # Errors
 /// [`StoreError`] if the pause cannot be written.
-pub async fn ends_run(
+pub async fn pause_if_wait_is_long(
     store: &Store,
     kind: &str,
     error: &VirusTotalError,
@@ -83,7 +83,7 @@ pub async fn ends_run(
 ///
 /// # Errors
 /// What the state gives.
-pub async fn used_up(
+pub async fn note_rate_limited(
     store: &Store,
     error: &VirusTotalError,
     now: Timestamp,
