@@ -53,11 +53,11 @@ pub struct NewItem {
 pub struct Item {
     /// As it was put.
     pub id: String,
-    /// As it was put, or as [`Inbox::again`] left it.
+    /// As it was put, or as [`Inbox::requeue`] left it.
     pub body: String,
-    /// How often it was tried and failed: what [`Inbox::again`] counted.
+    /// How often it was tried and failed: what [`Inbox::requeue`] counted.
     pub attempts: u32,
-    /// How many takers in a row left it unended, as one does who dies at it; [`Inbox::again`] begins anew.
+    /// How many takers in a row left it unended, as one does who dies at it; [`Inbox::requeue`] begins anew.
     pub lost: u32,
     /// When it was put first.
     pub since: Timestamp,
