@@ -31,7 +31,7 @@ pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
 const RENEW: Duration = Duration::from_secs(20);
 /// An item is given up after this many workers in a row died on it.
 const MAX_LOST_TAKES: u32 = 5;
-/// What [`crate::store::Memory`] calls an item that is in its last try.
+/// Kind under which [`crate::store::Memory`] knows an item that is in its last try.
 const LAST_TRY: &str = "last try";
 /// How long that is known: as long as SQS keeps a message.
 const LAST_TRY_KNOWN: SignedDuration = SignedDuration::from_hours(14 * 24);

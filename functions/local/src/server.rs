@@ -336,7 +336,7 @@ mod tests {
     async fn a_body_that_stops_or_drips_in_is_given_up() {
         let stops = Times { body_silence: SHORT, body_grace: LONG, idle: LONG };
         let drips = Times { body_silence: LONG, body_grace: SHORT, idle: LONG };
-        // What is sent in a hurry at first gives no leave to drip for long.
+        // A fast start gives no leave to drip for long.
         for (times, drip, hurry) in [(stops, false, 0), (drips, true, 0), (drips, true, 900_000)] {
             let (address, _limits) = start(4, times).await;
             let (read, mut write) = open(address, POST).await.into_split();

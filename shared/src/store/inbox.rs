@@ -74,7 +74,7 @@ pub struct Outage {
     pub since: Timestamp,
     /// Time of the latest failure.
     pub last: Timestamp,
-    /// Who is out. Earlier versions did not say so.
+    /// The peer that is out. Items of earlier versions name none, which counts as VirusTotal.
     #[serde(default)]
     pub peer: Peer,
 }

@@ -141,7 +141,7 @@ impl Arriving<'_> {
         Ok(())
     }
 
-    /// What `reading` comes to.
+    /// Waits for `reading`, which reads this body, and returns its result.
     ///
     /// # Errors
     /// The body was broken off meanwhile.
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(drips.grow(4 * STEP_BYTES), Err(NoRoom));
         new.grow(7 * STEP_BYTES).unwrap();
         assert_eq!(grows.grow(1), Err(NoRoom));
-        // What is whole keeps its room until it is dropped.
+        // A whole body keeps its room until it is dropped.
         assert_eq!(new.grow(8 * STEP_BYTES), Err(NoRoom));
         whole.finish().unwrap();
         drop(bodies);

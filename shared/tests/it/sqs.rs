@@ -268,7 +268,7 @@ async fn a_body_that_cannot_be_read_now_holds_up_no_other_and_its_item_waits() {
     assert_eq!((counts.waiting, counts.in_work, counts.buried), (1, 5, 0));
 }
 
-/// What a worker does with whatever it gets.
+/// The end that a worker gives each of its items.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Does {
     End,

@@ -181,7 +181,7 @@ impl BodyWatch {
 
 impl Drop for BodyWatch {
     fn drop(&mut self) {
-        // Who drops a body unread works on without it.
+        // A handler that drops a body unread works on without it.
         self.came();
     }
 }

@@ -110,7 +110,7 @@ struct Place {
     dead: OnceCell<String>,
 }
 
-/// What a message came to.
+/// The result of reading a message.
 enum Opened {
     /// An item.
     Item(Item),
@@ -430,7 +430,7 @@ impl Inbox for SqsInbox {
                         approximate_receive_count: received.unwrap_or_default(),
                     },
                 };
-                // What was received before must not be dropped for an error of this message. No more are received
+                // Messages that were received before are kept although this one cannot be read. No more are received
                 // after it, because they would meet the same error, and their time runs meanwhile.
                 match self.open(queue, &delivery, now).await {
                     Ok(Opened::Item(item)) => items.push(item),
