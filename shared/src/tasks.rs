@@ -1,7 +1,7 @@
-//! What functions share whose work is the dispatcher's events: these come in by webhook, by polling or by a
-//! queue, wait in the inbox, and are worked.
+//! Base of the functions that work events of the dispatcher. Events come by webhook, by polling or by a queue, wait in
+//! the inbox, and are worked from there.
 //!
-//! Knows no Lambda (but for the shape of its events) and no command line.
+//! This module depends on neither Lambda (except for the form of its events) nor the command line.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -56,19 +56,20 @@ use wait_log::WaitLog;
 /// Longest time for which the dispatcher gathers events for one poll. A poll in progress is waited for when the process
 /// is asked to end, because the dispatcher hands out each event once.
 const POLL_TIME: Duration = Duration::from_secs(2);
-/// Longest wait for a poll in addition to its own time, when the process is asked to end: a dispatcher that hangs hands
-/// out nothing.
-const POLL_GRACE: Duration = Duration::from_secs(1);
-/// Before the dispatcher is asked again that is paused, fails or has nothing to be asked for.
+/// Longest wait for a poll in addition to its own time, when the process is asked to end. A busy dispatcher answers late,
+/// and events of an answer that nobody reads are lost; a dispatcher that hangs hands out nothing. Supervisors kill a
+/// process after 30 seconds (Kubernetes) or 90 (systemd).
+const POLL_GRACE: Duration = Duration::from_secs(10);
+/// Wait between two polls if the dispatcher is paused or fails, or if no more events are wanted.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Longest wait of an event's messages for the registration at Azul. The invocation that handed them over pays for that
 /// time.
 const REGISTER_TIME: Duration = Duration::from_secs(20);
 
-/// How often what is too old is looked for.
+/// Interval between two searches for stored data that is too old.
 const TIDY: Duration = Duration::from_hours(1);
-/// How long an item waits where the dispatcher does not take its event, or the state cannot be kept.
+/// Wait of an item if the dispatcher does not take its event, or if the state cannot be written.
 const WAIT: SignedDuration = SignedDuration::from_secs(5);
 /// First wait of an item after a failure. Each further wait is twice as long, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
@@ -80,10 +81,10 @@ const LONGEST_HOLD_UP: SignedDuration = SignedDuration::from_mins(4);
 /// Longest time between two failures of an item that belong to the same outage.
 const SAME_OUTAGE: SignedDuration = SignedDuration::from_hours(3);
 
-/// Why a run ended early.
+/// Reasons why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum TasksError {
-    /// The state could not be kept.
+    /// The state cannot be read or written.
     #[error("the state could not be kept")]
     Store(#[from] StoreError),
     /// The dispatcher does not hand out events.
@@ -95,7 +96,7 @@ pub enum TasksError {
     /// An operator must act.
     #[error("the work stopped: {0}")]
     Stopped(String),
-    /// An event of Lambda looks like a request and is none.
+    /// An event of Lambda has the form of a request but cannot be read as one.
     #[error("the event is no request of a function URL")]
     Request(#[source] serde_json::Error),
     /// The event is of a kind that the function does not take.
@@ -115,36 +116,36 @@ impl TasksError {
     }
 }
 
-/// What a function is called, and which events are its work.
+/// The description of a function: its name, and the events that are its work.
 #[derive(Clone, Debug)]
 pub struct TaskSpec {
-    /// Whose inbox it works.
+    /// Queue of the inbox that the function works.
     pub queue: Queue,
-    /// Who polls, registers and answers.
+    /// Author in whose name the function polls, registers and answers.
     pub author: Author,
-    /// What it does, a sentence for Azul's users.
+    /// Description of the function for Azul's users, one sentence.
     pub description: &'static str,
-    /// Features that it may emit.
+    /// Features that the function may emit.
     pub features: Vec<FeatureDescriptor>,
-    /// The kind of events that it polls.
+    /// Model of the events that the function polls.
     pub model: Model,
-    /// Sources of these; none: all.
+    /// Sources of the events that the function polls; empty: all.
     pub sources: BTreeSet<String>,
-    /// Actions of these, where the dispatcher can tell them apart; none: all.
+    /// Actions of the events that the function polls, if the dispatcher can filter by them; empty: all.
     pub actions: &'static [&'static str],
-    /// Events that may wait before no more are polled.
+    /// Number of waiting events above which no more are polled.
     pub most_waiting: u64,
 }
 
-/// What such a function works with.
+/// The dependencies of a function that works events.
 pub struct TaskContext {
-    /// Settings.
+    /// Settings of the process.
     pub settings: Settings,
-    /// State.
+    /// Store of the state.
     pub store: Store,
-    /// Time.
+    /// Clock of the function.
     pub clock: Arc<dyn Clock>,
-    /// What it is.
+    /// Description of the function.
     pub about: TaskSpec,
     dispatcher: Dispatcher,
     publisher: Publisher,
@@ -155,10 +156,10 @@ pub struct TaskContext {
 }
 
 impl TaskContext {
-    /// What the settings describe. Asks nobody.
+    /// Builds the context from the settings. Sends no request.
     ///
     /// # Errors
-    /// No HTTP client.
+    /// Fails if the HTTP client cannot be set up.
     pub fn new(
         settings: Settings,
         store: Store,
@@ -182,17 +183,17 @@ impl TaskContext {
         })
     }
 
-    /// Who takes the function's webhooks (`WEBHOOK_SECRETS`).
+    /// Returns the receiver of the function's webhooks, which checks them with `WEBHOOK_SECRETS`.
     ///
     /// # Errors
-    /// A secret that is none.
+    /// [`BadSecret`] if a configured secret is not a valid `whsec_` key.
     pub fn receiver(&self) -> Result<Receiver, BadSecret> {
         let secrets = self.settings.lookup.webhook_secrets.as_ref();
         let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &self.settings);
         Receiver::new(secrets, self.about.queue, self.store.clone(), Arc::clone(&self.clock))
     }
 
-    /// The workers of the function's inbox.
+    /// Returns the workers of the function's inbox.
     pub fn workers(&self) -> Workers<'_> {
         Workers {
             store: &self.store,
@@ -207,7 +208,7 @@ impl TaskContext {
         self.handed_out.keep(&self.store, self.about.queue, &*self.clock, limits).await
     }
 
-    /// Tells Azul of the plugin, once a process. False where it was asked to stop meanwhile.
+    /// Registers the plugin at Azul, once for each process. Returns false if the process was asked to stop meanwhile.
     async fn register(&self, limits: &RunLimits) -> Result<bool, TasksError> {
         match self.registered.get_or_try_init(|| self.post_registration(limits)).await {
             Ok(()) => Ok(true),
@@ -229,11 +230,10 @@ impl TaskContext {
         self.publisher.register(&event, limits).await
     }
 
-    /// Takes a grant of the budget to ask VirusTotal once, now. `Err`: what becomes of the item that needs it:
-    /// it waits, and that is no attempt.
+    /// Takes a grant of the request budget for one request to VirusTotal now.
     ///
     /// # Errors
-    /// There is none now.
+    /// [`Disposition`] says how the item waits if there is no grant now. The wait does not count as an attempt.
     pub async fn grant(&self) -> Result<(), Disposition> {
         let windows = &self.settings.lookup.windows;
         match request_budget::acquire(&self.store, windows, self.clock.now()).await {
@@ -251,8 +251,8 @@ impl TaskContext {
         self.waits.note(self.about.queue.name(), reason, wait);
     }
 
-    /// As [`TaskContext::grant`], for an item. While VirusTotal is out, one item sends a request from time to time, and all
-    /// others wait.
+    /// Takes a grant for an item, as [`TaskContext::grant`] does. While VirusTotal is out, one item sends a request
+    /// from time to time, and all others wait.
     ///
     /// # Errors
     /// [`Disposition`] says how the item waits if there is no grant now.
@@ -303,10 +303,10 @@ impl TaskContext {
         })
     }
 
-    /// Whether VirusTotal wants to be left alone.
+    /// Whether VirusTotal has asked for a pause of all requests.
     ///
     /// # Errors
-    /// It is not known.
+    /// [`Disposition`] says how the item waits if the state cannot be read.
     pub async fn is_paused(&self) -> Result<bool, Disposition> {
         request_budget::is_paused(&self.store, self.clock.now())
             .await
@@ -354,7 +354,8 @@ impl TaskContext {
         Some(after)
     }
 
-    /// An item that failed comes back, later each time; `None` where that was its last try.
+    /// Returns the wait of an item after a failed attempt, which is longer each time; `None` if that was the last
+    /// attempt.
     pub fn requeue(&self, item: &Item) -> Option<Disposition> {
         (item.attempts.saturating_add(1) < self.settings.lookup.max_attempts).then(|| {
             let doubled = FIRST_WAIT * (1 << item.attempts.min(10));
@@ -363,11 +364,10 @@ impl TaskContext {
         })
     }
 
-    /// Posts an event, encoded in Avro. `Err`: what becomes of the item that it is about, instead of being
-    /// done.
+    /// Posts an event that is encoded in Avro.
     ///
     /// # Errors
-    /// The dispatcher does not take it, now or ever.
+    /// [`Unposted`] says why the dispatcher does not take the event, now or ever.
     pub async fn post(
         &self,
         model: Model,
@@ -399,34 +399,36 @@ impl TaskContext {
     }
 }
 
-/// Why an event is not at the dispatcher.
+/// Reasons why an event is not at the dispatcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unposted {
-    /// It is never taken; why.
+    /// The dispatcher will never take the event, for this reason.
     Refused(String),
-    /// Azul does not want it: aged off, or dropped by a filter.
+    /// Azul does not want the event, because it is too old or a filter drops it.
     Unwanted(String),
-    /// Azul does not know its source: until an operator has added it, no event of this source is taken.
+    /// Azul does not know the event's source. No event of this source is taken until an operator has added it.
     UnknownSource(String),
-    /// Not now: what becomes of the item that it is about.
+    /// The event cannot be posted now. The item that it is about ends like this.
     Disposition(Disposition),
 }
 
-/// What becomes of an item where the state cannot be kept.
+/// Logs an error of the state, and returns how an item waits for the state.
 pub fn state_unavailable(error: &StoreError) -> Disposition {
     tracing::error!(error = chain(error), "the state could not be kept; the work waits");
     Disposition::later(WAIT)
 }
 
-/// A function and who takes its webhooks: what is a Lambda.
+/// A function with the receiver of its webhooks, to be served as a Lambda.
 pub struct TaskLambda<T> {
     tasks: T,
     receiver: Receiver,
 }
 
 impl<T: EventFunction> TaskLambda<T> {
+    /// Makes a Lambda of a function.
+    ///
     /// # Errors
-    /// A secret of `WEBHOOK_SECRETS` that is none.
+    /// Fails if a secret of `WEBHOOK_SECRETS` is not a valid `whsec_` key.
     pub fn new(tasks: T) -> Result<Self, lambda::Error> {
         let receiver = tasks.common().receiver()?;
         Ok(Self { tasks, receiver })
@@ -453,32 +455,32 @@ impl<T: EventFunction + 'static> Function for TaskLambda<T> {
 pub trait EventFunction: Work + Sized {
     /// The function's name.
     const NAME: &'static str;
-    /// The events.
+    /// Type of the events that are the function's work.
     type Event: Incoming + Send;
 
-    /// What it works with.
+    /// Returns the context of the function.
     fn common(&self) -> &TaskContext;
 
     /// Returns the function that decides about an event, for [`Receiver::handle`].
     fn decide(&self) -> Box<Decide<Self::Event>>;
 
-    /// Removes what is too old to be used.
+    /// Removes stored data that is too old to be used.
     async fn tidy(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Tells metrics of its own, beside those of its inbox and of the budget.
+    /// Sets the function's own gauges, in addition to those of the inbox and of the request budget.
     ///
     /// # Errors
-    /// The state cannot be read.
+    /// Fails if the state cannot be read.
     async fn measure_own(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Tells the metrics what waits, and the budget that it waits for.
+    /// Sets the gauges of the inbox, of the request budget, and of the function itself.
     ///
     /// # Errors
-    /// The state cannot be read.
+    /// Fails if the state cannot be read.
     async fn measure(&self) -> Result<(), StoreError> {
         let TaskContext { settings, store, clock, about, .. } = self.common();
         let now = clock.now();
@@ -496,9 +498,10 @@ pub trait EventFunction: Work + Sized {
         self.measure_own().await
     }
 
-    /// Polls the dispatcher once, and keeps the events that are wanted. `None`: there was no poll, because enough items
-    /// wait already or earlier events are not kept yet; or Azul is paused; or the dispatcher did not answer, and the
-    /// process is to end.
+    /// Polls the dispatcher once, and keeps the events that are wanted.
+    ///
+    /// Returns `None` if there was no poll, because enough items wait already or earlier events are not kept yet.
+    /// `None` also means that Azul is paused, or that the dispatcher did not answer before the process had to end.
     ///
     /// # Errors
     /// [`TasksError::Poll`], [`TasksError::Store`].
@@ -527,7 +530,7 @@ pub trait EventFunction: Work + Sized {
             count,
             deadline: wait.min(POLL_TIME),
         };
-        // A second is the least that the dispatcher gathers for.
+        // The dispatcher gathers events for at least a second.
         let late = Instant::now() + poll.deadline.max(Duration::from_secs(1)) + POLL_GRACE;
         let given_up = async {
             limits.stop.cancelled().await;
@@ -544,7 +547,7 @@ pub trait EventFunction: Work + Sized {
             };
             if let Err(reason) = &event {
                 tracing::warn!(place, reason, "a polled event cannot be read");
-                // The dispatcher does not hand it out again.
+                // The event is kept as a reject, because the dispatcher does not hand it out again.
                 let (of, stage) = ((about.queue, id.as_str()), RejectStage::Polled);
                 handed_out.reject(of, stage, reason, text, clock.now());
             }
@@ -609,10 +612,10 @@ pub trait EventFunction: Work + Sized {
         }
     }
 
-    /// Works what a queue handed over by an event.
+    /// Works the messages that a queue handed over by an event.
     ///
     /// # Errors
-    /// See [`TasksError`]. What was handed over comes back then.
+    /// See [`TasksError`]. In this case the queue hands the messages over again.
     async fn deliver(
         &self,
         deliveries: &[Delivery],
@@ -644,7 +647,7 @@ pub trait EventFunction: Work + Sized {
         }
     }
 
-    /// Polls and works until the deadline; without one until told to stop.
+    /// Polls and works until the deadline. Without a deadline it goes on until it is asked to stop.
     ///
     /// # Errors
     /// See [`TasksError`].
@@ -652,7 +655,7 @@ pub trait EventFunction: Work + Sized {
         if !self.common().register(limits).await? {
             return Ok(Drained::default());
         }
-        // Whichever ends first ends the other.
+        // If polling or working ends, the other one is stopped too.
         let own = limits.child();
         let polling = async {
             let outcome = self.keep_polling(&own).await;
@@ -684,7 +687,7 @@ pub trait EventFunction: Work + Sized {
     /// # Errors
     /// See [`TasksError`].
     async fn keep_polling(&self, limits: &RunLimits) -> Result<(), TasksError> {
-        // An answer that takes longer than the time left would be lost: no poll is begun any more.
+        // An answer that takes longer than the time left would be lost, so no poll is begun any more.
         let least = Duration::from_secs(1);
         let mut tidied: Option<Instant> = None;
         while !limits.reached() {
@@ -714,7 +717,7 @@ pub trait EventFunction: Work + Sized {
         Ok(())
     }
 
-    /// Works what waits. With `waits`: also what comes in meanwhile, until `limits` are reached.
+    /// Works the items that wait. With `waits`, it also works items that come in meanwhile, until `limits` are reached.
     ///
     /// # Errors
     /// [`TasksError::Store`], [`TasksError::Stopped`].

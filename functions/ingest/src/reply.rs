@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use azul_vt::{
     bundle::Compression,
     metrics::prometheus::CONTENT_TYPE,
-    pipeline::{posted::Posted, reasons},
+    pipeline::{NAMED_LINES, posted::Posted, reasons},
     store::{StoreError, Upload},
     webhook::{NoSecrets, arriving::NoRoom},
 };
@@ -138,6 +138,27 @@ impl BodyReport {
         }
     }
 
+    /// Returns a line for people: `read N records`, as the Go plugin says, and what became of them if not all were
+    /// delivered.
+    fn line(&self) -> String {
+        let Self { records, accepted, filtered, rejected, rejected_count, .. } = self;
+        let read = format!("read {records} records");
+        if *records == 0 {
+            return format!("{read}: the body has no lines");
+        }
+        if accepted == records {
+            return read;
+        }
+        let why: Vec<_> = (rejected.iter().take(NAMED_LINES))
+            .map(|RejectedLine { line, reason }| format!("; line {line}: {reason}"))
+            .collect();
+        format!(
+            "{read}: {accepted} delivered, {filtered} filtered (older than DISPATCHER_MAX_AGE_HOURS, or not wanted by \
+             Azul), {rejected_count} rejected{}",
+            why.concat()
+        )
+    }
+
     /// Whether nothing of the body was taken.
     pub(crate) fn is_refused(&self) -> bool {
         self.error.is_some()
@@ -200,7 +221,7 @@ impl Reply {
             Content::Delivered(BodyReport { error: Some(error), .. }) => {
                 (TEXT, format!("{error}\n"))
             }
-            Content::Delivered(account) => (TEXT, format!("read {} records\n", account.records)),
+            Content::Delivered(report) => (TEXT, format!("{}\n", report.line())),
             Content::Staged(why) if json => {
                 (JSON, object(serde_json::json!({"status": "staged", "reason": why})))
             }

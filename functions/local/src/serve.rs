@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use azul_vt::{
+    errors::chain,
     lambda::Function as _,
     peers::{ClockCheck, Outage, Peer},
     pipeline::{Pipeline, RunLimits},
@@ -26,6 +27,7 @@ use load::Load;
 use query::Query;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
     cli::{Function, ServeArgs},
@@ -38,6 +40,13 @@ use crate::{
 
 /// Before a function is begun again that failed, or that another process runs. One that goes on for so long is well.
 const AGAIN: Duration = Duration::from_mins(1);
+
+/// Key of the object that `/health` writes and removes, to see whether the state can be written.
+const PROBE: &str = "health/probe";
+/// Size of that object. A file system may have room for a few bytes and for nothing else.
+const PROBE_BYTES: usize = 64 * 1024;
+/// Longest time that `/health` waits for its probe, for example on a disk that hangs.
+const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// Runs `vt serve`.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -327,7 +336,7 @@ impl Served {
     async fn answer(&self, request: Request) -> Response<Bytes> {
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
-            "/health" if get => self.health(),
+            "/health" if get => self.health().await,
             "/status" if get => self.status().await,
             "/metrics" if get => metrics::answer(self.measure().await),
             _ => self.take(request).await,
@@ -346,11 +355,30 @@ impl Served {
         }
     }
 
-    fn health(&self) -> Response<Bytes> {
+    async fn health(&self) -> Response<Bytes> {
         let peers = &self.settings.peers;
         let clock = peers.clock(Timestamp::now());
-        let (status, body) = health(&self.board.all(), &peers.outages(), clock);
+        let state = self.state_error().await;
+        let (status, body) = health(&self.board.all(), &peers.outages(), clock, state);
         json(status, &body)
+    }
+
+    /// Writes and removes an object, and returns why that fails, for example on a full disk. For a state under STATEDIR
+    /// only: the outages of AWS are known from its answers.
+    async fn state_error(&self) -> Option<String> {
+        if self.settings.aws.is_some() {
+            return None;
+        }
+        let bundles = &self.store.bundles;
+        let written = async {
+            bundles.put(PROBE, &vec![0; PROBE_BYTES]).await?;
+            bundles.remove(PROBE).await
+        };
+        match timeout(PROBE_TIME, written).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some(format!("writing to the state takes over {} s", PROBE_TIME.as_secs())),
+        }
     }
 
     async fn status(&self) -> Response<Bytes> {
@@ -366,20 +394,26 @@ impl Served {
 }
 
 /// Returns 200 if every function is well. Returns 503 if the last run of a function failed, a peer has been out for
-/// over a minute, or a peer's clock differs from the local clock; the body names which.
+/// over a minute, a peer's clock differs from the local clock, or `state_error` says why the state cannot be written;
+/// the body names which.
 fn health(
     functions: &BTreeMap<&'static str, Standing>,
     outages: &BTreeMap<Peer, Outage>,
     clock: ClockCheck,
+    state_error: Option<String>,
 ) -> (StatusCode, Value) {
     let is_apart = matches!(clock, ClockCheck::Apart { .. });
     let ok = functions.values().all(|state| state.error.is_none())
         && !outages.values().any(Outage::is_long)
-        && !is_apart;
+        && !is_apart
+        && state_error.is_none();
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = json!({ "ok": ok, "functions": functions, "outages": outages });
     if is_apart && let Some(body) = body.as_object_mut() {
         body.insert("clock".to_owned(), json!(clock.to_string()));
+    }
+    if let (Some(error), Some(body)) = (state_error, body.as_object_mut()) {
+        body.insert("state".to_owned(), json!(error));
     }
     (status, body)
 }
@@ -408,7 +442,7 @@ mod tests {
         };
         for (seconds, status) in [(59, 200), (61, 503)] {
             let outages = BTreeMap::from([(Peer::Dispatcher, outage(seconds))]);
-            let (told, body) = health(&BTreeMap::new(), &outages, ClockCheck::Confirmed);
+            let (told, body) = health(&BTreeMap::new(), &outages, ClockCheck::Confirmed, None);
             assert_eq!(told.as_u16(), status, "{body}");
             assert_eq!(body["outages"]["dispatcher"]["error"], "connection refused", "{body}");
             assert_eq!(body["outages"]["dispatcher"]["since"], "1970-01-01T00:00:00Z", "{body}");

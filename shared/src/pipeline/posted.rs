@@ -1,4 +1,4 @@
-//! Bodies that somebody posted: staged under `posted/`, delivered, removed.
+//! Bodies that clients posted: they are staged under `posted/`, delivered and removed.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,10 +15,10 @@ use crate::{
 /// Folder of staged bodies; their names are their SHA-256.
 pub const FOLDER: &str = "posted/";
 
-/// What became of a posted body.
+/// Outcome of a posted body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Posted {
-    /// Counted over the whole body.
+    /// Counts of the whole body.
     pub counts: Counts,
     /// Refused lines, at most [`SHOWN_REJECTS`] of them: number and reason.
     pub rejected: Vec<(u64, String)>,
@@ -28,14 +28,24 @@ pub struct Posted {
 pub const SHOWN_REJECTS: usize = 1000;
 
 impl Posted {
-    /// Logs that no record of a body was taken, or that many were rejected.
-    fn warn(&self, key: &str) {
-        let Counts { records, rejected, .. } = self.counts;
+    /// Logs what became of a body: a line for each, louder if many of its records were rejected.
+    fn tell(&self, key: &str) {
+        let Counts { records, delivered, filtered, rejected, .. } = self.counts;
         let first = reasons(&self.rejected);
         if self.counts.is_all_rejected() {
             tracing::error!(key, records, rejected, first, "no record of a body was taken");
         } else if self.counts.is_much_rejected() {
             tracing::warn!(key, records, rejected, first, "many records of a body were rejected");
+        } else {
+            tracing::info!(
+                key,
+                records,
+                delivered,
+                filtered,
+                rejected,
+                first,
+                "a body was delivered"
+            );
         }
     }
 }
@@ -59,13 +69,13 @@ impl Progress for Posted {
     }
 }
 
-/// Delivers the staged body `key` (`posted/<sha256>`, or an object somebody put under `incoming/`), and
-/// removes it once everything in it is accounted for. Ages count at `now`: when it came in. `None` where it
-/// is not there any more, or `limits` ended the work: then it stays.
+/// Delivers the staged body `key` (`posted/<sha256>`, or an object that another program put under `incoming/`), and
+/// removes it once everything in it is accounted for. `now` is the time at which the body arrived; ages are counted at
+/// that time. Returns `None` if the body is not there any more, or if `limits` ended the work, in which case it stays.
 ///
 /// # Errors
-/// See [`DeliverError`]; the body stays, except where it can never be decoded: then nothing of it is
-/// delivered, and it goes to `rejects/`.
+/// See [`DeliverError`]. The body stays, unless it can never be decoded. In that case nothing of it is delivered, and
+/// it is moved to `rejects/`.
 pub async fn deliver(
     pipeline: &Pipeline,
     key: &str,
@@ -75,7 +85,7 @@ pub async fn deliver(
     let bundles = &pipeline.store.bundles;
     match pipeline.verify(key, limits).await {
         Ok(Ended::Paused) => return Ok(None),
-        // No bytes are no records.
+        // An empty body has no records and is no error.
         Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {}
         Err(DeliverError::Bundle(error)) if !error.is_transient() => {
             pipeline.bury(key, key, "body", &chain(&error), now).await?;
@@ -92,7 +102,7 @@ pub async fn deliver(
     match pipeline.deliver(input, limits, &mut posted).await {
         Ok(Ended::Complete) | Err(DeliverError::Bundle(BundleError::Empty)) => {
             bundles.remove(key).await?;
-            posted.warn(key);
+            posted.tell(key);
             Ok(Some(posted))
         }
         Ok(Ended::Paused) => Ok(None),
@@ -100,9 +110,9 @@ pub async fn deliver(
     }
 }
 
-/// Delivers everything that waits under `posted/` and that `claim` gives a guard for; tells `delivered` of
-/// each body. One that fails is logged, stays for the next sweep and does not keep the others from being
-/// delivered. Gives how many were delivered, and the first error.
+/// Delivers all bodies under `posted/` for which `claim` returns a guard, and reports each to `delivered`. A body that
+/// fails is logged, stays for the next sweep and does not stop the others. Returns how many were delivered, and the
+/// first error.
 pub async fn sweep<Guard: Send>(
     pipeline: &Pipeline,
     clock: &dyn Clock,

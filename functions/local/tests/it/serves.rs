@@ -35,7 +35,7 @@ const LONG_OUTAGE: Duration = Duration::from_secs(100);
 /// The shortest soak that has such an outage.
 const LONG_SOAK: Duration = Duration::from_mins(5);
 /// The longest that an end may take that was asked for.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A process of `vt serve`, and where it listens.
 struct Serving {
@@ -375,8 +375,32 @@ async fn whoever_is_slow_does_not_keep_it_from_its_end() {
     running.terminate();
     let (status, said) = running.end().await;
     assert!(status.success(), "{said}");
-    // Four seconds, and what a busy machine adds.
-    assert!(begun.elapsed() < 2 * ENDS_WITHIN, "{:?}: {said}", begun.elapsed());
+    // Twelve seconds for the poll, and what a busy machine adds.
+    assert!(begun.elapsed() < ENDS_WITHIN, "{:?}: {said}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_that_the_state_cannot_be_written() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let stage = Stage::new().await;
+    let mut command = stage.vt(&["serve", "--functions", "ingest"]);
+    command
+        .env("STATEDIR", disk.path())
+        .env("SERVE_LISTEN", "127.0.0.1:0")
+        .env("INGEST_LISTEN", "127.0.0.1:0");
+    let (_running, url) = Running::serve(command);
+    let health = async || {
+        let answer = reqwest::get(format!("{url}/health")).await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let (status, body) = health().await;
+    assert_eq!((status, &body["state"]), (200, &Value::Null), "{body}");
+    disk.fill();
+    let (status, body) = health().await;
+    assert_eq!(status, 503, "{body}");
+    assert!(body["state"].as_str().unwrap().contains("No space left"), "{body}");
+    disk.free();
+    assert_eq!(health().await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
