@@ -1,5 +1,6 @@
-//! A Lambda that does as it is told: `{"fail":"why"}` fails, `{"panic":"why"}` panics, anything else is its own
-//! answer. For trying what every function does then, which is what [`azul_vt::lambda::serve`] does.
+//! A Lambda function that fails on demand: `{"fail":"why"}` fails, `{"panic":"why"}` panics, and any other event is
+//! returned as the answer. It is for trying how [`azul_vt::lambda::serve`] handles the outcomes, which is the same for
+//! every function.
 
 use std::{process::ExitCode, time::Duration};
 

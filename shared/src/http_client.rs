@@ -1,4 +1,4 @@
-//! The HTTP client that every part of this library speaks through, and how long to wait between attempts.
+//! Builds the HTTP client that every part of this library uses, and computes the waits between attempts.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -24,13 +24,13 @@ use url::Url;
 
 use crate::settings::Settings;
 
-/// How long a connection may take to stand, TLS included.
+/// Longest time to open a connection, including the TLS handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every request calls itself.
+/// `User-Agent` header of every request.
 pub const USER_AGENT: &str = concat!("azul-vt/", env!("CARGO_PKG_VERSION"));
 
-/// Why there is no HTTP client.
+/// Reasons why the HTTP client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpSetupError {
     /// `CA_BUNDLE` cannot be read.
@@ -38,7 +38,7 @@ pub enum HttpSetupError {
     CaBundleUnreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -47,7 +47,7 @@ pub enum HttpSetupError {
     CaBundleInvalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, where it holds certificates at all.
+        /// Error of the HTTP library; `None` if the file holds no certificates at all.
         #[source]
         source: Option<reqwest::Error>,
     },
@@ -65,14 +65,14 @@ pub enum HttpSetupError {
     Client(#[source] reqwest::Error),
 }
 
-/// A client with what `settings` say about proxies and certificates, a connect timeout of
-/// [`CONNECT_TIMEOUT`], and no redirects: they are followed by hand, because whom a secret may be sent to
-/// changes on the way. Further timeouts are the caller's.
+/// Returns a client builder with the proxies and certificates of `settings` and a connect timeout of
+/// [`CONNECT_TIMEOUT`]. The caller sets all further timeouts.
 ///
-/// The certificates of `CA_BUNDLE` are trusted beside the system's own.
+/// The client follows no redirects. The callers follow them, because a secret may not be sent to every host on the
+/// way. The certificates of `CA_BUNDLE` are trusted in addition to the system's own.
 ///
 /// # Errors
-/// A `CA_BUNDLE` or a proxy that cannot be used.
+/// Fails if `CA_BUNDLE` or a proxy cannot be used.
 pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
     let mut builder = reqwest::Client::builder()
         // settings.rs is the only reader of the environment.
@@ -97,8 +97,9 @@ pub fn builder(settings: &Settings) -> Result<ClientBuilder, HttpSetupError> {
     })
 }
 
-/// TLS that trusts the system's certificate authorities, as reqwest would set it up. They are read once in a process:
-/// a function has several clients, and reading them is most of its cold start.
+/// Returns a TLS configuration that trusts the system's certificate authorities, as reqwest would set it up. The
+/// authorities are read once for each process, because a function has several clients and reading the authorities is
+/// most of its cold start.
 fn system_tls() -> Result<ClientConfig, rustls::Error> {
     static TLS: OnceLock<ClientConfig> = OnceLock::new();
     if let Some(tls) = TLS.get() {
@@ -112,10 +113,10 @@ fn system_tls() -> Result<ClientConfig, rustls::Error> {
     Ok(TLS.get_or_init(|| tls).clone())
 }
 
-/// The certificates of `CA_BUNDLE`; `None` where it is not set.
+/// Reads the certificates of `CA_BUNDLE`; `None` if it is not set.
 ///
 /// # Errors
-/// A file that cannot be read, or holds anything but certificates.
+/// Fails if the file cannot be read or holds anything but certificates.
 fn ca_bundle(settings: &Settings) -> Result<Option<Vec<Certificate>>, HttpSetupError> {
     let Some(path) = &settings.ca_bundle else { return Ok(None) };
     let pem = fs::read(path)
@@ -134,10 +135,10 @@ fn ca_bundle(settings: &Settings) -> Result<Option<Vec<Certificate>>, HttpSetupE
     Ok(Some(certificates))
 }
 
-/// The client of [`builder`].
+/// Builds the client that [`builder`] describes.
 ///
 /// # Errors
-/// As [`builder`], or a TLS that cannot be set up.
+/// Fails as [`builder`] does, or if TLS cannot be set up.
 pub fn build(settings: &Settings) -> Result<reqwest::Client, HttpSetupError> {
     builder(settings)?.build().map_err(HttpSetupError::Client)
 }
@@ -145,7 +146,7 @@ pub fn build(settings: &Settings) -> Result<reqwest::Client, HttpSetupError> {
 /// Returns at most `cap` bytes of a body, from its start. The rest is not read.
 ///
 /// # Errors
-/// The body breaks off before `cap` bytes.
+/// Fails if the body breaks off before `cap` bytes.
 pub async fn start_of_body(
     mut response: reqwest::Response,
     cap: usize,
@@ -185,13 +186,13 @@ pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
     http_date(headers.get(DATE)?.to_str().ok()?)
 }
 
-/// The time that an HTTP date such as `Tue, 24 Nov 2026 08:57:00 GMT` names.
+/// Returns the time that an HTTP date such as `Tue, 24 Nov 2026 08:57:00 GMT` names; `None` for any other text.
 pub fn http_date(text: &str) -> Option<Timestamp> {
     rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
 }
 
-/// Waits between attempts: exponential, each drawn from zero to the whole ("full jitter"), so that many
-/// that failed together do not come back together.
+/// Exponential backoff with full jitter: each wait is drawn at random from zero to the current maximum. So clients that
+/// failed at the same time do not try again at the same time.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     base: Duration,
@@ -200,7 +201,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first wait is at most `base`, each further one at most twice the one before, none over `cap`.
+    /// Creates a backoff. The first wait is at most `base`. The maximum doubles with each wait and is never over `cap`.
     pub fn new(base: Duration, cap: Duration) -> Self {
         Self { base, cap, attempts: 0 }
     }
@@ -218,29 +219,30 @@ impl Backoff {
         }
     }
 
-    /// How many waits were asked for since the start or the last [`Backoff::reset`].
+    /// Returns the number of waits since the start or the last [`Backoff::reset`].
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// After a success: the next wait is a first one again.
+    /// Makes the next wait a first one again. The caller resets after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
-/// From zero to `most`, both included.
+/// Returns a random duration from zero to `most`, both included.
 fn jitter(most: Duration) -> Duration {
     let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random().checked_rem(most.saturating_add(1)).unwrap_or_default())
 }
 
-/// A number for jitter and ids, not for secrets: the standard library seeds each `RandomState` anew.
+/// Returns a random number for jitter and ids. It is not suited for secrets. The standard library seeds each
+/// `RandomState` differently.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A short id for a request: 12 hexadecimal digits.
+/// Returns a short random id for a request: 12 hexadecimal digits.
 pub fn request_id() -> String {
     format!("{:012x}", random() >> 16)
 }

@@ -1,5 +1,5 @@
-//! What the Lambdas share: their life from start to end, requests of function URLs, who sent them, and when to
-//! stop.
+//! Runs a function as a Lambda. This module starts it, reads requests of function URLs and their callers, and derives
+//! the limits of a run from the invocation's deadline.
 
 use std::{
     error::Error as StdError,
@@ -32,14 +32,14 @@ use crate::{
     webhook::PreAuthenticated,
 };
 
-/// The time of an invocation that does not say how long it may take.
+/// Time of an invocation that states no valid deadline.
 const UNSTATED: Duration = Duration::from_mins(1);
-/// How old figures of the state may be that go to the metrics: a webhook does not read the state for them.
+/// Shortest time between two reads of the state for the metrics, so that not every webhook pays for one.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
-/// How long reading them may take, which is time of the caller's.
+/// Longest time to read the state for the metrics. The caller of the function waits meanwhile.
 const MEASURING: Duration = Duration::from_secs(2);
 
-/// Whatever kept an invocation from its end.
+/// Error of a failed invocation, of any type.
 pub type Error = Box<dyn StdError + Send + Sync>;
 
 /// An event of a kind that the function does not take. It is an error and not a tick, because its request would be
@@ -66,31 +66,31 @@ pub fn is_tick(event: &Value) -> bool {
     }
 }
 
-/// A function: what [`serve`] makes a Lambda of.
+/// A function that [`serve`] runs as a Lambda.
 #[async_trait]
 pub trait Function: Send + Sync + 'static {
-    /// Its name, in the log.
+    /// The function's name in the log.
     const NAME: &'static str;
-    /// What it keeps of an invocation's time for its own end.
+    /// Time before an invocation's deadline at which the function stops its work, so that it can end in order.
     const DEADLINE_MARGIN: Duration;
 
     /// Does the work that an event asks for until `limits` are reached, and returns the answer.
     ///
     /// # Errors
-    /// The invocation failed. What it left undone is done by a later one.
+    /// Fails if the invocation failed. A later invocation does the work that is left.
     async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, Error>;
 
-    /// Tells the metrics what only the state knows.
+    /// Sets the gauges that are read from the state.
     ///
     /// # Errors
-    /// The state cannot be read.
+    /// Fails if the state cannot be read.
     async fn measure(&self) -> Result<(), StoreError> {
         Ok(())
     }
 }
 
-/// Runs a function that `build` makes of settings, state and clock as a Lambda, for ever. Where it cannot
-/// start, the log says why.
+/// Builds a function from settings, state and clock with `build`, and serves it as a Lambda until the process ends. If
+/// the function cannot start, the log has the reason.
 pub async fn serve<F, E>(
     build: impl AsyncFnOnce(Settings, Store, Arc<dyn Clock>) -> Result<F, E>,
 ) -> ExitCode
@@ -102,7 +102,7 @@ where
     let log = settings.as_ref().map_or("info", |settings| &settings.log).to_owned();
     let started = async {
         if let Err(error) = telemetry::init(&log, Format::Json) {
-            // Else nobody could read of it.
+            // Without this log the failure would be invisible.
             telemetry::init("info", Format::Json)?;
             return Err(error.into());
         }
@@ -111,7 +111,7 @@ where
         let store = store::open(&settings).await?;
         build(settings, store, Arc::new(SystemClock)).await.map_err(Into::into)
     };
-    // Boxed: what a start holds is large, and gone afterwards.
+    // Boxed, because the future of the start is large and is dropped afterwards.
     let function: F = match Box::pin(started).await {
         Ok(function) => function,
         Err(error) => {
@@ -120,7 +120,7 @@ where
         }
     };
     let served = Served { function, measured: Mutex::default() };
-    // Of the runtime's own spans none is needed: the log has one that every level lets through.
+    // The runtime's own spans are not needed, because this span has level `error` and so passes every filter.
     let runtime = Runtime::new(service_fn(async |event: LambdaEvent<Value>| {
         let request_id = event.context.request_id.clone();
         let span = tracing::error_span!("invocation", function = F::NAME, request_id);
@@ -138,13 +138,13 @@ where
 /// A function that is being served.
 struct Served<F> {
     function: F,
-    /// When the state was read for the metrics last.
+    /// Time at which the state was last read for the metrics.
     measured: Mutex<Option<Instant>>,
 }
 
 impl<F: Function> Served<F> {
     async fn invoke(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
-        // Dropped at the end, also where the function panics.
+        // The guard is dropped at the end, also if the function panics.
         let _flushed = Flush;
         let begun = Instant::now();
         let limits = limits_before(event.context.deadline(), F::DEADLINE_MARGIN);
@@ -174,7 +174,7 @@ impl<F: Function> Served<F> {
     }
 }
 
-/// Writes the metrics when it goes.
+/// A guard that writes the metrics when it is dropped.
 struct Flush;
 
 impl Drop for Flush {
@@ -183,15 +183,15 @@ impl Drop for Flush {
     }
 }
 
-/// Limits that end `margin` before an invocation's deadline. `cargo lambda watch` states one long ago: the
-/// invocation has a minute then.
+/// Returns limits that end `margin` before an invocation's deadline. `cargo lambda watch` states a deadline in the
+/// past; the invocation then has [`UNSTATED`].
 fn limits_before(deadline: SystemTime, margin: Duration) -> RunLimits {
     let left = deadline.duration_since(SystemTime::now()).unwrap_or(UNSTATED);
     RunLimits::until(Instant::now() + left.saturating_sub(margin))
 }
 
-/// Where this process runs as a Lambda, so that an operator finds its log: function and log stream. `None`: it
-/// is no Lambda. Lambda itself sets the variables that it reads.
+/// Returns the function and the log stream of this Lambda, so that an operator finds its log; `None` if this process
+/// does not run as a Lambda. Lambda itself sets the variables that are read.
 pub fn instance() -> Option<String> {
     instance_in(&|name| std::env::var(name).ok())
 }
@@ -202,8 +202,8 @@ fn instance_in(variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     Some(format!("Lambda {function}, log stream {stream}"))
 }
 
-/// Marks a request with [`PreAuthenticated`] where IAM knows its caller: the function URL (or the HTTP API) has IAM
-/// authentication. AWS writes the identity; no caller can.
+/// Marks a request with [`PreAuthenticated`] if IAM authenticated its caller, which a function URL or an HTTP API can
+/// require. AWS writes the identity into the request, so no caller can forge it.
 fn let_in_by_iam(request: &mut lambda_http::Request) {
     let known = match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => {
@@ -216,11 +216,11 @@ fn let_in_by_iam(request: &mut lambda_http::Request) {
     }
 }
 
-/// The request of a function URL; `None` where the event is another one. A caller whom IAM let in is
-/// marked with [`PreAuthenticated`].
+/// Reads the request of a function URL; `None` if the event is of another kind. A request whose caller IAM
+/// authenticated is marked with [`PreAuthenticated`].
 ///
 /// # Errors
-/// It looks like a request and is none.
+/// Fails if the event has the form of a request but cannot be read as one.
 pub fn webhook(event: &Value) -> Result<Option<Request<Full<Bytes>>>, serde_json::Error> {
     if event.pointer("/requestContext/http").is_none() {
         return Ok(None);
@@ -237,7 +237,7 @@ pub fn webhook(event: &Value) -> Result<Option<Request<Full<Bytes>>>, serde_json
     })))
 }
 
-/// The answer as a function URL takes it.
+/// Returns a response in the form that a function URL expects.
 pub fn answer(response: &Response<Bytes>) -> Value {
     let headers: serde_json::Map<String, Value> = response
         .headers()

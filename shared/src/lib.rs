@@ -1,5 +1,5 @@
-//! What the functions of azul-vt share: VirusTotal's and Azul's protocols, the mapping of records to
-//! events, the selection of samples, and state.
+//! The library that all functions of azul-vt use. It has the protocols of VirusTotal and Azul, the mapping of records
+//! to events, the selection of samples, and the state.
 
 pub use base::{errors, minute, peer_text};
 pub use bundle;

@@ -1,8 +1,8 @@
-//! Metrics: what there is to count, under one set of names for Prometheus and for CloudWatch.
+//! The metrics of all functions, with one set of names for Prometheus and CloudWatch.
 //!
-//! Code says what happened; who is told depends on the process. `vt` answers scrapers and pushes
-//! ([`prometheus`]), a Lambda writes lines of CloudWatch's embedded metric format ([`emf`]), and where neither
-//! was begun nobody is told.
+//! The code only records what happened; the process decides where metrics go. `vt` answers scrapers and pushes to a
+//! gateway ([`prometheus`]). A Lambda writes lines of CloudWatch's embedded metric format ([`emf`]). If neither was
+//! initialized, metrics are dropped.
 
 use ::metrics::{Label, Unit, counter, gauge, histogram};
 use jiff::Timestamp;
@@ -12,30 +12,30 @@ use crate::store::Counts;
 pub mod emf;
 pub mod prometheus;
 
-/// What is known of a metric before it has a value.
+/// The description of a metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Its name, for Prometheus and for CloudWatch.
+    /// Name of the metric in Prometheus and in CloudWatch.
     pub name: &'static str,
-    /// What it is counted in.
+    /// Unit of the values.
     pub unit: Unit,
-    /// Its labels, which are CloudWatch's dimensions, in the order in which their values are given.
+    /// Names of the labels (CloudWatch: dimensions), in the order in which their values are given.
     pub labels: &'static [&'static str],
-    /// The functions that tell it.
+    /// Functions that report the metric.
     pub of: &'static [&'static str],
-    /// What it means: README's words.
+    /// Meaning of the metric, in the words of the README.
     pub meaning: &'static str,
 }
 
-/// A number that only grows, as long as the process lives.
+/// A metric whose value only grows while the process lives.
 #[derive(Debug)]
 pub struct Counter(pub Metric);
 
-/// A number as it is now.
+/// A metric with a current value.
 #[derive(Debug)]
 pub struct Gauge(pub Metric);
 
-/// Many numbers of which the distribution counts.
+/// A metric that records the distribution of many observations.
 #[derive(Debug)]
 pub struct Histogram(pub Metric);
 
@@ -46,22 +46,22 @@ impl Metric {
         pairs.map(|(name, value)| Label::new(*name, value.to_owned())).collect()
     }
 
-    /// Whether CloudWatch is told, which is paid by the combination of dimensions: not of what operators and
-    /// rules name as they like.
+    /// Whether the metric goes to CloudWatch. CloudWatch charges for each combination of dimensions, so metrics with
+    /// labels that operators and rules choose freely do not go there.
     pub fn is_for_cloudwatch(&self) -> bool {
         !self.labels.contains(&"category")
     }
 }
 
 impl Counter {
-    /// Adds `n`; `values` are those of the labels. Adding none makes it known.
+    /// Adds `n` for these values of the labels. Adding 0 makes the counter appear in the output.
     pub fn add<const N: usize>(&self, values: [&str; N], n: u64) {
         counter!(self.0.name, self.0.labels(values)).increment(n);
     }
 }
 
 impl Gauge {
-    /// Sets it; `values` are those of the labels.
+    /// Sets the gauge for these values of the labels.
     pub fn set<const N: usize>(&self, values: [&str; N], value: impl Number) {
         let value = value.into_f64();
         if !emf::is_on() {
@@ -73,16 +73,16 @@ impl Gauge {
 }
 
 impl Histogram {
-    /// Adds an observation; `values` are those of the labels.
+    /// Adds an observation for these values of the labels.
     pub fn observe<const N: usize>(&self, values: [&str; N], value: f64) {
         histogram!(self.0.name, self.0.labels(values)).record(value);
         emf::observed();
     }
 }
 
-/// A whole number, as metrics have it: exact up to 2⁵³.
+/// A whole number that can be a metric's value. Values up to 2⁵³ are exact.
 pub trait Number {
-    /// The nearest number that a metric can have.
+    /// Returns the nearest `f64`.
     fn into_f64(self) -> f64;
 }
 
@@ -114,12 +114,12 @@ macro_rules! table {
             });
         )*
 
-        /// All metrics, in the order of README.
+        /// Returns all metrics, in the order of the README.
         pub fn all() -> Vec<&'static Metric> {
             vec![$(&$variable.0),*]
         }
 
-        /// Tells whoever is told what the metrics are.
+        /// Registers the unit and the meaning of each metric with the recorder.
         fn describe() {
             $(table!(@describe $kind, $variable.0);)*
         }
@@ -135,7 +135,7 @@ macro_rules! table {
     };
 }
 
-// The name and the unit of `last_ingested_timestamp` are the Go plugin's: dashboards know them.
+// The name and the unit of `last_ingested_timestamp` are the Go plugin's, because existing dashboards use them.
 table! {
     RECORDS: Counter = "records_total", Count, ["function"], ["load", "ingest"],
         "records read";
@@ -193,7 +193,7 @@ table! {
         "from a post of events to the dispatcher's answer, or to its failure";
 }
 
-/// Counts records that a function brought, up to `now`.
+/// Adds the counts of records that `function` processed, and sets the time of the last ones to `now`.
 pub fn count(function: &str, counts: &Counts, now: Timestamp) {
     if counts.records > 0 {
         LAST_INGESTED.set([function], now.as_millisecond());

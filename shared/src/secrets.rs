@@ -1,7 +1,7 @@
-//! Secrets: the value of a variable, or an entry of AWS Secrets Manager that is read again now and then, so
-//! that it can be rotated without a deploy.
+//! Reads secrets from a variable or from an entry of AWS Secrets Manager. An entry is read again every few minutes, so
+//! that the secret can be rotated without a deployment.
 //!
-//! No error and no `Debug` shows a value; they name the setting and the entry.
+//! No error and no `Debug` output shows a secret's value; they name the setting and the entry.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,35 +19,35 @@ use crate::{
     store::{StoreError, aws},
 };
 
-/// How long what was read of an entry counts: so long may a rotated secret be unknown here.
+/// Time for which a value that was read from an entry is used. A rotated secret is unknown for at most this time.
 pub const TTL: Duration = Duration::from_mins(5);
-/// When an entry that could not be read again is tried next; what was read before counts meanwhile.
+/// Wait after an entry could not be read again. The last value is used meanwhile.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// Where a setting says that its secret is.
+/// The place of a secret, as the settings name it.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// In the variable itself.
+    /// The secret is the value of the variable itself.
     Value(SecretString),
-    /// In the entry of this name or ARN.
+    /// The secret is in the entry of Secrets Manager with this name or ARN.
     Entry(String),
 }
 
-/// A secret that cannot be had.
+/// Reasons why a secret is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// Secrets Manager did not give it.
+    /// Secrets Manager did not return the entry.
     #[error("{setting}_SECRET: the entry `{entry}` of Secrets Manager cannot be read")]
     Unreadable {
         /// The setting whose secret it is.
         setting: &'static str,
         /// Name of the entry.
         entry: String,
-        /// What the client said.
+        /// Error of the client.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is there, but not as text.
+    /// The entry exists but holds no text, or an empty one.
     #[error("{setting}_SECRET: the entry `{entry}` of Secrets Manager holds no text")]
     NoText {
         /// The setting whose secret it is.
@@ -57,7 +57,7 @@ pub enum SecretError {
     },
 }
 
-/// A secret, as it is at the moment. Cheap to clone; clones share what was read.
+/// A secret whose current value can be read. It is cheap to clone, and clones share the value that was read.
 #[derive(Clone)]
 pub struct Secret {
     setting: &'static str,
@@ -73,14 +73,14 @@ struct Entry {
     name: String,
     ttl: Duration,
     client: OnceCell<Client>,
-    /// How AWS is reached, where there is no client yet.
+    /// Settings from which the AWS client is made when it is first needed; `None` if a client was given.
     settings: Option<Settings>,
-    /// What was read last, and until when it counts.
+    /// The last value that was read, and the time until which it is used.
     read: Mutex<Option<(SecretString, Instant)>>,
 }
 
 impl Secret {
-    /// The secret of `setting`, where `source` says; `None` where it is not set. Asks nobody yet.
+    /// Returns the secret of `setting` at the place `source`; `None` if it is not set. Sends no request yet.
     pub fn of(
         setting: &'static str,
         source: Option<&SecretSource>,
@@ -99,7 +99,7 @@ impl Secret {
         Some(Self { setting, source: Arc::new(source) })
     }
 
-    /// The entry `name`, asked for by `client`, and again when what it gave is `ttl` old.
+    /// Returns the secret in the entry `name`, which `client` reads again when the last value is older than `ttl`.
     pub fn entry(setting: &'static str, name: &str, client: Client, ttl: Duration) -> Self {
         let source = Source::Entry(Box::new(Entry {
             name: name.to_owned(),
@@ -111,7 +111,7 @@ impl Secret {
         Self { setting, source: Arc::new(source) }
     }
 
-    /// The value that a variable holds; `None` where it has to be asked for.
+    /// Returns the value of the variable; `None` if the secret is in an entry and has to be read from there.
     pub fn fixed(&self) -> Option<&SecretString> {
         match &*self.source {
             Source::Value(value) => Some(value),
@@ -119,23 +119,23 @@ impl Secret {
         }
     }
 
-    /// The secret as it is now, without blanks around it.
+    /// Returns the current value of the secret, without blanks around it.
     ///
     /// # Errors
-    /// [`SecretError`], where it was never read: an entry that cannot be read again keeps its last value.
+    /// [`SecretError`] if the entry was never read. An entry that cannot be read again keeps its last value.
     pub async fn get(&self) -> Result<SecretString, SecretError> {
         let entry = match &*self.source {
             Source::Value(value) => return Ok(value.clone()),
             Source::Entry(entry) => entry,
         };
-        // Whoever comes while somebody asks waits for the same answer.
+        // The lock is held during the request, so that concurrent callers wait for the same answer.
         let mut read = entry.read.lock().await;
         if let Some((value, until)) = &*read
             && Instant::now() < *until
         {
             return Ok(value.clone());
         }
-        // Boxed: the client's future is deep and large, and asked for rarely.
+        // Boxed, because the client's future is large and rarely needed.
         match (Box::pin(self.ask(entry)).await, &mut *read) {
             (Ok(value), read) => {
                 *read = Some((value.clone(), Instant::now() + entry.ttl));
@@ -153,7 +153,7 @@ impl Secret {
         }
     }
 
-    /// The parts of a secret that holds several, separated by commas; none of them is empty.
+    /// Returns the parts of a secret that holds several values separated by commas. Empty parts are left out.
     ///
     /// # Errors
     /// As [`get`](Secret::get).
@@ -195,7 +195,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The parts of a text with commas.
+/// Splits a text at its commas. Empty parts are left out.
 pub fn split(all: &SecretString) -> Vec<SecretString> {
     let parts = all.expose_secret().split(',').map(str::trim);
     parts.filter(|part| !part.is_empty()).map(SecretString::from).collect()

@@ -1,8 +1,8 @@
-//! Settings: the only reader of the environment, but for what AWS's own SDK reads: its region, endpoint,
-//! credentials and profiles (`AWS_*`), which every tool on AWS takes from there.
+//! Reads all settings from the environment. Only AWS's own SDK reads further variables (`AWS_*`: region, endpoint,
+//! credentials and profiles), as every tool on AWS does.
 //!
-//! An empty variable counts as unset. An error names the variable, what it holds (never a secret) and
-//! what it takes.
+//! An empty variable counts as unset. An error names the variable, its value (never a secret), and the values that it
+//! may have.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
@@ -22,10 +22,10 @@ pub use hunt::{Globs, HuntSettings};
 pub use lookup::LookupSettings;
 pub use rules_root::{NotARulesRoot, RulesRoot};
 
-/// 1 MB, everywhere in this project.
+/// Number of bytes of 1 MB in all settings of this project.
 pub const MB: u64 = 1_048_576;
 
-/// VirusTotal keeps feed minutes for seven days (VirusTotal's reference, "File feed").
+/// Time for which VirusTotal keeps feed minutes, in hours: seven days (VirusTotal's reference, "File feed").
 pub const FEED_RETENTION_HOURS: i64 = 168;
 
 /// A setting that cannot be used.
@@ -34,9 +34,9 @@ pub const FEED_RETENTION_HOURS: i64 = 168;
 pub struct SettingError {
     /// The variable.
     pub name: &'static str,
-    /// What it holds; `***` for secrets.
+    /// The value of the variable; `***` for secrets.
     pub shown: String,
-    /// What it takes.
+    /// The values that the variable may have, in words.
     pub expected: String,
 }
 
@@ -45,13 +45,13 @@ pub struct SettingError {
 pub struct SettingReport {
     /// The variable.
     pub name: &'static str,
-    /// Its value; `***` for secrets, `none` where there is none.
+    /// The value of the setting; `***` for secrets, and `none` if it is empty.
     pub value: String,
     /// `environment`, `default`, or the other variable that it was taken from.
     pub source: &'static str,
 }
 
-/// Where the state is on AWS.
+/// The place of the state on AWS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsState {
     /// `STATE_TABLE`: a `DynamoDB` table.
@@ -73,29 +73,29 @@ pub struct Settings {
     pub events_url: Url,
     /// `PLUGIN_DEPLOYMENT_KEY`.
     pub deployment_key: String,
-    /// `DISPATCHER_MAX_AGE_HOURS`: older records are filtered; `None`: no limit.
+    /// `DISPATCHER_MAX_AGE_HOURS`: age above which records are filtered; `None`: no limit.
     pub max_age: Option<SignedDuration>,
     /// STATEDIR.
     pub state_dir: PathBuf,
     /// `STATE_TABLE` and `BUNDLE_BUCKET`; `None`: the state is in STATEDIR.
     pub aws: Option<AwsState>,
-    /// `INBOX_QUEUE_URL`: where work waits; `None`: in STATEDIR.
+    /// `INBOX_QUEUE_URL`: queue in which the items of the inbox wait; `None`: they wait in STATEDIR.
     pub inbox_queue: Option<Url>,
-    /// `DOWNLOAD_QUEUE_URL`: that of `download`, where it is another one.
+    /// `DOWNLOAD_QUEUE_URL`: queue of `download`, if it is not that of `INBOX_QUEUE_URL`.
     pub download_queue: Option<Url>,
-    /// `MINUTES_QUEUE_URL`: where minutes wait for workers; `None`: a run loads all of them itself.
+    /// `MINUTES_QUEUE_URL`: queue in which minutes wait for workers; `None`: a run loads all minutes itself.
     pub minutes_queue: Option<Url>,
-    /// `PACKAGE_LIMIT`: bundles loaded a run; `None`: no limit.
+    /// `PACKAGE_LIMIT`: most bundles that a run loads; `None`: no limit.
     pub package_limit: Option<u64>,
-    /// `RULES_ROOT`; a bucket only where the state is on AWS.
+    /// `RULES_ROOT`: place of the rules. It can be a bucket only if the state is on AWS.
     pub rules_root: RulesRoot,
-    /// `MAX_DOWNLOAD_SIZE_MB`, in bytes: no requests for larger files; `None`: no limit.
+    /// `MAX_DOWNLOAD_SIZE_MB`, in bytes: size above which a file is not requested; `None`: no limit.
     pub max_download_bytes: Option<u64>,
     /// `FEED_LAG_MINUTES`.
     pub feed_lag_minutes: i64,
-    /// `FAN_OUT_MINUTES`: further behind, minutes go to workers where there are any.
+    /// `FAN_OUT_MINUTES`: lag of the cursor, in minutes, above which minutes go to workers if there are any.
     pub fan_out_minutes: i64,
-    /// `FEED_BACKLOG_HOURS`: first run only.
+    /// `FEED_BACKLOG_HOURS`: hours of the feed that the first run loads.
     pub feed_backlog_hours: i64,
     /// HANDLERS, as written; the mapping checks the names.
     pub handlers: String,
@@ -105,15 +105,15 @@ pub struct Settings {
     pub max_event_bytes: usize,
     /// `MAX_LINE_BYTES`.
     pub max_line_bytes: usize,
-    /// `MAX_BUNDLE_BYTES`: decompressed.
+    /// `MAX_BUNDLE_BYTES`: most bytes of a decompressed bundle.
     pub max_bundle_bytes: u64,
     /// `REJECTS_MAX_MB`, in bytes: most bytes of rejects that are kept of one bundle; further rejects are only counted.
     pub max_reject_bytes: u64,
     /// `RULES_LENIENT`: start with the good rules although others are bad.
     pub rules_lenient: bool,
-    /// `DIRECT_LINK_HOURS`: life of a feed record's download link, from `last_analysis_date`.
+    /// `DIRECT_LINK_HOURS`: time for which a feed record's download link works, counted from `last_analysis_date`.
     pub direct_link: SignedDuration,
-    /// `REQUEST_MEMORY_HOURS`: for how long a download is not asked for again.
+    /// `REQUEST_MEMORY_HOURS`: time for which a download that was requested is not requested again.
     pub request_memory: SignedDuration,
     /// `INGEST_LISTEN`.
     pub ingest_listen: SocketAddr,
@@ -127,13 +127,13 @@ pub struct Settings {
     pub max_connections: usize,
     /// `LOAD_SOURCE`: the Azul source of mapped events.
     pub load_source: String,
-    /// CONTACT: whom the plugin's registration names.
+    /// CONTACT: contact in the plugin's registration at Azul.
     pub contact: String,
     /// LOG: level or filter of the log.
     pub log: String,
-    /// `PLUGIN_HEADERS`: sent with every answer of `vt ingest`.
+    /// `PLUGIN_HEADERS`: headers of every answer of `vt ingest`.
     pub plugin_headers: BTreeMap<String, String>,
-    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`: where the commands that run a function push their metrics.
+    /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`: gateway to which the commands that run a function push their metrics.
     pub push_gateway: Option<Url>,
     /// `HTTPS_PROXY` (also `https_proxy`, `ALL_PROXY`).
     pub https_proxy: Option<Url>,
@@ -143,13 +143,13 @@ pub struct Settings {
     pub no_proxy: String,
     /// `CA_BUNDLE`: a PEM file of further certificate authorities.
     pub ca_bundle: Option<PathBuf>,
-    /// Look-ups and webhooks.
+    /// Settings of look-ups and webhooks.
     pub lookup: LookupSettings,
     /// Settings of `download`.
     pub download: DownloadSettings,
     /// Settings of `hunt`.
     pub hunt: HuntSettings,
-    /// How each setting came about, in the order of the README's table.
+    /// The value and the source of each setting, in the order of the README's table.
     pub shown: Vec<SettingReport>,
     /// The state of VirusTotal, the dispatcher and AWS. All clients that are made from clones of these settings share
     /// it.
@@ -157,7 +157,7 @@ pub struct Settings {
 }
 
 impl fmt::Debug for Settings {
-    /// As they are shown: without secrets, and proxies without their passwords.
+    /// Shows all settings without secrets, and proxies without their passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.shown).finish()
     }
@@ -388,7 +388,7 @@ impl Settings {
         })
     }
 
-    /// Where the state is, for people.
+    /// Returns the place of the state as text for operators.
     pub fn state_place(&self) -> String {
         match &self.aws {
             Some(aws) => format!("table {}, bucket {}", aws.table, aws.bucket),
@@ -402,7 +402,7 @@ impl Settings {
     }
 }
 
-/// What is on AWS.
+/// Settings of the state and the queues on AWS.
 struct OnAws {
     state: Option<AwsState>,
     inbox_queue: Option<Url>,
@@ -416,7 +416,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The first of `names` that is set, and where it was found.
+    /// Returns the first of `names` that is set, and its value.
     fn find(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
         names.iter().find_map(|name| {
             let value = (self.lookup)(name)?;
@@ -455,7 +455,7 @@ impl Reader<'_> {
         Ok(value)
     }
 
-    /// `0` or `1`; `0` where it is not set.
+    /// Reads a switch, which is `0` or `1`; `0` if it is not set.
     fn switch(&mut self, name: &'static str) -> Result<bool, SettingError> {
         self.switch_or(name, "0")
     }
@@ -476,7 +476,7 @@ impl Reader<'_> {
         text
     }
 
-    /// A secret in the variable `name`, or the name of its entry in the variable `entry`.
+    /// Reads a secret from the variable `name`, or the name of its entry in Secrets Manager from the variable `entry`.
     fn secret_source(
         &mut self,
         name: &'static str,
@@ -501,7 +501,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Where the state is on AWS: all of it or nothing.
+    /// Reads the settings of the state on AWS. Either the whole state is on AWS or none of it.
     fn aws(&mut self) -> Result<OnAws, SettingError> {
         const TABLE: &str = "STATE_TABLE";
         const BUCKET: &str = "BUNDLE_BUCKET";
@@ -541,7 +541,7 @@ impl Reader<'_> {
         Ok(OnAws { state, inbox_queue, download_queue, minutes_queue })
     }
 
-    /// A URL that may hold a password: shown without it.
+    /// Reads a URL that may hold a password. The password is never shown.
     fn secret_url(
         &mut self,
         names: &[&'static str],
@@ -552,7 +552,7 @@ impl Reader<'_> {
             self.show(names, None, String::new());
             return Ok(None);
         };
-        // What is no URL may hold a password anywhere.
+        // A text that is not a URL is not shown at all, because a password may be anywhere in it.
         let url = read(&text).ok_or_else(|| SettingError {
             name,
             shown: "***".into(),
@@ -563,12 +563,12 @@ impl Reader<'_> {
     }
 }
 
-/// A proxy's URL. Without a scheme, as curl takes it too, it is spoken to by HTTP.
+/// Reads a proxy's URL. A URL without a scheme counts as `http://`, as with curl.
 fn proxy_url(text: &str) -> Option<Url> {
     if text.contains("://") { web_url(text) } else { web_url(&format!("http://{text}")) }
 }
 
-/// A value as it may be shown: a URL without its password.
+/// Returns a value as it may be shown: the password of a URL is replaced by `***`.
 fn without_password(text: String) -> String {
     let Ok(mut url) = Url::parse(&text) else { return text };
     if url.password().is_none() {
@@ -603,7 +603,7 @@ fn within<T: TryFrom<i64>>(text: &str, least: i64, most: i64) -> Option<T> {
     if n < least || n > most { None } else { T::try_from(n).ok() }
 }
 
-/// -1 is no limit; the outer `None` is a text that is no number.
+/// Reads a limit. -1 means no limit (`Some(None)`); a text that is not a number gives `None`.
 #[expect(clippy::option_option, reason = "outer: does it parse; inner: is there a limit")]
 fn limit(text: &str) -> Option<Option<u64>> {
     match text.parse::<i64>().ok()? {
@@ -617,7 +617,7 @@ fn hours(n: impl TryInto<i64>) -> Option<SignedDuration> {
     (n <= 10_000_000).then(|| SignedDuration::from_hours(n))
 }
 
-/// What stands between commas.
+/// Splits a text at its commas. Empty parts are left out.
 fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
 }

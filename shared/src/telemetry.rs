@@ -16,28 +16,28 @@ use tracing_subscriber::{
 
 mod lines;
 
-/// The crates of this project, whose log knows no secrets.
+/// The crates of this project. Their log lines have no secrets.
 const OWN: [&str; 7] = ["azul_vt", "load", "ingest", "query", "download", "hunt", "vt"];
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people: text on stderr, coloured where that is a terminal.
+    /// Text on stderr, for people. It is coloured if stderr is a terminal.
     Text,
-    /// For Lambda: one JSON object a line on stdout.
+    /// One JSON object a line on stdout, for Lambda.
     Json,
 }
 
-/// Why there is no log.
+/// Reasons why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter is none.
+    /// The value of LOG is not a valid filter.
     #[error(
         "LOG={shown}: write a level (error, warn, info, debug, trace, off) or a filter such as \
          info,azul_vt::virustotal=debug"
     )]
     Filter {
-        /// What LOG holds, at most its first 200 characters.
+        /// Value of LOG, at most its first 200 characters.
         shown: String,
     },
     /// Logging was set up before.
@@ -45,11 +45,11 @@ pub enum TelemetryError {
     AlreadySetUp,
 }
 
-/// Sets up the process's log. `log` is what the setting LOG holds: a level, or directives
-/// `target=level`, comma-separated.
+/// Sets up the process's log. `log` is the value of the setting LOG: a level, or directives `target=level` separated by
+/// commas.
 ///
 /// # Errors
-/// [`TelemetryError::Filter`] where `log` is no filter, [`TelemetryError::AlreadySetUp`] at a second call.
+/// [`TelemetryError::Filter`] if `log` is not a valid filter, [`TelemetryError::AlreadySetUp`] at a second call.
 pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
     match format {
         Format::Text => init_text(log, io::stderr),
@@ -67,7 +67,8 @@ pub fn init(log: &str, format: Format) -> Result<(), TelemetryError> {
     }
 }
 
-/// As [`init`] with [`Format::Text`], written by somebody who knows what else is on the screen.
+/// Sets up a log of [`Format::Text`] whose lines go to the writer `stderr`, which can keep them apart from other output
+/// on the terminal.
 ///
 /// # Errors
 /// As [`init`].
@@ -85,7 +86,8 @@ where
         .map_err(|_| TelemetryError::AlreadySetUp)
 }
 
-/// Whatever LOG says: what libraries tell beyond `info` are the bytes that they carry, secrets among them.
+/// Whether a line may be logged at all, whatever LOG says. Libraries log the bytes that they transfer below `info`, and
+/// these may contain secrets.
 fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
     let krate = metadata.target().split("::").next().unwrap_or_default();
     OWN.contains(&krate) || *metadata.level() <= Level::INFO
@@ -93,7 +95,7 @@ fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
 
 fn filter(log: &str) -> Result<EnvFilter, TelemetryError> {
     let wrong = || TelemetryError::Filter { shown: log.chars().take(200).collect() };
-    // A lone word that is no level would be taken for a target, and all else would be silent.
+    // A single word that is not a level would be taken for a target, and all other targets would be silent.
     let typo = log.split(',').map(str::trim).any(|directive| {
         !directive.contains(['=', '[', ':']) && LevelFilter::from_str(directive).is_err()
     });

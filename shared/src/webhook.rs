@@ -1,7 +1,7 @@
 //! Signatures of the Standard Webhooks specification: HMAC-SHA256 over `id.timestamp.body`.
 //!
-//! The body is signed as it arrives, so that it need not stand in memory. Whatever is wrong, the caller
-//! learns only that it is: [`Unauthorized`] says no more.
+//! The signature is computed while the body arrives, so that the body need not be in memory. [`Unauthorized`] does not
+//! say what is wrong, so that a caller without a secret learns nothing.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -15,51 +15,51 @@ use crate::secrets::{self, Secret, SecretError};
 pub mod arriving;
 pub mod receive;
 
-/// Among a request's extensions it says that its caller was let in before: by AWS, or because only this
-/// machine can reach the server. Without secrets only such callers may post.
+/// Request extension that marks a caller as authenticated already: by AWS, or because only this machine can reach the
+/// server. If no secrets are set, only such callers may post.
 #[derive(Clone, Copy, Debug)]
 pub struct PreAuthenticated;
 
-/// How far a timestamp may be from our clock.
+/// Largest difference between a request's timestamp and the local clock.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
-/// Longest id that is read.
+/// Most bytes of a webhook's id. A request with a longer id is refused.
 const LONGEST_ID: usize = 256;
-/// Most signatures looked at in one header.
+/// Most signatures of one header that are checked. Further signatures are ignored.
 const MOST_SIGNATURES: usize = 16;
 
-/// The request is not signed by anybody who may send it: missing, wrong, old or future.
+/// The request has no valid signature. The signature is missing or wrong, or its timestamp is too old or in the future.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request carries no valid signature")]
 pub struct Unauthorized;
 
-/// A secret that cannot be used.
+/// A configured secret is not a valid `whsec_` key.
 #[derive(Debug, thiserror::Error)]
-#[error("secret number {number} is none: write whsec_ and then Base64")]
+#[error("secret number {number} is not valid: write whsec_ and then Base64")]
 pub struct BadSecret {
-    /// Which of them, from 1. The secret itself is never shown.
+    /// Position of the secret in the list, counted from 1. The secret itself is never shown.
     pub number: usize,
 }
 
 /// The secrets that senders sign with cannot be used at the moment.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSecrets {
-    /// They cannot be had.
+    /// The secrets cannot be read.
     #[error(transparent)]
     Unreadable(#[from] SecretError),
-    /// One of them is none.
+    /// One of the secrets is not valid.
     #[error(transparent)]
     Bad(#[from] BadSecret),
 }
 
-/// The secrets that senders sign with, separated by commas, as they are at the moment.
+/// The current secrets that senders sign with, separated by commas.
 #[derive(Clone, Debug)]
 pub struct Secrets(Secret);
 
 impl Secrets {
-    /// Secrets that a variable holds are checked here, those of an entry when they are read.
+    /// Takes the secrets. Secrets in a variable are checked here, and secrets in an entry when they are read.
     ///
     /// # Errors
-    /// The first secret that is none.
+    /// [`BadSecret`] names the first secret that is not valid.
     pub fn new(secret: Secret) -> Result<Self, BadSecret> {
         if let Some(fixed) = secret.fixed() {
             Verifier::new(&secrets::split(fixed))?;
@@ -67,7 +67,8 @@ impl Secrets {
         Ok(Self(secret))
     }
 
-    /// What checks signatures now. Where there are no secrets after all, it lets nobody in.
+    /// Returns a verifier with the current secrets. If the list of secrets is empty, the verifier refuses all
+    /// signatures.
     ///
     /// # Errors
     /// See [`NoSecrets`].
@@ -76,7 +77,7 @@ impl Secrets {
     }
 }
 
-/// Checks signatures against one or more secrets: several while they are rotated.
+/// Checks signatures against one or more secrets. There are several secrets while they are rotated.
 #[derive(Clone)]
 pub struct Verifier {
     keys: Vec<Hmac<Sha256>>,
@@ -86,7 +87,7 @@ impl Verifier {
     /// Takes secrets of the form `whsec_<base64>`.
     ///
     /// # Errors
-    /// The first secret that is not of that form.
+    /// [`BadSecret`] names the first secret that is not of that form.
     pub fn new(secrets: &[SecretString]) -> Result<Self, BadSecret> {
         let key = |(index, secret): (usize, &SecretString)| {
             let bad = || BadSecret { number: index.saturating_add(1) };
@@ -103,9 +104,10 @@ impl Verifier {
     /// Reads `webhook-id`, `webhook-timestamp` and `webhook-signature`, and checks the time.
     ///
     /// # Errors
-    /// One of them is missing, malformed, or more than five minutes away from `now`.
+    /// [`Unauthorized`] if a header is missing or malformed, or if the timestamp is more than five minutes away from
+    /// `now`.
     pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Pending, Unauthorized> {
-        // Two of a kind: one of them could be what was signed, and the other what is read.
+        // A header that occurs twice is refused, because one value could be signed and the other one read.
         let header = |name: &str| {
             let mut all = headers.get_all(name).iter();
             all.next().filter(|_| all.next().is_none())?.to_str().ok()
@@ -136,10 +138,10 @@ impl Verifier {
     }
 }
 
-/// The header `webhook-signature` for a body: what a sender writes.
+/// Returns the header `webhook-signature` that a sender writes for a body.
 ///
 /// # Errors
-/// The secret is not of the form `whsec_<base64>`.
+/// [`BadSecret`] if the secret is not of the form `whsec_<base64>`.
 pub fn sign(secret: &str, id: &str, time: Timestamp, body: &[u8]) -> Result<String, BadSecret> {
     let verifier = Verifier::new(&[SecretString::from(secret)])?;
     let mut key = verifier.keys.into_iter().next().ok_or(BadSecret { number: 1 })?;
@@ -148,7 +150,7 @@ pub fn sign(secret: &str, id: &str, time: Timestamp, body: &[u8]) -> Result<Stri
     Ok(format!("v1,{}", BASE64_STANDARD.encode(key.finalize().into_bytes())))
 }
 
-/// A signature that waits for the body.
+/// A signature that is checked when the body is complete.
 pub struct Pending {
     id: String,
     keys: Vec<Hmac<Sha256>>,
@@ -156,18 +158,18 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The next bytes of the body, as received: before any `Content-Encoding` is undone.
+    /// Adds the next bytes of the body as they were received, before any `Content-Encoding` is undone.
     pub fn update(&mut self, bytes: &[u8]) {
         for key in &mut self.keys {
             key.update(bytes);
         }
     }
 
-    /// After the whole body: the request's id, if a signature is that of one of the secrets. Compares in
-    /// constant time.
+    /// Returns the request's id if one of the signatures matches one of the secrets. It is called after the whole body
+    /// was added, and compares in constant time.
     ///
     /// # Errors
-    /// No signature fits.
+    /// [`Unauthorized`] if no signature matches.
     pub fn finish(self) -> Result<String, Unauthorized> {
         let fits =
             |key: &Hmac<Sha256>, signature: &[u8]| key.clone().verify_slice(signature).is_ok();

@@ -1,7 +1,7 @@
-//! Workers: items of an inbox, one after the other, each to its end.
+//! Works the items of an inbox.
 //!
-//! An item ends as *done*, *again* or *buried*, and only then leaves its taker. Whoever dies at one loses
-//! nothing: it comes back when its time is up, so work must bear being done twice.
+//! A worker holds an item until the item is done, put back or buried. If the worker dies, the item becomes available
+//! again when the hold ends. So nothing is lost, but the same work may be done twice.
 
 use std::{pin::pin, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Time for which an item is taken.
+/// Time for which a worker holds an item before the hold must be renewed.
 pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
 /// Interval at which the hold of an item is renewed while it is worked, as a lease is.
 const RENEW: Duration = Duration::from_secs(20);
@@ -33,50 +33,52 @@ const RENEW: Duration = Duration::from_secs(20);
 const MAX_LOST_TAKES: u32 = 5;
 /// Kind under which [`crate::store::Memory`] knows an item that is in its last try.
 const LAST_TRY: &str = "last try";
-/// How long that is known: as long as SQS keeps a message.
+/// Time for which a last try is remembered: as long as SQS keeps a message.
 const LAST_TRY_KNOWN: SignedDuration = SignedDuration::from_hours(14 * 24);
-/// How often an empty inbox is looked at.
+/// Interval at which an empty inbox is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Time after which an inbox that could not be read is read again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
-/// Wait of an event's item that cannot be begun, or that only an operator can help. Without it the queue would start
-/// the next worker at once.
+/// Wait of an item from an event that cannot be begun, or that needs an operator. Without the wait, the queue would
+/// start the next worker at once.
 pub(crate) const STOPPED: SignedDuration = SignedDuration::from_mins(1);
-/// How long an item waits that an invocation took when its time was up, for the same reason.
+/// Wait of an item that an invocation took when its time was over. Without the wait, the queue would start the next
+/// worker at once.
 const NO_TIME: SignedDuration = SignedDuration::from_mins(1);
 
-/// What is to become of an item.
+/// The way in which an item ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It is done.
+    /// The item is done.
     Done,
-    /// It comes back.
+    /// The item is put back and tried again later.
     Retry(Retry),
-    /// It never works; why.
+    /// The item is given up, for this reason.
     Bury(String),
-    /// It comes back, and nothing else of the queue can work either until an operator has done
-    /// something; what.
+    /// The item is put back, and no other item of the queue can be worked until an operator acts. The text says what is
+    /// wrong.
     Stop(String),
 }
 
 impl Disposition {
-    /// It comes back after a time, and this was no attempt: it waited for something.
+    /// Puts the item back for the time `after`. This does not count as an attempt, because the item only waited.
     pub fn later(after: SignedDuration) -> Self {
         Self::Retry(Retry { after, is_attempt: false, ..Retry::default() })
     }
 
-    /// It was taken when `limits` were reached. Whoever comes after a process that was asked to end, which has no
-    /// deadline as an invocation has, finds it at once.
+    /// Puts back an item that was taken when `limits` were already reached. If a process without a deadline was asked
+    /// to end, the item is available at once for the next process. If an invocation's time is over, the item waits for
+    /// a minute.
     pub fn unbegun(limits: &RunLimits) -> Self {
         let is_process = limits.stop.is_cancelled() && limits.deadline.is_none();
         Self::later(if is_process { SignedDuration::ZERO } else { NO_TIME })
     }
 }
 
-/// What a worker does.
+/// The work that [`Workers`] do on an item.
 #[async_trait]
 pub trait Work: Send + Sync {
-    /// Works one item. Whatever goes wrong is an [`Disposition`].
+    /// Works one item and returns how it ends. An error becomes a [`Disposition`] too.
     async fn work(&self, item: &Item, limits: &RunLimits) -> Disposition;
 
     /// Returns the file and source of an item, for lists of failures.
@@ -84,60 +86,61 @@ pub trait Work: Send + Sync {
         Subject::default()
     }
 
-    /// What becomes of an item that one taker after the other died at.
+    /// Decides how an item ends after several workers in a row died on it.
     async fn lost(&self, _item: &Item, reason: String) -> Disposition {
         Disposition::Bury(reason)
     }
 }
 
-/// What was done.
+/// The number of items that were worked, by their outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Drained {
-    /// Items done.
+    /// Number of items that are done.
     pub done: u64,
-    /// Items put back.
+    /// Number of items that were put back.
     pub again: u64,
-    /// Items buried.
+    /// Number of items that were buried.
     pub buried: u64,
-    /// Why nothing can work until an operator has done something.
+    /// Reason why no item can be worked until an operator acts.
     pub stopped: Option<String>,
 }
 
-/// What became of messages that a queue handed over by an event.
+/// The outcome of messages that a queue handed over by an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Those that were not ended, by their ids: the queue hands them over again.
+    /// Ids of the messages that could not be ended. The queue hands them over again.
     pub failed: Vec<String>,
-    /// Why nothing can work until an operator has done something.
+    /// Reason why no message can be worked until an operator acts.
     pub stopped: Option<String>,
 }
 
 impl Delivered {
-    /// What Lambda expects as the answer to an event of SQS whose mapping reports failures item by item.
+    /// Returns the answer that Lambda expects to an event of SQS if the event source mapping reports failures item by
+    /// item.
     pub fn answer(&self) -> Value {
         let failed = self.failed.iter().map(|id| json!({ "itemIdentifier": id }));
         json!({ "batchItemFailures": failed.collect::<Vec<_>>() })
     }
 }
 
-/// Who works.
+/// Workers of one queue of the inbox.
 pub struct Workers<'a> {
-    /// Where the items are.
+    /// Store whose inbox has the items.
     pub store: &'a Store,
-    /// Whose.
+    /// Queue whose items are worked.
     pub queue: Queue,
-    /// Time.
+    /// Clock for holds and waits.
     pub clock: &'a dyn Clock,
-    /// How many items are worked at once.
+    /// Number of items that are worked at the same time.
     pub at_once: usize,
 }
 
 impl Workers<'_> {
-    /// Works items until `limits` are reached, or, unless `waits`, until none is due. What is begun is
+    /// Works items until `limits` are reached, or, unless `waits`, until no item is due. Items that were begun are
     /// finished.
     ///
     /// # Errors
-    /// The inbox cannot be read or written. With `waits`, this ends the work only if the error is not transient.
+    /// Fails if the inbox cannot be read or written. With `waits`, only an error that is not transient ends the work.
     pub async fn drain(
         &self,
         work: &dyn Work,
@@ -146,7 +149,7 @@ impl Workers<'_> {
     ) -> Result<Drained, StoreError> {
         let mut drained = Drained::default();
         let mut working = FuturesUnordered::new();
-        // Taking and working go on side by side: a queue may take its time.
+        // Items are taken while others are worked, because a queue may answer slowly.
         let mut taking: Option<BoxFuture<'_, _>> = None;
         let (mut asked, mut look_at) = (0, Some(Instant::now()));
         loop {
@@ -189,7 +192,7 @@ impl Workers<'_> {
         }
     }
 
-    /// Works what a queue handed over by an event, and ends each message that it can.
+    /// Works the messages that a queue handed over by an event, and ends each one as far as possible.
     pub async fn deliver(
         &self,
         work: &dyn Work,
@@ -241,7 +244,7 @@ impl Workers<'_> {
         delivered
     }
 
-    /// Works one message; `None` where there was nothing to do. An error: it comes back when its time is up.
+    /// Works one message; `None` if there was nothing to do. After an error the message comes back when its hold ends.
     async fn accepted<'a>(
         &self,
         work: &dyn Work,
@@ -257,8 +260,8 @@ impl Workers<'_> {
         (delivery, end)
     }
 
-    /// Works one item that was taken, and ends it; it waits for `stopped` where only an operator can help. An
-    /// error: it comes back when its time is up.
+    /// Works one item that was taken, and ends it. An item that needs an operator waits for `stopped`. After an error
+    /// the item comes back when its hold ends.
     async fn one(
         &self,
         work: &dyn Work,
@@ -275,7 +278,7 @@ impl Workers<'_> {
         };
         let after = tokio::select! {
             after = &mut working => after,
-            // It is somebody else's: what becomes of it is theirs to say.
+            // Another worker has the item now and decides how it ends.
             () = self.keep(&item) => return Ok(Disposition::later(SignedDuration::ZERO)),
         };
         drop(working);
@@ -310,9 +313,9 @@ impl Workers<'_> {
 impl Workers<'_> {
     /// Whether an item that would be given up has a last try now.
     ///
-    /// A queue also counts what it handed to functions that could not start, for want of a secret for example. Whoever
-    /// starts first must not give up what nobody began. So such an item is begun once more, which is noted before; it is
-    /// given up where that try does not end either.
+    /// A queue also counts deliveries to functions that could not start, for example because a secret was missing. The
+    /// first function that starts must not give up items that no worker ever began. So such an item gets a last try,
+    /// which is noted before it begins. The item is given up if the last try does not end either.
     async fn begins_last_try(&self, item: &Item) -> Result<bool, StoreError> {
         if item.lost < MAX_LOST_TAKES || !self.store.inbox.counts_unbegun() {
             return Ok(false);
@@ -321,7 +324,7 @@ impl Workers<'_> {
         self.store.memory.remember(LAST_TRY, &id, LAST_TRY_KNOWN, now).await
     }
 
-    /// The last try came to an end, so the item may have another one.
+    /// Forgets the last try of an item, because it came to an end. The item may have another one later.
     async fn forget_last_try(&self, item: &Item) {
         if let Err(error) = self.store.memory.forget(LAST_TRY, &self.last_try(item)).await {
             let (queue, id, error) = (self.queue.name(), &item.id, chain(&error));
@@ -333,7 +336,7 @@ impl Workers<'_> {
         format!("{} {}", self.queue.name(), item.id)
     }
 
-    /// Keeps an item for its worker, side by side with the work; ends where it was lost.
+    /// Renews the hold of an item while it is worked. Returns if another worker has taken the item.
     async fn keep(&self, item: &Item) {
         let (queue, id) = (self.queue.name(), &item.id);
         loop {
@@ -344,7 +347,7 @@ impl Workers<'_> {
                     tracing::warn!(queue, id, "the item was lost");
                     return;
                 }
-                // It is held for two times more.
+                // The hold lasts for two more renewals.
                 Err(error) => tracing::warn!(queue, id, error = chain(&error), "not renewed"),
             }
         }

@@ -1,5 +1,5 @@
-//! Captures of a sample's network traffic, as sandboxes saw it: the best that can be had, never at the
-//! sample's cost.
+//! Fetches captures of a sample's network traffic that sandboxes recorded. A capture that cannot be fetched is left
+//! out; it never makes the sample fail.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
 
 /// The label of captures at the dispatcher.
 pub(crate) const LABEL: &str = "pcap";
-/// Bytes of pcap's own header: a capture of nothing has no more.
+/// Bytes of pcap's file header. An empty capture has no more bytes.
 const HEADER_BYTES: usize = 24;
-/// How files of pcap (either byte order, micro- or nanoseconds) and pcapng begin.
+/// First bytes of files in the formats pcap (either byte order, micro- or nanoseconds) and pcapng.
 const MAGIC: [[u8; 4]; 5] = [
     [0xd4, 0xc3, 0xb2, 0xa1],
     [0xa1, 0xb2, 0xc3, 0xd4],
@@ -27,15 +27,15 @@ const MAGIC: [[u8; 4]; 5] = [
     [0xa1, 0xb2, 0x3c, 0x4d],
     [0x0a, 0x0d, 0x0d, 0x0a],
 ];
-/// How long a capture waits for the budget: its sample waits with it.
+/// Longest wait of a capture for the request budget. It is short, because the sample waits too.
 const MAX_BUDGET_WAIT: Duration = Duration::from_mins(1);
 /// Most pages of behaviour reports that are read for one sample. A page has ten reports.
 const MOST_PAGES: usize = 25;
-/// For all captures of a sample.
+/// Longest time for fetching all captures of a sample.
 const TIME: Duration = Duration::from_mins(5);
 
-/// The reports whose captures are fetched: at most `most`; those of the named sandboxes first, in that order,
-/// the others by age, the newest first.
+/// Returns the reports whose captures are fetched, at most `most`. Reports of the named sandboxes come first, in that
+/// order, then the others with the newest first.
 pub(crate) fn choose(
     mut reports: Vec<BehaviourReport>,
     sandboxes: &[String],
@@ -53,14 +53,14 @@ pub(crate) fn choose(
     reports
 }
 
-/// Whether content that begins like this is a capture of something.
+/// Whether content with this beginning is a capture that is not empty.
 pub(crate) fn is_capture(beginning: &[u8]) -> bool {
     beginning.len() > HEADER_BYTES && MAGIC.iter().any(|magic| beginning.starts_with(magic))
 }
 
 impl Download {
-    /// Fetches captures of a sample's traffic into the store, as far as that can be done within `limits` and a
-    /// few minutes. Whatever goes wrong is a line in the log.
+    /// Fetches captures of a sample's traffic into the store, as far as possible within `limits` and [`TIME`]. Errors
+    /// are only logged.
     pub(crate) async fn captures(
         &self,
         source: &str,
@@ -83,7 +83,7 @@ impl Download {
         captures: &mut Vec<Datastream>,
     ) {
         let settings = &self.common.settings.download;
-        // Captures cost requests, always.
+        // Captures always cost requests, which `DIRECT_ONLY` does not allow.
         if settings.direct_only || settings.pcap_limit == 0 {
             return;
         }
@@ -154,10 +154,10 @@ impl Download {
         to.run(vec![Bytes::from(beginning)], content).await
     }
 
-    /// Takes a grant of the budget where there is one soon.
+    /// Takes a grant of the request budget. Returns false if there is no grant within [`MAX_BUDGET_WAIT`].
     async fn grant_in_time(&self, limits: &RunLimits) -> bool {
         let until = Instant::now() + MAX_BUDGET_WAIT;
-        // Nobody knows when a pause ends early.
+        // A pause ends the wait for a grant, because it is not known when the pause will end.
         while matches!(self.common.is_paused().await, Ok(false)) {
             let wait = match self.common.grant().await {
                 Ok(()) => return true,

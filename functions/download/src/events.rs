@@ -1,4 +1,4 @@
-//! What goes to Azul for a request: the sample's event, and what became of the request. Pure.
+//! Makes the events for a request: the sample's event, and the event of the request's outcome. Pure.
 
 use azul_vt::azul::event::{
     Author, BinaryEntity, BinaryEvent, Datastream, DownloadEvent, Feature, FeatureDescriptor,
@@ -8,17 +8,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Name of the author of downloads. The Go plugin's, so that its events and ours merge.
+/// Name of the author of downloads. It is the Go plugin's name, so that its events and those of this plugin merge.
 pub const AUTHOR: &str = "VirustotalDownload";
-/// What a feature's value has at most: 4000 bytes, as in the Go plugin's events, whatever the characters.
+/// Most characters of a feature's value. They have at most 4000 bytes, which is the limit of the Go plugin's events.
 const MAX_VALUE_CHARS: usize = 1000;
 
-/// The author of downloads.
+/// Returns the author of downloads.
 pub fn author() -> Author {
     Author::new(AUTHOR, "plugin")
 }
 
-/// The features of a sample's event.
+/// Returns the features of a sample's event.
 pub fn descriptors() -> Vec<FeatureDescriptor> {
     [
         ("file_format", "Azul's name of the file's format."),
@@ -35,21 +35,21 @@ pub fn descriptors() -> Vec<FeatureDescriptor> {
     .into()
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The sample is in Azul.
     Success,
-    /// It had been in Azul before.
+    /// The sample had been in Azul before.
     AlreadyPresent,
-    /// VirusTotal does not have it; its words.
+    /// VirusTotal does not have the sample. The text is its answer.
     NotFound(String),
-    /// It is not in Azul; why.
+    /// The sample is not in Azul, for this reason.
     Failed(String),
 }
 
 impl Outcome {
-    /// The action of its event. Model version 5 knows fewer.
+    /// Returns the action of the outcome's event. Model version 5 has fewer actions.
     pub fn action(&self, version: ModelVersion, skips: bool) -> &'static str {
         let is_new = version != ModelVersion::V5;
         match self {
@@ -60,7 +60,7 @@ impl Outcome {
         }
     }
 
-    /// Its name in metrics.
+    /// Returns the name of the outcome in metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -79,8 +79,8 @@ impl Outcome {
     }
 }
 
-/// The event that says what became of a request; a failure's reason is its `metadata.reason`. `skips`: a
-/// sample that was there already is called skipped where the version has a word for it.
+/// Returns the event of a request's outcome. The reason of a failure is in `metadata.reason`. With `skips`, a sample
+/// that was in Azul already is reported as skipped, if the model version has that action.
 pub fn outcome(
     request: &DownloadEvent,
     outcome: &Outcome,
@@ -95,7 +95,7 @@ pub fn outcome(
     event.author = author();
     event.action = outcome.action(version, skips).into();
     for node in &mut event.source.path {
-        // The Go plugin's requests leave it blank, and no dispatcher takes that any more.
+        // The Go plugin's requests leave the action blank, which no dispatcher accepts any more.
         if node.action.is_empty() {
             node.action = binary_action::MAPPED.into();
         }
@@ -108,7 +108,7 @@ pub fn outcome(
     event
 }
 
-/// The event of a sample that is at the dispatcher: its content, and captures of its traffic.
+/// Returns the event of a sample that is in the dispatcher's store, with its content and captures of its traffic.
 pub fn sourced(
     request: &DownloadEvent,
     mut content: Datastream,
@@ -180,7 +180,7 @@ pub fn sourced(
     }
 }
 
-/// Model version 6 has no legacy names of formats.
+/// Clears a legacy name of a format, because only model version 5 has these names.
 fn clean(legacy: &mut String, version: ModelVersion) {
     if version != ModelVersion::V5 {
         legacy.clear();

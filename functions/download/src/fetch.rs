@@ -1,4 +1,4 @@
-//! One sample, from VirusTotal into the dispatcher's store: by its direct link, else by its hash.
+//! Fetches a sample from VirusTotal into the dispatcher's store, by its direct link or otherwise by its hash.
 
 use azul_vt::{
     azul::{
@@ -30,21 +30,23 @@ use crate::{
 
 /// The label of samples at the dispatcher.
 pub(crate) const LABEL: &str = "content";
-/// What [`azul_vt::store::Memory`] calls that somebody wants to be left alone, here the dispatcher's store.
+/// Kind under which [`azul_vt::store::Memory`] remembers that a service gets no requests for a while.
 const PAUSED: &str = "pause";
+/// Id under which the pause of the dispatcher's content store is remembered.
 const STORE: &str = "content store";
-/// For how long, at least.
+/// Shortest pause after the dispatcher's content store did not take a sample.
 const STORE_PAUSE: SignedDuration = SignedDuration::from_secs(30);
 /// Longest wait of an item for the dispatcher's content store. It is long, because each new try costs a download.
 const LONGEST_STORE_WAIT: SignedDuration = SignedDuration::from_hours(1);
-/// A transfer that had so long and was broken off counts as a try: it may never fit.
+/// Time after which a transfer that an invocation's deadline breaks off counts as a try. A transfer that had more time
+/// than this may never fit into an invocation.
 const LONG: Duration = Duration::from_mins(1);
 
-/// Why there is no sample.
+/// The way in which a request ends without a sample.
 pub(crate) enum Ended {
-    /// There will be none.
+    /// There will be no sample.
     Outcome(Outcome),
-    /// Not now.
+    /// There is no sample now; the item is tried again or given up.
     Disposition(Disposition),
 }
 
@@ -58,7 +60,7 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Ended {
     Ended::Outcome(Outcome::Failed(chain(error)))
 }
 
-/// A request's direct link, while it lasts; `None`: it has none.
+/// Returns a request's direct link, or the reason why it cannot be used; `None` if the request has no link.
 pub(crate) fn link(request: &DownloadEvent, now: Timestamp) -> Option<Result<Url, &'static str>> {
     let entity = &request.entity;
     if entity.direct_url.is_empty() {
@@ -181,8 +183,8 @@ impl Download {
         })
     }
 
-    /// What the store has already, stored once more: that tells what the dispatcher found out of it. `None`:
-    /// it is not there.
+    /// Stores a sample once more that the store already has, because the dispatcher's answer describes the content.
+    /// `None`: the store does not have the sample.
     pub(crate) async fn stored(
         &self,
         request: &DownloadEvent,
@@ -218,14 +220,14 @@ impl Download {
         }
     }
 
-    /// What becomes of a request that VirusTotal does not serve by its hash.
+    /// Decides how a request ends if VirusTotal does not return the file of its hash.
     async fn refused(&self, error: VirusTotalError, item: &Item) -> Ended {
         match error {
             VirusTotalError::Missing(answer) => {
                 self.common.note_answer().await;
                 Ended::Outcome(Outcome::NotFound(answer.to_string()))
             }
-            // Other files may be had: it is said, and does not stop them.
+            // Other files may still be downloaded, so the error is logged and does not stop all work.
             error @ VirusTotalError::Forbidden(_) => {
                 self.common.note_answer().await;
                 tracing::error!(error = chain(&error), "the key may not download");
@@ -238,8 +240,8 @@ impl Download {
         }
     }
 
-    /// What becomes of a request that the dispatcher's store does not take. The store is left alone for a
-    /// while by all: each try costs a download.
+    /// Decides how a request ends if the dispatcher's store does not take its sample. All requests then wait for a
+    /// while, because each new try costs a download.
     pub(crate) async fn refused_by_store(&self, error: &StreamError, item: &Item) -> Ended {
         let now = self.common.clock.now();
         let after = self.common.outage(
@@ -264,8 +266,7 @@ impl Download {
     }
 }
 
-/// How long something of that age waits: as long again as half of it, within bounds. So what waits for long
-/// is looked at seldom.
+/// Returns the next wait of an item of this age: half of the age, within bounds. So old items are tried rarely.
 pub(crate) fn age_backoff(
     age: SignedDuration,
     least: SignedDuration,

@@ -1,8 +1,8 @@
-//! The job of `download`: samples that were asked for are fetched from VirusTotal into Azul, within the daily
-//! quotas of their categories.
+//! The job of `download`: fetches requested samples from VirusTotal into Azul, within the daily quotas of their
+//! categories.
 //!
-//! Requests come by webhook, by polling the dispatcher or by a queue, and wait in the inbox. A [`Download`]
-//! knows no Lambda and no command line.
+//! Requests come by webhook, by polling the dispatcher or by a queue, and wait in the inbox. [`Download`] depends on
+//! neither Lambda nor the command line.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,18 +41,18 @@ mod work;
 
 /// The function's name.
 pub const NAME: &str = "download";
-/// Requests that may wait: nothing is lost that waits longer, so it is much.
+/// Number of waiting requests above which no more are polled. It is large, because a request that waits is not lost.
 const MOST_WAITING: u64 = 5_000;
-/// Outcomes that were never told, and leases of samples, are forgotten after so many days.
+/// Days for which stored outcomes and leases of samples are kept.
 const KEPT_DAYS: i64 = 8;
 
-/// Why there is no `download` to run.
+/// Reasons why `download` cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// No HTTP client.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// There is no key.
+    /// `VIRUSTOTAL_APIKEY` is not set.
     #[error("VIRUSTOTAL_APIKEY is not set: set it to the API key that files are downloaded with")]
     NoKey,
 }
@@ -66,20 +66,20 @@ pub struct Download {
     known: Mutex<Known>,
 }
 
-/// What metrics must know beside the state.
+/// Values that metrics need in addition to the state.
 #[derive(Default)]
 struct Known {
     /// The limits that requests named, by category.
     limits: BTreeMap<String, u64>,
-    /// Categories that were told of last.
+    /// Categories whose gauges were set last.
     told: BTreeSet<String>,
 }
 
 impl Download {
-    /// What the settings describe. Asks nobody.
+    /// Builds `download` from the settings. Sends no request.
     ///
     /// # Errors
-    /// A setting that is missing or cannot be used.
+    /// [`SetupError`] if a setting is missing or cannot be used.
     pub fn from_settings(
         settings: Settings,
         store: Store,
@@ -141,7 +141,7 @@ impl EventFunction for Download {
         let today = utc_day(self.common.clock.now());
         let totals = Totals::of(&*self.common.store.quotas, today).await?;
         let mut known = self.known();
-        // What was not downloaded today stands there from yesterday.
+        // A category without downloads today still has yesterday's value, so its gauge is set to 0.
         let mut stale = std::mem::take(&mut known.told);
         let mut fullest = 0;
         for QuotaUsage { category, used } in totals.categories {

@@ -1,4 +1,4 @@
-//! Content from VirusTotal into the dispatcher's store, piece by piece: never whole in memory.
+//! Streams content from VirusTotal into the dispatcher's store, so that it is never whole in memory.
 
 use std::{future::Future, io};
 
@@ -16,41 +16,41 @@ use reqwest::{Body, Response};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-/// Pieces on their way between the two.
+/// Number of pieces that are buffered between VirusTotal and the store.
 const PIECES: usize = 4;
 
-/// Why content is not in the store.
+/// Reasons why content is not in the store.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransferError {
-    /// VirusTotal did not give it to its end.
+    /// VirusTotal did not send the whole content.
     #[error(transparent)]
     Source(#[from] VirusTotalError),
-    /// There was nothing of it.
+    /// The content has no bytes.
     #[error("the content is empty")]
     Empty,
-    /// It is larger than what is wanted.
+    /// The content is larger than the limit.
     #[error("the content has more than {0} bytes (MAX_DOWNLOAD_SIZE_MB)")]
     TooLarge(u64),
-    /// It is another content.
+    /// The content has another SHA-256 than the one that was requested.
     #[error("the content has the SHA-256 {0}, which is not the one asked for")]
     Mismatch(String),
-    /// It is not of the kind that was asked for.
+    /// The content is not a network capture, although one was requested.
     #[error("the content is no network capture")]
     NoCapture,
-    /// It took longer than an upload may.
+    /// The transfer took longer than an upload may take.
     #[error("the content did not come within {} minutes", STREAM_TIME.as_secs() / 60)]
     Slow,
-    /// The store did not take it.
+    /// The store did not take the content.
     #[error(transparent)]
     Store(#[from] StreamError),
 }
 
-/// Where pieces come from.
+/// A source of content in pieces.
 pub(crate) trait Pieces: Send {
-    /// How many bytes there will be, where that is known.
+    /// Returns the length of the content in bytes; `None` if it is not known.
     fn length(&self) -> Option<u64>;
 
-    /// The next piece; `None` at the end.
+    /// Returns the next piece; `None` at the end.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, TransferError>> + Send;
 }
 
@@ -77,29 +77,29 @@ impl Pieces for Response {
     }
 }
 
-/// Where content goes, and what it may be.
+/// The place of content in the store, and the conditions that it must meet.
 #[derive(Clone, Copy)]
 pub(crate) struct Transfer<'a> {
     pub(crate) store: &'a Dispatcher,
     pub(crate) source: &'a str,
     pub(crate) label: &'a str,
-    /// The hash that it must have; `None`: any.
+    /// SHA-256 that the content must have; `None`: any.
     pub(crate) sha256: Option<&'a str>,
-    /// Bytes at most.
+    /// Most bytes of the content; `None`: no limit.
     pub(crate) most: Option<u64>,
 }
 
-/// Why content was not sent to its end.
+/// Reasons why content was not sent completely.
 enum Broken {
-    /// The content's fault.
+    /// The content cannot be read, or does not meet the conditions.
     Content(TransferError),
-    /// The store does not read on.
+    /// The store stopped reading.
     Unread,
 }
 
 impl Transfer<'_> {
-    /// Streams `content`, after the pieces of it that were read before, into the store. Where it is not what it
-    /// must be the store keeps nothing.
+    /// Streams content into the store: first the pieces that were read before (`begun`), then the rest. If the content
+    /// does not meet the conditions, the store keeps nothing.
     pub(crate) async fn run(
         self,
         begun: Vec<Bytes>,
@@ -119,7 +119,7 @@ impl Transfer<'_> {
         let sending = async {
             let sent = self.send(begun, content, &sender).await;
             if sent.is_err() {
-                // So the request breaks off, and the store keeps nothing.
+                // The error breaks the request off, so that the store keeps nothing.
                 let _ = sender.send(Err(io::Error::other("the content broke off"))).await;
             }
             drop(sender);
@@ -140,7 +140,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Sends pieces, and gives the SHA-256 of all of them.
+    /// Sends all pieces, and returns the SHA-256 of the content.
     async fn send(
         &self,
         begun: Vec<Bytes>,

@@ -1,13 +1,13 @@
-//! Which events are worked. Pure.
+//! Decides which events are worked. Pure.
 
 use azul_vt::azul::event::{DownloadEvent, download_action};
 
 use crate::events::AUTHOR;
 
-/// The item of an event, JSON: the event itself, its hash in lower case.
+/// Returns the inbox item of an event: the event as JSON, with its hash in lower case.
 ///
 /// # Errors
-/// Why it is ignored, in words for its sender.
+/// The reason why the event is ignored, in words for its sender.
 pub fn item(mut event: DownloadEvent) -> Result<String, String> {
     if event.author.name == AUTHOR {
         return Err("it is an event of our own".into());

@@ -1,5 +1,5 @@
-//! A request, from its quota to its outcome. Each step is noted before the next, so whoever comes after a
-//! crash goes on where it was.
+//! Works a request, from its quota to its outcome. Each step is noted before the next one begins, so that the work
+//! continues there after a crash.
 
 use azul_vt::{
     azul::{
@@ -31,33 +31,36 @@ use crate::{
     wanted,
 };
 
-/// Folder of outcomes that are to be told.
+/// Folder of stored outcomes.
 pub(crate) const FOLDER: &str = "outcomes/";
-/// When a request is looked at again whose sample somebody else is at, at first and later.
+/// Shortest wait of a request whose sample another request is working, or that waits for the dispatcher.
 const HELD: SignedDuration = SignedDuration::from_secs(3);
+/// Longest wait of a request whose sample another request is working, or that waits for the dispatcher.
 const LONGEST_HELD: SignedDuration = SignedDuration::from_mins(1);
-/// When a request is looked at again for which there is no place while others are being worked.
+/// Shortest wait of a request whose quota has no place while other requests of it are being worked.
 const FULL: SignedDuration = SignedDuration::from_secs(10);
+/// Longest wait of a request whose quota has no place while other requests of it are being worked.
 const LONGEST_FULL: SignedDuration = SignedDuration::from_mins(10);
-/// What [`azul_vt::store::Memory`] calls a sample that goes into the store and has no event yet.
+/// Kind under which [`azul_vt::store::Memory`] remembers a sample that goes into the store and has no event yet.
 const UNSOURCED: &str = "unsourced";
-/// Longer than any work on one takes.
+/// Time for which such a sample ([`UNSOURCED`]) is remembered. It is longer than any work on a sample takes.
 const UNSOURCED_FOR: SignedDuration = SignedDuration::from_hours(8 * 24);
 
-/// What is told of a request, kept until it is: the same event, however often it is told.
+/// The outcome of a request with its event. It is stored before the event is posted, so that every repetition posts the
+/// same event.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredOutcome {
     event: DownloadEvent,
-    /// The day of the reservation that it ends.
+    /// Day of the reservation that the outcome ends; `None` if there is no reservation.
     day: Option<Date>,
     outcome: Outcome,
 }
 
-/// A quota has no place.
+/// Reasons why a quota has no place.
 enum Full {
-    /// Places are taken by downloads that may fail.
+    /// Places are taken by downloads that may still fail.
     Now,
-    /// So many samples arrived.
+    /// This number of samples arrived today, which uses up the quota.
     ForGood(u64),
 }
 
@@ -93,7 +96,8 @@ impl Download {
         outcome
     }
 
-    /// What becomes of an item that one taker after the other died at: it is told, and its place is free.
+    /// Gives up an item after several workers in a row died on it. Its outcome is posted, and a failure frees its place
+    /// in the quota.
     pub(crate) async fn give_up(&self, item: &Item, why: String) -> Result<(), Disposition> {
         let limits = RunLimits::default();
         let event: DownloadEvent = serde_json::from_str(&item.body)
@@ -115,7 +119,7 @@ impl Download {
         Err(Disposition::Bury(why))
     }
 
-    /// Counts a download of somebody else in its category's quota, on the day that it happened, once.
+    /// Counts a download that another author reported in its category's quota, once, on the day of the download.
     async fn count(&self, event: &DownloadEvent, item: &Item) -> Result<(), StoreError> {
         let quotas = &self.common.store.quotas;
         let id = if event.kafka_key.is_empty() { &item.id } else { &event.kafka_key };
@@ -125,7 +129,7 @@ impl Download {
         quotas.set_stage(category, day, &id, Stage::Reported).await.map(drop)
     }
 
-    /// Works a request whose sample nobody else is at.
+    /// Works a request while its sample's lease is held.
     async fn request(
         &self,
         item: &Item,
@@ -152,13 +156,14 @@ impl Download {
         };
         let (day, stage) = match reserved {
             Some(reserved) => reserved,
-            // Where a request of another category is between the two, the event may never come.
+            // A sample in the store without an event may belong to a request of another category that is between the
+            // two steps. Its event may never come, so it does not count as present.
             None if is_present && !self.is_unsourced(request).await? => {
                 return self.end(item, request, None, &Outcome::AlreadyPresent, limits).await;
             }
             None => match self.reserve(request).await.map_err(|e| state_unavailable(&e))? {
                 Ok(reserved) => reserved,
-                // Somebody may give a place back.
+                // The request waits, because another request may give its place back.
                 Err(Full::Now) => {
                     let age = self.common.clock.now().duration_since(item.since);
                     let wait = age_backoff(age, FULL, LONGEST_FULL);
@@ -235,7 +240,7 @@ impl Download {
                 Unposted::Refused(why) | Unposted::Unwanted(why) => {
                     Ended::Outcome(Outcome::Failed(why))
                 }
-                // Its own matter: samples of other sources go on.
+                // Only this sample fails; samples of other sources are worked on.
                 Unposted::UnknownSource(why) => {
                     tracing::error!(source, why, "a sample has no event");
                     Ended::Outcome(Outcome::Failed(why))
@@ -265,7 +270,7 @@ impl Download {
         noted.map(drop).map_err(|error| Ended::Disposition(state_unavailable(&error)))
     }
 
-    /// The reservation that a request has, of today or of a day since it came in.
+    /// Returns the reservation that a request already has, of today or of a day since it came in.
     async fn reserved(
         &self,
         item: &Item,
@@ -276,7 +281,7 @@ impl Download {
         // The same sample may have been asked for before midnight.
         let first = utc_day(item.since).min(day).saturating_sub(1.day());
         while day >= first {
-            // A limit of nothing only asks.
+            // A limit of 0 reserves nothing; it only finds an existing reservation.
             let asked = self.common.store.quotas.reserve(&entity.category, day, 0, &id);
             if let Reservation::Already(stage) = asked.await? {
                 return Ok(Some((day, stage)));
@@ -286,7 +291,8 @@ impl Download {
         Ok(None)
     }
 
-    /// Takes a place in today's quota; the inner `Err` says where there is none: for good, how many are taken.
+    /// Takes a place in today's quota. The inner `Err` says whether there is no place only now or for the rest of the
+    /// day.
     async fn reserve(
         &self,
         request: &DownloadEvent,
@@ -310,7 +316,7 @@ impl Download {
         })
     }
 
-    /// What becomes of a request that its quota has no place for.
+    /// Skips a request for which its quota has no place today.
     async fn full(
         &self,
         item: &Item,
@@ -334,7 +340,7 @@ impl Download {
         self.end(item, request, None, &Outcome::Failed(why), limits).await
     }
 
-    /// What becomes of a request that came to nothing, now or for good.
+    /// Decides how an item ends whose request got no sample, now or for good.
     async fn ended(
         &self,
         item: &Item,
@@ -349,7 +355,7 @@ impl Download {
         }
     }
 
-    /// Tells what became of a request whose reservation is of `day`, and ends that.
+    /// Posts the outcome of a request, and ends its reservation of `day`.
     async fn end(
         &self,
         item: &Item,
@@ -380,7 +386,7 @@ impl Download {
         avro::encode_download(&told.event, self.common.settings.model_version, &mut bytes);
         let posted = match self.common.post(Model::Download, bytes, limits).await {
             Ok(()) | Err(Unposted::Unwanted(_)) => Ok(()),
-            // What the dispatcher never takes is as good as told.
+            // An event that the dispatcher never takes counts as posted.
             Err(Unposted::Refused(why)) => Err(Disposition::Bury(why)),
             Err(Unposted::UnknownSource(why)) => return Err(Disposition::Stop(why)),
             Err(Unposted::Disposition(after)) => return Err(after),
@@ -405,8 +411,8 @@ impl Download {
         failures::note(store, about.queue, item, subject, reason, clock.now()).await;
     }
 
-    /// Ends the reservation of what was told: a success keeps its place. What was told is kept: an item that
-    /// comes back although it was done tells it again, and nothing else.
+    /// Ends the reservation of a request whose outcome was posted. A success keeps its place. The stored outcome is
+    /// kept, so that an item that comes back although it was done only posts it again.
     async fn close(&self, told: &StoredOutcome) -> Result<(), StoreError> {
         let (store, entity) = (&self.common.store, &told.event.entity);
         let id = place_id(&told.event);
@@ -422,7 +428,7 @@ impl Download {
     }
 
     async fn read_told(&self, item: &Item) -> Result<Option<StoredOutcome>, StoreError> {
-        // What cannot be read is found out anew.
+        // A stored outcome that cannot be read counts as missing, so the request is worked again.
         let text = self.common.store.bundles.read(&key(item)).await?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
@@ -435,17 +441,18 @@ pub(crate) fn subject(request: &DownloadEvent) -> Subject {
     Subject { sha256, source: request.source.name.clone(), category }
 }
 
-/// A reservation's id: the same file of another source is another sample.
+/// Returns the id of a request's reservation. The same file of another source is another sample.
 fn place_id(request: &DownloadEvent) -> String {
     format!("{} {}", request.source.name, request.entity.hash)
 }
 
-/// Where a request's sample is at the dispatcher.
+/// Returns the place of a request's sample in the dispatcher's store.
 pub(crate) fn place(request: &DownloadEvent) -> Place<'_> {
     Place { source: &request.source.name, label: LABEL, sha256: &request.entity.hash }
 }
 
-/// Where the outcome of an item is kept: an item's id may hold anything.
+/// Returns the key of an item's stored outcome. It has a digest of the item's id, because the id may have any
+/// characters.
 fn key(item: &Item) -> String {
     format!("{FOLDER}{}.json", hex::encode(Sha256::digest(&item.id)))
 }

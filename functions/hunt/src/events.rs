@@ -1,4 +1,4 @@
-//! What goes to Azul for a hit: the file's event, and the request for its content. Pure.
+//! Makes the events for a hit: the file's event, and the request for its content. Pure.
 
 use azul_vt::{
     azul::{
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::hit::Hit;
 
-/// Name of the author of hunting events. The Go plugin's, so that its events and ours merge.
+/// Name of the author of hunting events. It is the Go plugin's name, so that its events and those of this plugin merge.
 pub const AUTHOR: &str = "VirustotalHuntFeed";
 /// Most bytes that are kept of a text of a hit. Azul drops a whole event that has a text of more than 32,766 bytes.
 const MAX_TEXT_BYTES: usize = 4000;
@@ -24,12 +24,12 @@ const MAX_CATEGORY_BYTES: usize = 200;
 /// Most tags of a rule that an event carries.
 const MAX_TAGS: usize = 100;
 
-/// The author of hunting events.
+/// Returns the author of hunting events.
 pub fn author() -> Author {
     Author::new(AUTHOR, "loader")
 }
 
-/// All features of these events: the report's, and the hit's own.
+/// Returns all features of these events: the report's, and the hit's own.
 pub fn descriptors() -> Vec<FeatureDescriptor> {
     let own = [
         ("hunt_rule", "Name of the YARA rule that matched the file."),
@@ -53,19 +53,19 @@ pub fn descriptors() -> Vec<FeatureDescriptor> {
 /// Reason why a hit has no event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoEvent {
-    /// The file is not wanted, as the empty file.
+    /// The file is not wanted, for example the empty file.
     Unwanted(String),
     /// The hit's object cannot be mapped to an event.
     Impossible(String),
 }
 
-/// What events are made with.
+/// Makes events.
 pub struct Events {
-    /// Reports to events.
+    /// Mapper from reports to events.
     pub mapper: Mapper,
-    /// Of the events.
+    /// Model version of the events.
     pub model_version: ModelVersion,
-    /// An event is no larger: it loses features.
+    /// Most bytes of an event. A larger event loses features.
     pub max_event_bytes: usize,
 }
 
@@ -119,7 +119,7 @@ impl Events {
         ];
         let tags = hit.rule_tags.iter().take(MAX_TAGS).map(|tag| ("hunt_rule_tag", tag));
         let own = own.into_iter().chain(tags).filter(|(_, value)| !value.is_empty());
-        // First: what does not fit is cut from the end.
+        // The hit's own features come first, because features that do not fit are cut from the end.
         let own = own.map(|(name, value)| Feature {
             name: name.into(),
             value: cut(value, MAX_TEXT_BYTES).to_owned(),
@@ -132,7 +132,7 @@ impl Events {
         Ok((event, bad_values))
     }
 
-    /// The request for a hit's content, to go with its event.
+    /// Returns the request for a hit's content, which is posted after the hit's event.
     pub fn request(
         &self,
         event: &BinaryEvent,
@@ -160,10 +160,10 @@ impl Events {
     }
 }
 
-/// Whether a hit is wanted, by the settings' patterns; else why not.
+/// Checks whether the patterns of the settings want a hit.
 ///
 /// # Errors
-/// The reason.
+/// The reason why the hit is not wanted.
 pub fn wanted(hit: &Hit, settings: &HuntSettings) -> Result<(), &'static str> {
     let HuntSettings { rulesets, rules, tags, min_positives, .. } = settings;
     if !rulesets.want(&[&hit.ruleset, &hit.ruleset_name]) {

@@ -32,11 +32,11 @@ pub struct Hit {
     pub submitter: String,
     /// The submitter's country.
     pub source_country: String,
-    /// What matched, as text.
+    /// Text of the part that matched.
     pub snippet: String,
     /// SHA-256 of the file, lower-case hex.
     pub sha256: String,
-    /// Bytes of the file; `None` where it is not said.
+    /// Size of the file in bytes; `None` if VirusTotal does not give it.
     pub size: Option<u64>,
     /// Number of engines that detect the file; `None` if VirusTotal does not give it.
     pub positives: Option<u64>,
@@ -44,7 +44,7 @@ pub struct Hit {
     pub bad_values: u64,
 }
 
-/// What an object of a page is.
+/// The result of reading an object of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
     /// A file that a rule matched.

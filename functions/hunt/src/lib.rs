@@ -1,7 +1,7 @@
-//! The job of `hunt`: what rules of Livehunt matched becomes events in Azul, and requests for the samples.
+//! The job of `hunt`: turns files that matched Livehunt rules into events in Azul, and requests their samples.
 //!
-//! A [`Hunt`] knows no Lambda and no command line. Where it was is a position, the date of the last
-//! notification that was delivered; each run reads again what is little older, and leaves out what it knows.
+//! [`Hunt`] depends on neither Lambda nor the command line. Its position is the date of the last notification that was
+//! delivered. Each run also reads notifications that are a little older, and leaves out those that it knows.
 
 use std::sync::Arc;
 
@@ -38,29 +38,30 @@ use events::Events;
 
 /// Name of the lease and of the position.
 pub const NAME: &str = "hunt";
-/// Notifications may come to light so much later than they are dated.
+/// Time before the position from which a run reads again. Notifications may become visible this much later than their
+/// date.
 const OVERLAP: SignedDuration = SignedDuration::from_mins(10);
-/// The first wait after VirusTotal failed, and the longest.
+/// The longest first wait after a failed request to VirusTotal, and the longest of all waits.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(1)];
 
-/// Why there is no `hunt` to run.
+/// Reasons why `hunt` cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// HANDLERS names one that does not exist.
+    /// HANDLERS names a handler that does not exist.
     #[error("HANDLERS: {0}")]
     Handlers(#[from] UnknownHandler),
-    /// No HTTP client.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// There is no key.
+    /// `VIRUSTOTAL_APIKEY` is not set.
     #[error("VIRUSTOTAL_APIKEY is not set: set it to the API key whose rules hunt")]
     NoKey,
 }
 
-/// Why a run ended early.
+/// Reasons why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum HuntError {
-    /// The state could not be kept.
+    /// The state cannot be read or written.
     #[error("the state could not be kept")]
     Store(#[from] StoreError),
     /// VirusTotal does not give notifications.
@@ -86,10 +87,10 @@ pub enum HuntError {
     },
 }
 
-/// What a run did.
+/// Report of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Who else was at work, and since when: then nothing was done here.
+    /// Owner that holds the lease, and since when; this run then did nothing. `None`: no other owner held it.
     pub held_by: Option<String>,
     /// Objects that were read.
     pub read: u64,
@@ -114,16 +115,16 @@ pub struct Report {
     pub requests: u64,
     /// The date of the last notification that is done, seconds since 1970.
     pub position: Option<i64>,
-    /// Hours of notifications that VirusTotal keeps no more and that were never read.
+    /// Number of hours of notifications that VirusTotal no longer keeps and that were never read.
     pub lost_hours: i64,
-    /// Rulesets that match more than they may a day, so that VirusTotal tells not all.
+    /// Rulesets that match more than their daily limit, so that VirusTotal does not report all of their hits.
     pub rate_limited: Vec<String>,
-    /// It stopped before the end: deadline, quota, or asked to end.
+    /// Whether the run stopped before the end, because of a deadline, a quota, or a request to stop.
     pub paused: bool,
 }
 
 impl Report {
-    /// Tells the metrics.
+    /// Adds the report to the metrics.
     fn tell(&self) {
         for (outcome, count) in [
             ("delivered", self.delivered),
@@ -143,12 +144,12 @@ impl Report {
     }
 }
 
-/// What asks for a run.
+/// The work that an event asks a run to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// What is new.
+    /// Read new notifications.
     Tick,
-    /// The matches of a Retrohunt job.
+    /// Read the matches of this Retrohunt job.
     Retrohunt(String),
 }
 
@@ -184,10 +185,10 @@ pub struct Hunt {
 }
 
 impl Hunt {
-    /// What the settings describe. Asks nobody.
+    /// Builds `hunt` from the settings. Sends no request.
     ///
     /// # Errors
-    /// A setting that is missing or cannot be used.
+    /// [`SetupError`] if a setting is missing or cannot be used.
     pub fn from_settings(
         settings: Settings,
         store: Store,
@@ -199,7 +200,8 @@ impl Hunt {
         Self::without_key(settings, store, clock)
     }
 
-    /// As [`Hunt::from_settings`], but without a VirusTotal key: [`Hunt::retry`] sends VirusTotal no request.
+    /// Builds `hunt` as [`Hunt::from_settings`] does, but without a VirusTotal key. [`Hunt::retry`] needs no key,
+    /// because it sends no request to VirusTotal.
     ///
     /// # Errors
     /// [`SetupError`] if a setting cannot be used.
@@ -231,10 +233,10 @@ impl Hunt {
         })
     }
 
-    /// Does what a trigger asks for; where somebody else does, says who.
+    /// Does the work that a trigger asks for. If another owner holds the lease, the report names it.
     ///
     /// # Errors
-    /// See [`HuntError`]: what was delivered before stays delivered.
+    /// See [`HuntError`]. Hits that were delivered before the error stay delivered.
     pub async fn run(&self, trigger: &Trigger, limits: &RunLimits) -> Result<Report, HuntError> {
         let mut report = Report::default();
         if request_budget::is_paused(&self.store, self.clock.now()).await? {
@@ -253,7 +255,7 @@ impl Hunt {
         let is_over = claim.limits.reached();
         claim.give_back().await?;
         match outcome {
-            // What was in flight is sent again by the next run.
+            // The next run sends the events again that were in flight.
             Err(HuntError::Publish(error)) if is_over => {
                 tracing::info!(error = chain(&error), "stopped while events were sent");
                 report.paused = true;
@@ -342,7 +344,8 @@ impl Hunt {
         self.settings.peers.earliest(self.clock.now())
     }
 
-    /// Where the first run starts: behind the Go plugin's last notification, else the backlog.
+    /// Returns the position of the first run: after the Go plugin's last notification if there is one, otherwise the
+    /// start of the backlog.
     fn first_position(&self, now: i64) -> Result<i64, StoreError> {
         if let Some(position) = local::go_plugin_hunt(&self.settings.state_dir)? {
             tracing::info!(
@@ -358,7 +361,7 @@ impl Hunt {
 #[async_trait]
 impl Function for Hunt {
     const NAME: &'static str = NAME;
-    // For ending at the border of a page.
+    // The margin lets a run end at the border of a page.
     const DEADLINE_MARGIN: Duration = Duration::from_secs(10);
 
     async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, lambda::Error> {

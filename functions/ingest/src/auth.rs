@@ -1,5 +1,5 @@
-//! Who may post: a Standard Webhooks signature, or a bearer token; either suffices. Where neither is asked for,
-//! whoever serves the requests must say that it knows the callers.
+//! Authenticates callers by a Standard Webhooks signature or a bearer token; either suffices. If neither is configured,
+//! the server must mark requests as authenticated ([`PreAuthenticated`]).
 
 use azul_vt::{
     secrets::Secret,
@@ -14,7 +14,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::reply::Problem;
 
-/// What the server asks of its callers.
+/// The secrets and tokens that callers can authenticate with.
 pub(crate) struct Auth {
     secrets: Option<Secrets>,
     tokens: Option<Secret>,
@@ -22,22 +22,22 @@ pub(crate) struct Auth {
 
 /// A caller that may post, as far as its headers say.
 pub(crate) enum Caller {
-    /// Nothing more to check.
+    /// The caller is authenticated.
     Trusted,
-    /// The signature must fit the body.
+    /// The caller is authenticated if the signature matches the body.
     Signed(Box<Pending>),
 }
 
 impl Auth {
-    /// What the settings say.
+    /// Reads the secrets and tokens of the settings.
     pub(crate) fn new(settings: &Settings) -> Result<Self, BadSecret> {
         let secrets = Secret::of("INGEST_SECRETS", settings.ingest_secrets.as_ref(), settings);
         let tokens = Secret::of("INGEST_TOKENS", settings.ingest_tokens.as_ref(), settings);
         Ok(Self { secrets: secrets.map(Secrets::new).transpose()?, tokens })
     }
 
-    /// Checks what can be checked before the body is read. Where something is asked of callers, secrets
-    /// and tokens that are empty let nobody in.
+    /// Checks the caller as far as possible before the body is read. If secrets or tokens are configured but empty, all
+    /// callers are refused.
     pub(crate) async fn check(
         &self,
         headers: &HeaderMap,
@@ -66,8 +66,8 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Compares hashes: of one length, so that comparing them tells nothing of the tokens' lengths. All are
-/// compared, whichever fits.
+/// Whether a token is one of `tokens`, in constant time. Hashes are compared, because they have the same length, so
+/// that the time does not reveal the lengths of the tokens. All tokens are compared, even after a match.
 fn is_one_of(token: &str, tokens: &[SecretString]) -> bool {
     let hash = |text: &str| -> [u8; 32] { Sha256::digest(text.as_bytes()).into() };
     let given = hash(token);

@@ -1,4 +1,4 @@
-//! A request's body, on its way into a file.
+//! Receives a request's body into a file.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,9 +19,9 @@ use crate::{auth::Caller, reply::Problem};
 
 /// A body that was received whole.
 pub(crate) struct Received {
-    /// Where it is.
+    /// File that holds the body.
     pub(crate) file: ScratchFile,
-    /// Of the bytes as received.
+    /// SHA-256 of the bytes as received, in hex.
     pub(crate) sha256_hex: String,
 }
 
@@ -37,12 +37,12 @@ impl ScratchFile {
 
 impl Drop for ScratchFile {
     fn drop(&mut self) {
-        // It is gone where it was moved. What is left here is removed by the next process too.
+        // The file does not exist any more if it was moved. A file that is left is removed by the next process.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Bytes that tell how a body is compressed.
+/// Number of bytes at the start of a body that identify its compression.
 const MAGIC: usize = 4;
 
 /// Writes a body into a new file below `scratch`, checking its size, its signature and that it is
@@ -67,7 +67,7 @@ where
     Ok(Received { file, sha256_hex })
 }
 
-/// Reads a body of which nothing but its signature counts.
+/// Reads a body only to check its signature.
 pub(crate) async fn check<B>(body: B, caller: Caller, max_bytes: u64) -> Result<(), Problem>
 where
     B: http_body::Body<Data = Bytes>,
@@ -114,7 +114,7 @@ where
     Ok(hex::encode(hash.finalize()))
 }
 
-/// The bytes of a body, as long as it is not too large; its signature is checked at its end.
+/// Reads the bytes of a body, up to a limit, and checks its signature at the end.
 struct Chunks<'a, B> {
     body: Pin<&'a mut B>,
     caller: Caller,
@@ -148,7 +148,7 @@ where
         Ok(None)
     }
 
-    /// After the whole body.
+    /// Checks the signature after the whole body was read.
     fn finish(self) -> Result<(), Problem> {
         match self.caller {
             Caller::Trusted => Ok(()),

@@ -38,16 +38,16 @@ use reply::{BodyReport, Problem, Reply};
 
 /// The function's name.
 pub const NAME: &str = "ingest";
-/// How long a caller waits for the delivery before it is told that its body is staged.
+/// Longest wait of a caller for the delivery. After it the caller is answered that its body is staged.
 pub const WAIT: Duration = Duration::from_secs(25);
-/// How long a prepared upload may wait for its beginning.
+/// Time within which a prepared upload must begin.
 const UPLOAD: SignedDuration = SignedDuration::from_mins(15);
-/// Bytes that a request for an upload may have; nothing is read in them.
+/// Most bytes of the body of a request for an upload. The body is only read to check its signature.
 const MAX_UPLOAD_REQUEST: u64 = 64 * 1024;
-/// Bodies delivered at once; further ones wait, staged.
+/// Number of bodies that are delivered at once. Further bodies stay staged and wait.
 const AT_ONCE: usize = 4;
-/// Bodies that are arriving take at most as much disk as so many of the largest ones. They are on disk before their
-/// signatures are checked.
+/// Most disk space of all bodies that are arriving, as a multiple of the largest body. Bodies are on disk before their
+/// signatures are checked, so the space must be limited.
 const MAX_ARRIVING: u64 = 4;
 
 /// Everything that ingesting needs.
@@ -56,14 +56,14 @@ pub struct Ingest {
     pub store: Store,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Lines to events.
+    /// Pipeline that turns lines into events and delivers them.
     pub pipeline: Pipeline,
-    /// Ends deliveries at the border of a batch; what is left stays staged.
+    /// Limits of deliveries, which end at the border of a batch. A body that is not delivered completely stays staged.
     pub limits: RunLimits,
-    /// How long a caller waits.
+    /// Longest wait of a caller for the delivery.
     pub wait: Duration,
-    /// Whether the process's metrics are at `/metrics`: not where they are of other functions too, because this
-    /// address may be open to many.
+    /// Whether the process's metrics are at `/metrics`. It is false if the process has metrics of other functions too,
+    /// because this address may be open to many.
     pub shows_metrics: bool,
     auth: Auth,
     headers: HeaderMap,
@@ -74,10 +74,10 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Puts the parts together.
+    /// Creates `ingest` from its parts.
     ///
     /// # Errors
-    /// A secret of `INGEST_SECRETS` that is none.
+    /// [`BadSecret`] if a secret of `INGEST_SECRETS` is not a valid `whsec_` key.
     pub fn new(
         settings: &Settings,
         store: Store,
@@ -108,7 +108,7 @@ impl Ingest {
         })
     }
 
-    /// Answers one request. Never fails: whatever goes wrong is an answer.
+    /// Answers one request. It never fails; an error becomes an answer with an error status.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> Response<Bytes>
     where
         B: http_body::Body<Data = Bytes>,
@@ -170,8 +170,8 @@ impl Ingest {
         Ok(self.deliver_or_leave(key).await)
     }
 
-    /// Prepares the upload of a body that is too large for a function URL: the caller puts it into the
-    /// bucket by itself, and the bucket's event has `load` deliver it.
+    /// Prepares the upload of a body that is too large for a function URL. The caller puts the body into the bucket,
+    /// and the bucket's event makes `load` deliver it.
     async fn upload<B>(&self, request: Request<B>) -> Result<Reply, Problem>
     where
         B: http_body::Body<Data = Bytes>,
@@ -211,7 +211,7 @@ impl Ingest {
     /// Delivers a staged body, and answers when it is done or after the wait, whichever comes first.
     async fn deliver_or_leave(self: &Arc<Self>, key: String) -> Reply {
         let this = Arc::clone(self);
-        // A task of its own: a caller that goes away must not break the delivery off in its middle.
+        // The delivery has its own task, so that it goes on if the caller goes away.
         let task = tokio::spawn(async move { this.deliver(&key).await }.in_current_span());
         match tokio::time::timeout(self.wait, task).await {
             Err(_) => Reply::staged("the dispatcher has not acknowledged it yet"),
@@ -221,7 +221,7 @@ impl Ingest {
     }
 
     async fn deliver(&self, key: &str) -> Reply {
-        // Another request, or the sweep, is at the same body: its outcome is theirs to tell.
+        // Another request or the sweep is delivering the same body, so its outcome is not known here.
         let Some(_work) = self.begin(key) else {
             return Reply::staged("the same body is being delivered already");
         };
@@ -232,9 +232,9 @@ impl Ingest {
         self.outcome(posted::deliver(&self.pipeline, key, self.clock.now(), &self.limits).await)
     }
 
-    /// Tells Azul of this plugin, once a process. Called before each delivery, so that a function URL needs
-    /// no dispatcher to start, and a registration that failed is tried again. One that is refused is logged:
-    /// it does not keep bodies from being delivered.
+    /// Registers this plugin at Azul, once for each process. It is called before each delivery, so that a function URL
+    /// can start without a dispatcher, and a registration that failed is tried again. A failure is only logged, because
+    /// bodies can be delivered without the registration.
     pub async fn register(&self) {
         match self.pipeline.register(self.clock.now(), &self.limits).await {
             Ok(()) | Err(PublishError::Interrupted { .. }) => {}
@@ -268,7 +268,7 @@ impl Ingest {
         }
     }
 
-    /// Delivers what is left staged. Gives how many bodies were delivered.
+    /// Delivers the bodies that were left staged. Returns how many were delivered.
     pub async fn sweep(&self) -> u64 {
         let claim = |key: &str| self.begin(key);
         let delivered = |posted: &posted::Posted| {
@@ -306,5 +306,5 @@ fn wants_json(headers: &HeaderMap) -> bool {
     accept.is_some_and(|accept| accept.contains("application/json"))
 }
 
-/// The status that a caller sees where its body is not the problem.
+/// Status of the answer if a body is staged but not delivered yet.
 const STAGED: StatusCode = StatusCode::ACCEPTED;

@@ -1,4 +1,4 @@
-//! The same behind a function URL.
+//! Runs `ingest` as a Lambda behind a function URL.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,17 +13,17 @@ use serde_json::Value;
 
 use crate::{Ingest, NAME};
 
-/// What a caller's answer needs of the time that a function URL leaves.
+/// Time before an invocation's deadline that is kept for answering the caller.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(3);
 
 /// `ingest` as a Lambda.
 pub struct OnLambda(Arc<Ingest>);
 
 impl OnLambda {
-    /// What the settings describe. Reads the rules.
+    /// Builds the Lambda from the settings, and reads the rules.
     ///
     /// # Errors
-    /// A setting or a rule that cannot be used.
+    /// Fails if a setting or a rule cannot be used.
     pub async fn from_settings(
         settings: Settings,
         store: Store,
@@ -31,7 +31,7 @@ impl OnLambda {
     ) -> Result<Self, lambda::Error> {
         let pipeline = Pipeline::from_settings(&settings, store.clone()).await?;
         let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
-        // The time that a function URL leaves is known at each request; the shortest common one is a minute.
+        // An invocation's time is known only at each request, so the shortest common time, a minute, is assumed.
         ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(DEADLINE_MARGIN));
         if !settings.ingest_is_authenticated() {
             tracing::info!(

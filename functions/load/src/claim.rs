@@ -1,4 +1,4 @@
-//! Who loads a minute holds its lease: a tick, a replay or a worker.
+//! Takes the leases of minutes. A tick, a replay or a worker loads a minute only while it holds the minute's lease.
 
 use azul_vt::{
     minute::Minute,
@@ -10,10 +10,10 @@ use tracing::Instrument as _;
 
 use super::{Load, LoadError, NAME, Replay, Report};
 
-/// How a minute ended.
+/// The outcome of loading a minute.
 pub(crate) enum MinuteEnd {
     Loaded,
-    /// There was nothing to do: it was loaded or given up before.
+    /// There was nothing to do, because the minute was loaded or given up before.
     AlreadySettled,
     Missing,
     Failed,
@@ -23,17 +23,17 @@ pub(crate) enum MinuteEnd {
     LeftAlone,
     /// As many bundles are loaded or being loaded as `PACKAGE_LIMIT` allows.
     PackageLimitReached,
-    /// Somebody else is at it: who.
+    /// Another owner holds the lease of the minute.
     Held(String),
 }
 
-/// Name of a minute's lease.
+/// Returns the name of a minute's lease.
 pub(crate) fn lease_name(minute: Minute) -> String {
     format!("{NAME}-{minute}")
 }
 
 impl Load {
-    /// Takes a lease; `Err`: who holds it, and since when.
+    /// Takes a lease. The inner `Err` says who holds it, and since when.
     pub(crate) async fn take(
         &self,
         name: &str,
@@ -78,7 +78,7 @@ impl Load {
                 begun.loaded();
                 Ok(MinuteEnd::Loaded)
             }
-            // Nobody asked it to stop: its lease was lost.
+            // The minute paused although nobody asked it to stop, so its lease was lost.
             Ok(MinuteEnd::Paused) if !limits.reached() => Ok(taken_over()),
             Err(LoadError::Store(StoreError::LeaseLost { name })) if name == lease_name(minute) => {
                 Ok(taken_over())

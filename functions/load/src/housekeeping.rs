@@ -1,4 +1,4 @@
-//! What is given up, and what is forgotten.
+//! Gives up minutes that VirusTotal no longer has, and removes old state.
 
 use azul_vt::{
     metrics,
@@ -9,22 +9,22 @@ use jiff::SignedDuration;
 
 use super::{Load, LoadError, NAME, Report};
 
-/// A cursor further behind than this many days lists no more minutes as buried: a wrong start, not an outage.
+/// Most days of minutes that are listed as buried. A cursor that is further behind is a wrong start, not an outage.
 const MOST_BURIED_DAYS: i64 = 60;
-/// How long staged bundles are kept for a replay.
+/// Days for which staged bundles are kept for a replay.
 const STAGED_DAYS: i64 = 8;
-/// How long is kept what was refused for good.
+/// Days for which rejects are kept.
 const REJECTS_DAYS: i64 = 30;
-/// How long minutes that are loaded or given up are kept in the ledger.
+/// Days for which minutes that are loaded or given up are kept in the ledger.
 const LEDGER_DAYS: i64 = 35;
-/// How long the lease of a minute is kept: far longer than anybody works at one.
+/// Days for which the lease of a minute is kept. This is far longer than a minute is worked.
 const LEASES_DAYS: i64 = 30;
-/// Why minutes are given up that VirusTotal does not have any more.
+/// Reason for giving up minutes that VirusTotal no longer has.
 const TOO_OLD: &str = "it left the seven days that VirusTotal keeps before it could be loaded";
 
 impl Load {
-    /// Lists minutes as given up, but for those that were loaded and those that somebody is to work or is
-    /// at. Gives the last one before which there are none of the latter.
+    /// Lists minutes as given up, except those that were loaded and those that are planned or being loaded. Returns the
+    /// last minute that has no planned or loading minute before it.
     pub(crate) async fn bury(
         &self,
         from: Minute,
@@ -41,7 +41,7 @@ impl Load {
         while minute <= to {
             match known.next_if(|row| row.minute == minute) {
                 Some(row) if matches!(row.state, MinuteState::Loaded) => {}
-                // The minute that VirusTotal was asked for has the row of its gap.
+                // The minute that was requested from VirusTotal has the row of a gap, which is settled.
                 Some(row) if !is_settled(&row.state) => done = done.min(minute.plus(-1)),
                 row => {
                     let counts = row.map(|row| row.counts).unwrap_or_default();
@@ -75,7 +75,7 @@ impl Load {
         Ok(())
     }
 
-    /// The row of a minute that is given up.
+    /// Returns the ledger row of a minute that is given up.
     pub(crate) fn buried(&self, minute: Minute, reason: &str, counts: Counts) -> LedgerRow {
         let state = MinuteState::Buried { reason: reason.into() };
         LedgerRow { minute, state, counts, updated: self.clock.now() }

@@ -1,7 +1,7 @@
-//! The job of `load`: the minutes of VirusTotal's file feed, each as events at the dispatcher.
+//! The job of `load`: delivers the minutes of VirusTotal's file feed as events to the dispatcher.
 //!
-//! A [`Load`] knows no Lambda and no command line. It derives what to do from the state alone, so a tick
-//! may be repeated, killed or run twice at any point.
+//! [`Load`] depends on neither Lambda nor the command line. It derives its work from the state alone, so a tick may be
+//! repeated, killed or run twice at any point.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,14 +43,14 @@ pub use replay::Planned;
 use replay::Replay;
 pub use trigger::{NotATrigger, Trigger};
 
-/// Name of the cursor, and of the lease of whoever moves it. A minute's lease is `load-<minute>`.
+/// Name of the cursor, and of the lease that is needed to move it. A minute's lease is `load-<minute>`.
 pub const NAME: &str = "load";
-/// Longest first wait after an answer that was none …
+/// Longest first wait before a failed request to VirusTotal is tried again.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// … and the longest of all.
+/// Longest wait between two tries of a request to VirusTotal, unless VirusTotal asks for more.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
-/// Why a run ended early.
+/// Reasons why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// There is no key to ask VirusTotal with.
@@ -58,21 +58,21 @@ pub enum LoadError {
         "VIRUSTOTAL_APIKEY is not set: set it to the API key of an account with the file feed licence"
     )]
     NoKey,
-    /// VirusTotal refuses: an operator must act.
+    /// VirusTotal refuses the request for a minute, so an operator must act.
     #[error("VirusTotal refused minute {minute}")]
     Refused {
         /// The minute asked for.
         minute: Minute,
-        /// What it said, and what to do.
+        /// VirusTotal's answer, and what an operator can do.
         #[source]
         source: VirusTotalError,
     },
     /// A minute was not delivered; the cursor stays before it.
     #[error("minute {minute} was not delivered; the next run goes on there")]
     Minute {
-        /// The minute.
+        /// The minute that was not delivered.
         minute: Minute,
-        /// Why.
+        /// Reason of the failure.
         #[source]
         source: DeliverError,
     },
@@ -82,63 +82,64 @@ pub enum LoadError {
     /// A posted body was not delivered; it stays staged.
     #[error("a posted body was not delivered; it stays staged for the next run")]
     Posted(#[source] DeliverError),
-    /// An object was not delivered to its end in the time of an invocation.
+    /// An object was not delivered completely in the time of an invocation.
     #[error("the object {key} was not delivered in time; the next try begins at its first line")]
     Object {
-        /// Its key.
+        /// Key of the object.
         key: String,
     },
-    /// The state could not be kept.
+    /// The state cannot be read or written.
     #[error("the state could not be kept")]
     Store(#[from] StoreError),
-    /// The range to load is not one.
+    /// The range of minutes cannot be loaded.
     #[error("{0}")]
     Range(String),
-    /// A range was written wrongly.
+    /// A minute of a range is written wrongly.
     #[error(transparent)]
     NotAMinute(#[from] NotAMinute),
 }
 
-/// What a run did.
+/// Report of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
-    /// Who else was at work, and since when: then nothing was done here.
+    /// Owner that holds the lease, and since when; this run then did nothing. `None`: no other owner held it.
     pub held_by: Option<String>,
-    /// Bundles loaded to their end.
+    /// Number of bundles that were loaded completely.
     pub loaded: u64,
-    /// Minutes that VirusTotal had no bundle for.
+    /// Number of minutes for which VirusTotal had no bundle.
     pub missing: u64,
-    /// Minutes whose bundle could not be decoded.
+    /// Number of minutes whose bundle could not be decoded.
     pub failed: u64,
-    /// Minutes given up because they left VirusTotal's seven days.
+    /// Number of minutes that were given up, for example because VirusTotal no longer has them.
     pub buried: u64,
-    /// Posted bodies delivered that an earlier process had left.
+    /// Number of posted bodies that an earlier process had left and that were delivered.
     pub swept: u64,
-    /// Counted in this run.
+    /// Counts of the records of this run.
     pub counts: Counts,
-    /// The last minute done.
+    /// The last minute that is done.
     pub cursor: Option<Minute>,
-    /// It stopped before everything due was loaded: deadline, limit, or asked to end.
+    /// Whether the run stopped before every due minute was loaded, because of a deadline, a limit, or a request to
+    /// stop.
     pub paused: bool,
-    /// Minutes put into the queue for workers.
+    /// Number of minutes that were put into the queue for workers.
     pub planned: u64,
-    /// Minutes that are due and were left to others: to workers, or to whoever is at them.
+    /// Number of due minutes that were left to workers, or to the owners that are loading them.
     pub left: u64,
 }
 
 impl Report {
-    /// Whether it was nothing.
+    /// Whether the run did no work.
     pub fn is_idle(&self) -> bool {
         self.loaded + self.missing + self.failed + self.buried + self.swept == 0
     }
 
-    /// Adds what came after; who is at work and what is left is as it was then.
+    /// Adds a later report. The owner of the lease, the pause and the minutes that are left are taken from it.
     fn add(&mut self, later: Self) {
         self.add_work(&later);
         (self.held_by, self.paused, self.left) = (later.held_by, later.paused, later.left);
     }
 
-    /// Adds what was done beside.
+    /// Adds the work of another report.
     fn add_work(&mut self, other: &Self) {
         self.loaded += other.loaded;
         self.missing += other.missing;
@@ -151,14 +152,14 @@ impl Report {
     }
 }
 
-/// What to tell while it runs.
+/// A step of a run that the observer is told.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// So many minutes are due, those that are being loaded among them.
+    /// This number of minutes is due, including those that are being loaded.
     Due(u64),
-    /// A minute is begun.
+    /// This minute is begun.
     Minute(Minute),
-    /// A minute is over.
+    /// This minute has ended.
     Done(Minute),
 }
 
@@ -172,28 +173,28 @@ pub struct Load {
     pub clock: Arc<dyn Clock>,
     /// The feed; `None` without a key.
     pub virustotal: Option<VirusTotal>,
-    /// Lines to events.
+    /// Pipeline that turns lines into events and delivers them.
     pub pipeline: Pipeline,
-    /// The mapper for replays: without an age limit.
+    /// Mapper without an age limit, for replays.
     pub ageless: Arc<Mapper>,
-    /// Whether minutes go to workers where the feed is far behind.
+    /// Whether minutes are sent to workers if the cursor is far behind.
     pub fan_out: bool,
-    /// Whether a tick delivers posted bodies that were left: not where `ingest` runs in the same process and knows
-    /// which of them are being delivered.
+    /// Whether a tick delivers posted bodies that were left. It is false if `ingest` runs in the same process, because
+    /// `ingest` knows which bodies are being delivered.
     pub sweeps: bool,
     /// Waits between attempts at a minute, unless VirusTotal asks for more.
     pub backoff: Backoff,
-    /// Is told of each minute.
+    /// Observer that is told the steps of a run.
     pub observer: Box<dyn Fn(Step) + Send + Sync>,
 }
 
-/// Why there is nothing to run.
+/// Reasons why `load` cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// No pipeline.
+    /// The pipeline cannot be assembled.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
-    /// No HTTP client.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
     /// VirusTotal's client cannot be set up.
@@ -202,10 +203,10 @@ pub enum SetupError {
 }
 
 impl Load {
-    /// What the settings describe. Reads the rules.
+    /// Builds `load` from the settings, and reads the rules.
     ///
     /// # Errors
-    /// A setting or a rule that cannot be used.
+    /// [`SetupError`] if a setting or a rule cannot be used.
     pub async fn from_settings(
         settings: Settings,
         store: Store,
@@ -241,14 +242,14 @@ impl Load {
         }
     }
 
-    /// As [`Load::run`], for whoever knows of an invocation only that it failed or not.
+    /// Runs as [`Load::run`] does, for callers of an invocation that only see whether it failed.
     async fn invoked(&self, trigger: &Trigger, limits: &RunLimits) -> Result<Report, LoadError> {
         match (trigger, self.run(trigger, limits).await) {
-            // Nobody else comes back to an object.
+            // The invocation must fail, because no later run comes back to an object.
             (Trigger::Object { key }, Ok(Report { paused: true, .. })) => {
                 Err(LoadError::Object { key: key.clone() })
             }
-            // Without a key there are posts at most, and no feed to fail at.
+            // A deployment without a key loads only posted bodies, so the missing feed is not an error.
             (Trigger::Tick, Err(LoadError::NoKey)) => Ok(Report::default()),
             (_, outcome) => outcome,
         }
@@ -295,7 +296,7 @@ impl Load {
         Ok(())
     }
 
-    /// Delivers an object that somebody put under `incoming/`.
+    /// Delivers an object that was put under `incoming/`.
     async fn object(&self, key: &str, limits: &RunLimits) -> Result<Report, LoadError> {
         let mut report = Report::default();
         if !self.register(limits, &mut report).await? {
@@ -318,7 +319,7 @@ impl Load {
         self.settings.package_limit.is_some_and(|most| limits.bundles() >= most)
     }
 
-    /// Tells Azul of this plugin, once a process. False where it was asked to stop meanwhile.
+    /// Registers this plugin at Azul, once for each process. Returns false if the run was asked to stop meanwhile.
     async fn register(&self, limits: &RunLimits, report: &mut Report) -> Result<bool, LoadError> {
         match self.pipeline.register(self.clock.now(), limits).await {
             Ok(()) => Ok(true),
@@ -330,12 +331,12 @@ impl Load {
         }
     }
 
-    /// The newest minute that VirusTotal should have by now.
+    /// Returns the newest minute that VirusTotal should have by now.
     pub fn newest(&self) -> Minute {
         newest(&self.settings, self.now())
     }
 
-    /// The oldest minute that VirusTotal still has.
+    /// Returns the oldest minute that VirusTotal still has.
     fn horizon(&self) -> Minute {
         Minute::of(self.now()).plus(-FEED_RETENTION_HOURS * 60)
     }
@@ -355,7 +356,7 @@ impl Load {
 #[async_trait]
 impl Function for Load {
     const NAME: &'static str = NAME;
-    // For ending at the border of a batch.
+    // The margin lets a run end at the border of a batch.
     const DEADLINE_MARGIN: Duration = Duration::from_secs(10);
 
     async fn handle(&self, event: &Value, limits: &RunLimits) -> Result<Value, lambda::Error> {
@@ -388,7 +389,8 @@ fn newest(settings: &Settings, now: Timestamp) -> Minute {
     Minute::of(now).plus(-settings.feed_lag_minutes)
 }
 
-/// Where the first run starts: behind the Go plugin's last minute, else the backlog.
+/// Returns the cursor of the first run: the Go plugin's last minute if there is one, otherwise the minute before the
+/// backlog.
 fn first_position(settings: &Settings, now: Timestamp) -> Result<Minute, LoadError> {
     if let Some(minute) = local::go_plugin_position(&settings.state_dir)? {
         tracing::info!(%minute, "going on behind the last minute of the Go plugin (v3_files)");
@@ -398,7 +400,8 @@ fn first_position(settings: &Settings, now: Timestamp) -> Result<Minute, LoadErr
     Ok(backlog.min(newest(settings, now)).plus(-1))
 }
 
-/// How long to wait before a gap is tried again: a bundle that is late by minutes, hours, then days.
+/// Returns the wait before a gap is tried again. It grows with the attempts, because a bundle may be late by minutes,
+/// hours or days.
 fn gap_delay(attempts: u32) -> SignedDuration {
     match attempts {
         0 | 1 => SignedDuration::from_mins(10),

@@ -1,4 +1,4 @@
-//! One minute: fetched, staged, delivered, noted in the ledger.
+//! Loads one minute: fetches and stages its bundle, delivers its events, and notes the progress in the ledger.
 
 use std::{
     io::{self, Read as _},
@@ -24,13 +24,13 @@ use azul_vt::{
 
 use super::{Load, LoadError, MinuteEnd, NAME, Replay, Report, gap_delay};
 
-/// Times a bundle that cannot be decoded is fetched before its minute becomes a gap.
+/// Number of times that a bundle is fetched before its minute becomes a gap, if it cannot be decoded.
 const FETCHES: u32 = 3;
 
-/// What staging a minute came to.
+/// The result of staging a minute.
 enum Staging {
     Staged(String),
-    /// It is no bundle.
+    /// The answer is not a bundle.
     Bad(String),
     Missing(String),
     NotYet,
@@ -72,7 +72,7 @@ impl Load {
             if limits.reached() && fetch > 1 {
                 return Ok(MinuteEnd::Paused);
             }
-            // A staged bundle that is gone (somebody tidied up) is fetched anew, from its first line.
+            // If the staged bundle was removed meanwhile, the bundle is fetched again and loaded from its first line.
             let open = match &key {
                 Some(key) => self.store.bundles.open(key).await?,
                 None => None,
@@ -143,7 +143,7 @@ impl Load {
                     return Ok(MinuteEnd::Loaded);
                 }
                 Ok(Ended::Paused) => return Ok(MinuteEnd::Paused),
-                // What came before the fault was delivered, and comes again.
+                // The records before the fault were delivered. They are delivered again with the next bundle.
                 Err(DeliverError::Bundle(error)) if !error.is_transient() => {
                     bad = chain(&error);
                     self.bury_damaged(minute, &staged, &bad).await?;
@@ -253,7 +253,7 @@ impl Load {
                     return Ok(Staging::Missing(answer.to_string()));
                 }
                 Err(VirusTotalError::NotAvailableYet(_)) => return Ok(Staging::NotYet),
-                // VirusTotal does not document how it refuses what it keeps no longer.
+                // VirusTotal does not document its answer for minutes that it no longer keeps.
                 Err(error) if self.is_too_old(minute) && is_gone(&error) => {
                     return Ok(Staging::Missing(error.to_string()));
                 }
@@ -283,7 +283,7 @@ impl Load {
         let short = fetched.sha256_hex.get(..12).unwrap_or(&fetched.sha256_hex);
         let start = start(path.clone()).await?;
         let compression = Compression::of(&start);
-        // An error page that came with 200 is not compressed, and no list of objects.
+        // An error page that came with status 200 is neither compressed nor a list of JSON objects.
         if compression == Compression::Plain && !matches!(start[..], [] | [b'{', ..]) {
             let why = "it is neither compressed nor a list of objects".to_owned();
             let rejects = Rejects::new(Arc::clone(&self.store.bundles));
@@ -322,7 +322,7 @@ fn name(sha256: &str) -> String {
     format!("bundle-{sha256}")
 }
 
-/// The first bytes of a fetched file: four, or all where it has fewer.
+/// Reads the first four bytes of a fetched file, or all if it has fewer.
 async fn start(path: PathBuf) -> Result<Vec<u8>, LoadError> {
     let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Unavailable {
         action: "reading a fetched bundle".into(),
@@ -337,7 +337,7 @@ async fn start(path: PathBuf) -> Result<Vec<u8>, LoadError> {
     Ok(read.map_err(|error| unavailable(error.into()))?)
 }
 
-/// Whether an answer may say that there is no such minute any more.
+/// Whether an answer may mean that VirusTotal no longer has the minute.
 fn is_gone(error: &VirusTotalError) -> bool {
     error.answer().is_some_and(|answer| matches!(answer.status, Some(400 | 410)))
 }

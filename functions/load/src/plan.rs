@@ -1,4 +1,4 @@
-//! What is due: said, and sent to workers where it is much.
+//! Finds the minutes that are due, for a plan or to send them to workers.
 
 use std::collections::BTreeSet;
 
@@ -18,17 +18,18 @@ use super::{
     Load, LoadError, NAME, Report, Step, first_position, newest, tick::WINDOW, worker::MinuteItem,
 };
 
-/// Minutes that wait for workers or are with them, at most: what a good many do in a minute in which nobody
-/// can tick.
+/// Most minutes that wait for workers or are being worked. They last for a minute in which nobody can tick, even with
+/// many workers.
 const OUTSTANDING: usize = 480;
-/// Minutes that are noted and sent together: so many lack their message where a tick dies in between.
+/// Number of minutes that are noted and then sent together. If a tick dies in between, at most this number of minutes
+/// has no message.
 const TOGETHER: usize = 40;
-/// A minute that nobody has touched for so long is sent again where messages are lost.
+/// Time without progress after which a minute is sent again, if messages were lost.
 const RESEND: SignedDuration = SignedDuration::from_mins(2);
-/// A gap that was sent and that nobody has touched for so long is sent again.
+/// Time without progress after which a gap that was sent to workers is sent again.
 const RESEND_GAP: SignedDuration = SignedDuration::from_mins(15);
 
-/// What a run would do.
+/// The work that a run would do.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// The last minute done; `None` before the first run.
@@ -37,12 +38,13 @@ pub struct Plan {
     pub from: Minute,
     /// The newest minute that is due.
     pub to: Minute,
-    /// Gaps and unfinished minutes to try before.
+    /// Gaps and unfinished minutes that are tried first.
     pub unfinished: Vec<LedgerRow>,
 }
 
 impl Load {
-    /// What a tick would do at `now`; without a `store`, the first one. Asks nobody and changes nothing.
+    /// Returns the work that a tick would do at `now`; without a `store`, the work of the first tick. Sends no request
+    /// and changes nothing.
     ///
     /// # Errors
     /// [`LoadError::Store`].
@@ -65,8 +67,8 @@ impl Load {
         Ok(Plan { cursor, from: start.next(), to: newest(settings, now), unfinished })
     }
 
-    /// Notes the next minutes as planned, then sends them to workers; gaps that are due and what was lost
-    /// on its way, too. A crash in between leaves rows that are sent when [`RESEND`] is over.
+    /// Notes the next minutes as planned, then sends them to workers. It also sends gaps that are due and minutes whose
+    /// messages were lost. A crash in between leaves planned rows, which are sent again after [`RESEND`].
     pub(crate) async fn send_to_workers(
         &self,
         cursor: Minute,
@@ -113,7 +115,7 @@ impl Load {
         report.left = (begun.len() + new.len()) as u64 + later;
         report.paused = limits.reached();
         if report.left == 0 {
-            // Workers ended the last ones meanwhile.
+            // Workers have ended the last minutes meanwhile.
             self.settle(cursor, report).await?;
         }
         (self.observer)(Step::Due(report.left));
@@ -131,8 +133,8 @@ impl Load {
         Ok(put.map_err(StoreError::from)?)
     }
 
-    /// Minutes that were sent, and whose message must be lost: nobody has touched them for long, and fewer
-    /// wait than are to be worked.
+    /// Returns minutes that were sent and whose messages must be lost. These rows had no progress for [`RESEND`], and
+    /// the queue has fewer items than there are begun minutes.
     async fn lost(&self, begun: &[LedgerRow], now: Timestamp) -> Result<Vec<Minute>, LoadError> {
         let latest = latest_written(now);
         let is_old =
@@ -146,8 +148,8 @@ impl Load {
         Ok(if all_wait { Vec::new() } else { old })
     }
 
-    /// Under the lease of a minute that is to be sent again: puts off when that is done once more. False
-    /// where it is not to be sent: somebody is at it, or was, or it is given up.
+    /// Notes, under the lease of a minute, that the minute is sent again now. Returns false if it is not to be sent,
+    /// because it is being loaded, was loaded or tried meanwhile, or is given up.
     async fn renew(
         &self,
         minute: Minute,
@@ -183,7 +185,8 @@ impl Load {
         renewed
     }
 
-    /// The first minutes after the cursor that nothing is known of, at most so many, and up to where was looked.
+    /// Returns the first minutes after the cursor that have no ledger row, at most `most`, and the last minute that was
+    /// checked.
     async fn next_minutes(
         &self,
         cursor: Minute,

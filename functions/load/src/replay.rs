@@ -1,4 +1,4 @@
-//! A range of minutes, loaded again.
+//! Loads a range of minutes again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
     minutes::{is_suspect, staged},
 };
 
-/// How often it is looked whether a minute is free that somebody else is at.
+/// Interval at which a replay tries to take the lease of a minute that another owner holds.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Options of a replay.
@@ -26,16 +26,16 @@ pub(crate) struct Replay<'a> {
     pub(crate) is_fetched: bool,
 }
 
-/// A minute of a range, and what is known of it.
+/// A minute of a range, with its state before a replay.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Planned {
     /// The minute.
     pub minute: Minute,
-    /// The staged bundle that would be loaded; `None`: it would be fetched.
+    /// Key of the staged bundle that would be loaded; `None`: the bundle would be fetched.
     pub staged: Option<String>,
-    /// What became of it; `None`: nothing yet.
+    /// State of the minute in the ledger; `None`: it has none yet.
     pub state: Option<MinuteState>,
-    /// Counted when it was loaded last.
+    /// Counts of the last time that the minute was loaded.
     pub counts: Option<Counts>,
 }
 

@@ -1,4 +1,5 @@
-//! A tick: what was left posted, then the minutes behind the cursor, loaded or sent to workers.
+//! Runs a tick. A tick delivers posted bodies that were left, then loads the minutes after the cursor or sends them to
+//! workers.
 
 use std::collections::BTreeSet;
 
@@ -19,35 +20,36 @@ use super::{
     Load, LoadError, MinuteEnd, NAME, Report, Step, first_position, housekeeping::is_settled,
 };
 
-/// Minutes loaded at once: one is fetched and decoded while the posts of the one before wait for their answers.
+/// Number of minutes that are loaded at once. One minute is fetched and decoded while the posts of the minute before
+/// wait for their answers.
 const AT_ONCE: usize = 2;
-/// Rows that are read at once to see how far the cursor may go.
+/// Number of ledger rows that are read at once to find how far the cursor may move.
 pub(crate) const WINDOW: i64 = 240;
 
-/// How far a tick came.
+/// Progress of a tick.
 struct Due {
     cursor: Minute,
-    /// Behind the cursor and up to here everything was begun.
+    /// The last fresh minute that was begun. All minutes from the cursor up to this one were begun.
     at: Minute,
-    /// What is being loaded, here or by somebody else.
+    /// Minutes that are being loaded, by this tick or by another owner.
     busy: BTreeSet<Minute>,
-    /// By somebody else.
+    /// Number of minutes that another owner is loading.
     held: u64,
     ended: Result<(), LoadError>,
 }
 
-/// What is to be loaded next.
+/// The next step of a tick.
 enum Next {
     Open(LedgerRow),
     Fresh(Minute),
-    /// Minutes are to go to workers.
+    /// The minutes that are due are sent to workers.
     Workers,
     Nothing,
 }
 
 impl Load {
-    /// Catches up: what was left posted, gaps that are due, then the minutes after the cursor. Where the
-    /// feed is far behind and there are workers, minutes are sent to them.
+    /// Catches up with the feed. It delivers posted bodies that were left, then loads gaps that are due and the minutes
+    /// after the cursor. If the cursor is far behind and there are workers, the minutes are sent to them.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -60,7 +62,7 @@ impl Load {
                 return Ok(report);
             }
         };
-        // Known from the start: what stays 0 is said too.
+        // The counters are reported from the start, also those that stay 0.
         metrics::count(NAME, &Counts::default(), self.clock.now());
         let outcome = self.catch_up(&claim.lease, &claim.limits, &mut report).await;
         claim.give_back().await?;
@@ -73,7 +75,8 @@ impl Load {
         limits: &RunLimits,
         report: &mut Report,
     ) -> Result<(), LoadError> {
-        // Said before the dispatcher is waited for, where there is nothing to do without the key.
+        // Without a key and without posted bodies there is nothing to do. The error comes before the wait for the
+        // dispatcher.
         if self.virustotal.is_none() && self.store.bundles.list(posted::FOLDER).await?.is_empty() {
             return Err(LoadError::NoKey);
         }
@@ -86,7 +89,7 @@ impl Load {
             posted::sweep(&self.pipeline, &*self.clock, limits, claim, delivered).await;
         report.swept = swept;
         if self.virustotal.is_none() {
-            // Sweeping needs no key: where there was something to sweep, the run did what it could.
+            // Sweeping needs no key, so a run that swept bodies did all that it could.
             return match error {
                 Some(error) => Err(LoadError::Posted(error)),
                 None if swept == 0 && !limits.reached() => Err(LoadError::NoKey),
@@ -96,7 +99,7 @@ impl Load {
                 }
             };
         }
-        // A body that failed was said and stays; it does not keep the feed from being loaded.
+        // A posted body that failed was logged and stays staged. The feed is loaded anyway.
         let outcome = self.load_feed(lease, limits, report).await;
         // Pruning comes after the feed, because VirusTotal's answer confirms the clock. It also runs after an error,
         // because a full disk needs the space.
@@ -125,15 +128,15 @@ impl Load {
         self.load_due(cursor, lease, limits, report).await
     }
 
-    /// Whether minutes are to go to workers. Those that VirusTotal may not have any more do not: its word on
-    /// the first of them settles all.
+    /// Whether minutes are to be sent to workers. Minutes that VirusTotal may no longer have are not sent, because its
+    /// answer to the first of them decides about all of them.
     fn is_far_behind(&self, cursor: Minute) -> bool {
         self.fan_out
             && self.newest().since(cursor) > self.settings.fan_out_minutes
             && cursor.next() >= self.horizon()
     }
 
-    /// Loads what is due in order, a few minutes at once, but for those that somebody else is at.
+    /// Loads the minutes that are due in order, a few at once, except those that another owner is loading.
     async fn load_due(
         &self,
         cursor: Minute,
@@ -157,7 +160,7 @@ impl Load {
                         (minute, None)
                     }
                     Ok(Next::Workers) if loading.is_empty() => {
-                        // By now, or because VirusTotal's word moved the cursor.
+                        // The cursor is far behind by now, or because VirusTotal's answer moved it.
                         let cursor = self.settle(due.cursor, report).await?;
                         return self.send_to_workers(cursor, lease, &limits, report).await;
                     }
@@ -182,7 +185,7 @@ impl Load {
                 && due.ended.is_ok()
             {
                 due.ended = Err(error);
-                // What was begun beside gives its leases back.
+                // Minutes that were begun at the same time stop and give their leases back.
                 limits.stop.cancel();
             }
         }
@@ -192,13 +195,14 @@ impl Load {
         Ok(())
     }
 
-    /// How many minutes are loaded at once: more than one only where each is as good as there.
+    /// Returns how many minutes are loaded at once. It is more than one only if there is no `PACKAGE_LIMIT` and
+    /// VirusTotal still has all minutes that are due.
     fn at_once(&self, cursor: Minute) -> usize {
         let is_sure = self.settings.package_limit.is_none() && cursor.next() >= self.horizon();
         if is_sure { AT_ONCE } else { 1 }
     }
 
-    /// What is to be loaded next.
+    /// Decides what is to be loaded next.
     async fn next(&self, due: &Due) -> Result<Next, LoadError> {
         let most = due.busy.len() + 1;
         let open = self.store.ledger.unfinished(self.clock.now(), most).await?;
@@ -217,7 +221,7 @@ impl Load {
         Ok(if next <= self.newest() { Next::Fresh(next) } else { Next::Nothing })
     }
 
-    /// Loads one minute: one that is open, or a fresh one.
+    /// Loads one minute: a fresh one, or one that has an unfinished row (`open`).
     async fn one(
         &self,
         minute: Minute,
@@ -232,7 +236,8 @@ impl Load {
         (minute, open.is_none(), report, end)
     }
 
-    /// What follows from a minute's end, before that of the next one is looked at. False where no more are begun.
+    /// Handles the end of a minute before the end of the next one is handled. Returns false if no more minutes are to
+    /// be begun.
     async fn one_ended(
         &self,
         due: &mut Due,
@@ -241,22 +246,22 @@ impl Load {
         report: &mut Report,
     ) -> Result<bool, LoadError> {
         match end {
-            // An open one was planned when the clock was ahead.
+            // A minute with an open row can be too young only if it was planned while the clock was ahead.
             MinuteEnd::NotYet => return Ok(false),
             MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::PackageLimitReached => {
                 report.paused = true;
                 return Ok(false);
             }
-            // It stays busy.
+            // The minute stays in `busy`, so that this tick does not try it again.
             MinuteEnd::Held(owner) => {
                 tracing::debug!(%minute, owner, "somebody is at the minute");
                 due.held += 1;
                 return Ok(true);
             }
             MinuteEnd::Missing if is_fresh && self.is_too_old(minute) => {
-                // Only VirusTotal's own word moves the cursor over days: a clock that jumps does not.
+                // Only an answer of VirusTotal moves the cursor over days. A clock that jumps does not.
                 let mut to = self.horizon().plus(-1);
-                // VirusTotal has its own word on what is being loaded beside it.
+                // Minutes that are being loaded at the same time get their own answer of VirusTotal.
                 if let Some(other) = due.busy.range(minute.next()..).next() {
                     to = to.min(other.plus(-1));
                 }
@@ -274,7 +279,7 @@ impl Load {
                     due.cursor = if is_fresh {
                         self.advance(due.cursor, minute, report).await?
                     } else {
-                        // An open one may be so still.
+                        // The row of an open minute may still be open.
                         self.settle(due.cursor, report).await?
                     };
                 }
@@ -290,7 +295,7 @@ impl Load {
         Ok(row.is_some_and(|row| is_settled(&row.state)))
     }
 
-    /// Goes on with a gap, a minute that was planned, or one in mid load.
+    /// Continues with a minute that is a gap, was planned, or was partly loaded.
     async fn unfinished(
         &self,
         row: &LedgerRow,
@@ -336,8 +341,8 @@ impl Load {
         Err(StoreError::Damaged { what, reason }.into())
     }
 
-    /// Reads the cursor; sets it at the first run, so that a crash before the first minute is done does
-    /// not move the start.
+    /// Reads the cursor. The first run sets it, so that a crash before the first minute is done does not move the
+    /// start.
     async fn cursor(&self) -> Result<Minute, LoadError> {
         if let Some(seconds) = self.store.cursors.read(NAME).await? {
             return Ok(Minute::from_unix_seconds(seconds));
@@ -347,7 +352,8 @@ impl Load {
         Ok(start)
     }
 
-    /// Moves the cursor over the minutes behind it that are loaded, gaps or buried: those that workers did.
+    /// Moves the cursor over the minutes after it that are loaded, listed as gaps or buried. Workers end minutes
+    /// without moving the cursor.
     pub(crate) async fn settle(
         &self,
         from: Minute,

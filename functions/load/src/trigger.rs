@@ -12,10 +12,10 @@ use serde_json::Value;
 const MOST_WRAPPINGS: usize = 4;
 const TAKES: &str = r#"{"from":"YYYYMMDDhhmm","to":"YYYYMMDDhhmm"}, news of S3 of objects under incoming/ (also by SNS, SQS or EventBridge), and its queue's"#;
 
-/// What a run is to do.
+/// The work that an event asks a run to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Catch up.
+    /// Catch up with the feed.
     Tick,
     /// Load these minutes again, both ends included.
     Range {
@@ -31,15 +31,15 @@ pub enum Trigger {
     },
 }
 
-/// JSON that asks for something, but not in a way that can be done.
+/// Reasons why an event is not a trigger.
 #[derive(Debug, thiserror::Error)]
 pub enum NotATrigger {
-    /// A range that is not one.
+    /// The event has a range that cannot be read.
     #[error(
         "the event asks for a range, but not as {{\"from\":\"YYYYMMDDhhmm\",\"to\":\"YYYYMMDDhhmm\"}}"
     )]
     Range(#[source] serde_json::Error),
-    /// An object event for something else.
+    /// The event is about an object that is not under `incoming/`.
     #[error("the event is of the object `{0}`, but only objects under incoming/ are loaded")]
     Object(String),
     /// The event is of a kind that the function does not take.

@@ -1,4 +1,4 @@
-//! Workers: minutes that a tick sent to the queue, each loaded under its lease.
+//! Workers of minutes. They load the minutes that a tick sent to the queue, each under its lease.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -25,21 +25,23 @@ use tokio::sync::Notify;
 
 use super::{Load, LoadError, MinuteEnd, NAME, Report, Step};
 
-/// Tries of a minute that fails otherwise than by an outage; then it is given up.
+/// Number of tries after which a minute is given up. Tries that fail because of an outage do not count.
 const TRIES: u32 = 5;
-/// How long a minute waits that somebody else is at: half of the time that a dead owner's lease lasts on AWS.
+/// Wait of a minute that another owner holds: half of the time that a dead owner's lease lasts on AWS.
 const HELD: SignedDuration = SignedDuration::from_secs(30);
-/// How long one waits that an outage keeps from being loaded.
+/// Wait of a minute that cannot be loaded because of an outage.
 const OUTAGE: SignedDuration = SignedDuration::from_mins(1);
-/// How long one waits that VirusTotal does not have yet: many may, where the feed itself is late.
+/// Wait of a minute that VirusTotal does not have yet. It is long, because many minutes wait if the feed itself is
+/// late.
 const NOT_YET: SignedDuration = SignedDuration::from_mins(15);
-/// Between two ticks while workers are at work, where these did not end half of what was left before. Not
-/// more often: on AWS a tick that dies keeps others from ticking for a minute.
+/// Wait between two ticks while workers are at work. The next tick comes earlier if the workers have ended half of the
+/// minutes that were left. It does not come more often, because on AWS a tick that dies keeps others from ticking for a
+/// minute.
 const TICKS: Duration = Duration::from_secs(5);
-/// Between two looks whether one more bundle may be loaded.
+/// Interval at which it is checked whether `PACKAGE_LIMIT` allows one more bundle.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What an item of the queue asks for.
+/// The body of an item of the queue.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct MinuteItem {
     minute: Minute,
@@ -65,22 +67,22 @@ impl MinuteItem {
     }
 }
 
-/// Loads minutes of the queue, and remembers what came of it.
+/// Loads minutes of the queue, and remembers their outcomes.
 struct Worker<'a> {
     load: &'a Load,
     seen: Mutex<Seen>,
-    /// Told of each item that ended.
+    /// Notified of each item that ended.
     news: Notify,
 }
 
 #[derive(Default)]
 struct Seen {
     report: Report,
-    /// Items that came to an end.
+    /// Number of items that came to an end.
     ended: u64,
-    /// VirusTotal does not have all that is due.
+    /// Whether VirusTotal does not have some of the due minutes yet.
     not_yet: bool,
-    /// Why nothing can work until an operator has done something.
+    /// Error that stops all work until an operator acts.
     stopped: Option<LoadError>,
 }
 
@@ -89,7 +91,7 @@ impl<'a> Worker<'a> {
         Self { load, seen: Mutex::default(), news: Notify::new() }
     }
 
-    /// Waits until so many items ended in all.
+    /// Waits until `items` items have ended since the start.
     async fn ended(&self, items: u64) {
         while self.seen().ended < items {
             self.news.notified().await;
@@ -125,7 +127,7 @@ impl<'a> Worker<'a> {
                     limits.stop.cancel();
                     return Ok(MinuteEnd::Paused);
                 }
-                // One of those being loaded may come to nothing.
+                // A bundle that is being loaded may fail, and then this one may be loaded instead.
                 MinuteEnd::PackageLimitReached => {
                     if limits.sleep(POLL_INTERVAL).await {
                         return Ok(MinuteEnd::Paused);
@@ -136,7 +138,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// What becomes of an item after an error.
+    /// Decides how an item ends after an error.
     async fn failed(
         &self,
         minute: Minute,
@@ -153,7 +155,7 @@ impl<'a> Worker<'a> {
             Kind::Operator => {
                 self.seen().stopped.get_or_insert(error);
                 limits.stop.cancel();
-                // Not at once: on Lambda the queue would start the next one with it.
+                // The item does not come back at once, because on Lambda the queue would start the next worker with it.
                 Disposition::later(OUTAGE)
             }
             Kind::Minute => {
@@ -162,14 +164,14 @@ impl<'a> Worker<'a> {
                     return self.bury(minute, format!("tried {tries} times: {reason}")).await;
                 }
                 tracing::warn!(%minute, tries, error = reason, "the minute failed");
-                // 1, 3 and 9 minutes, then SQS's longest delay.
+                // The waits are 1, 3 and 9 minutes, then SQS's longest delay.
                 let after = SignedDuration::from_mins(3_i64.pow(item.attempts.min(3)).min(15));
                 Disposition::Retry(Retry { after, is_attempt: true, ..Retry::default() })
             }
         }
     }
 
-    /// Gives up a minute, in the ledger first.
+    /// Gives up a minute. The ledger is written before the item is buried.
     async fn bury(&self, minute: Minute, reason: String) -> Disposition {
         let clock = self.load.settings.peers.clock(self.load.clock.now());
         if matches!(clock, ClockCheck::Apart { .. }) {
@@ -261,13 +263,13 @@ impl Work for Worker<'_> {
     }
 }
 
-/// Whom an error is about.
+/// Classes of errors.
 enum Kind {
-    /// Nobody: it passes.
+    /// The error passes by itself.
     Outage,
-    /// Every minute, until somebody has done something.
+    /// The error affects every minute until an operator acts.
     Operator,
-    /// This minute.
+    /// The error affects only this minute.
     Minute,
 }
 
@@ -284,7 +286,7 @@ fn kind(error: &LoadError) -> Kind {
         LoadError::Store(error) => of_state(error),
         LoadError::NoKey | LoadError::Register(PublishError::Stop { .. }) => Kind::Operator,
         LoadError::Refused { source, .. } if source.needs_operator() => Kind::Operator,
-        // The dispatcher does not answer; a full disk.
+        // The dispatcher does not answer, or the disk is full.
         LoadError::Register(_)
         | LoadError::Refused { source: VirusTotalError::Write { .. }, .. } => Kind::Outage,
         LoadError::Minute { source, .. } => match source {
@@ -312,7 +314,7 @@ impl Load {
     /// Works minutes that the queue handed over by an event.
     ///
     /// # Errors
-    /// Nothing can be loaded until an operator has done something: what was handed over comes back.
+    /// Fails if nothing can be loaded until an operator acts. The minutes that were handed over come back.
     pub async fn deliver(
         &self,
         deliveries: &[Delivery],
@@ -327,8 +329,8 @@ impl Load {
         }
     }
 
-    /// Ticks, and works minutes of the queue, so many at once, until everything due is loaded, a listed gap
-    /// or given up. Where somebody else ticks it `helps` until the queue is empty, or ends at once.
+    /// Ticks, and works minutes of the queue with `workers` workers, until every due minute is loaded, listed as a gap
+    /// or given up. If another process ticks, it helps until the queue is empty (`helps`), or ends at once.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -339,7 +341,7 @@ impl Load {
         limits: &RunLimits,
     ) -> Result<Report, LoadError> {
         let worker = Worker::new(self);
-        // Whoever ends first ends the other.
+        // If ticking or working ends, the other one is stopped too.
         let own = limits.child();
         let mut report = Report::default();
         let ticking = async {
@@ -383,7 +385,7 @@ impl Load {
             if report.left > 0 || (report.held_by.is_some() && helps) {
                 let counts = self.store.inbox.counts(Queue::Minutes, self.clock.now()).await?;
                 is_done |= report.left == 0 && counts.waiting + counts.in_work == 0;
-                // What is left is not there to be loaded.
+                // Nothing is left but minutes that VirusTotal does not have yet.
                 let is_idle = worker.seen().not_yet && counts.in_work + report.planned == 0;
                 is_done |= is_idle && was_idle;
                 was_idle = is_idle;

@@ -1,4 +1,4 @@
-//! `vt aws`: what the state on AWS needs to be there.
+//! `vt aws`: creates the resources of the state on AWS.
 
 use azul_vt::store::aws::{self, init};
 

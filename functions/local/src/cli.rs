@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and the help that says how.
+//! The command line: commands, options and their help.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use azul_vt::{azul::event::ModelVersion, minute::Minute, settings::RulesRoot};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-/// A VirusTotal feed becomes events of Azul.
+/// Turn VirusTotal's file feed into events of Azul.
 #[derive(Debug, Parser)]
 #[command(
     name = "vt",
@@ -55,9 +55,9 @@ pub(crate) enum Command {
 
 /// Load the minutes of VirusTotal's file feed that are due, then end (for cron); --watch goes on.
 ///
-/// Posted bodies that `vt ingest` left are delivered before. The first run starts `FEED_BACKLOG_HOURS` back, or where the
-/// Go plugin's `v3_files` in STATEDIR stopped. Where another one is at work it says who, and ends with exit code 0.
-/// Without `VIRUSTOTAL_APIKEY` there is no feed: exit code 2, unless posted bodies were delivered.
+/// Posted bodies that `vt ingest` left are delivered first. The first run starts `FEED_BACKLOG_HOURS` back, or where
+/// the Go plugin's `v3_files` in STATEDIR stopped. If another run is at work, the command names it and ends with exit
+/// code 0. Without `VIRUSTOTAL_APIKEY` there is no feed: exit code 2, unless posted bodies were delivered.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -68,33 +68,34 @@ Examples:
   vt load --dry-run
   vt load --from 202611240857 --to 202611240905 --dry-run")]
 pub(crate) struct LoadArgs {
-    /// Go on for ever: look for new minutes each minute.
+    /// Go on until stopped: look for new minutes each minute.
     #[arg(long, conflicts_with_all = ["from", "dry_run"])]
     pub(crate) watch: bool,
-    /// Minutes loaded at once where the feed is more than `FAN_OUT_MINUTES` behind [default: 1]
+    /// Minutes loaded at once while the feed is more than `FAN_OUT_MINUTES` behind [default: 1]
     ///
-    /// Any number of processes with the same state share the work; one of them also goes on behind.
+    /// Any number of processes with the same state share the work. One of them also goes on loading the minutes behind.
     #[arg(long, value_name = "N", conflicts_with_all = ["from", "dry_run"], value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: Option<u16>,
-    /// As `vt replay`: load again from this UTC minute on (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
+    /// Load again from this UTC minute on, as `vt replay` does (`YYYYMMDDhhmm` or RFC 3339); ignores the age limit.
     #[arg(long, value_name = "MINUTE", requires = "to")]
     pub(crate) from: Option<Minute>,
     /// The last minute of the range.
     #[arg(long, value_name = "MINUTE", requires = "from")]
     pub(crate) to: Option<Minute>,
-    /// Ask VirusTotal for each minute of the range, whatever is staged.
+    /// Fetch each minute of the range from VirusTotal, even if its bundle is staged.
     #[arg(long, requires = "from")]
     pub(crate) fetch: bool,
-    /// Say what is due, as JSON, and do nothing; of a range, a line of JSON for each minute.
+    /// Print what is due as JSON, and do nothing; for a range, print a line of JSON for each minute.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
-/// Run all functions on this machine, each on its schedule, for ever.
+/// Run all functions on this machine, each on its schedule, until stopped.
 ///
-/// `load` and `hunt` look for what is new each minute, `query` and `download` poll the dispatcher, `ingest` listens on
-/// `INGEST_LISTEN`. At `SERVE_LISTEN`: GET /health, /status (JSON), /metrics, and POST /query and /download for webhooks. A
-/// function that fails is begun again after a minute, the others go on. SIGTERM ends all of them where they can be gone on with.
+/// `load` and `hunt` look for new minutes and notifications each minute, `query` and `download` poll the dispatcher,
+/// `ingest` listens on `INGEST_LISTEN`. `SERVE_LISTEN` serves GET /health, /status (JSON), /metrics, and POST /query
+/// and /download for webhooks. A function that fails is started again after a minute; the others go on. SIGTERM ends
+/// all of them at a point from which they can be continued.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -102,7 +103,7 @@ Examples:
   vt serve --functions load,ingest
   curl http://127.0.0.1:8853/status")]
 pub(crate) struct ServeArgs {
-    /// Those that are run [default: all; `query` only where `LOOKUP_SOURCES` is set]
+    /// Functions to run [default: all; `query` only where `LOOKUP_SOURCES` is set]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_enum)]
     pub(crate) functions: Vec<Function>,
 }
@@ -130,18 +131,19 @@ pub(crate) struct ReplayArgs {
     /// The first UTC minute, `YYYYMMDDhhmm` or RFC 3339.
     #[arg(long, value_name = "MINUTE")]
     pub(crate) from: Minute,
-    /// The last one.
+    /// The last minute of the range.
     #[arg(long, value_name = "MINUTE")]
     pub(crate) to: Minute,
-    /// Ask VirusTotal for each minute, whatever is staged.
+    /// Fetch each minute from VirusTotal, even if its bundle is staged.
     #[arg(long)]
     pub(crate) fetch: bool,
 }
 
 /// Take feed records that are posted as JSON lines, and make events of them.
 ///
-/// Listens on `INGEST_LISTEN`, without `INGEST_SECRETS` and `INGEST_TOKENS` on loopback only; needs no VirusTotal key. What
-/// is posted is kept under STATEDIR until it is delivered. GET /health and GET /metrics say how it is.
+/// Listens on `INGEST_LISTEN`; without `INGEST_SECRETS` and `INGEST_TOKENS` on loopback only. No VirusTotal key is
+/// needed. Posted records are kept under STATEDIR until they are delivered. GET /health and GET /metrics report on the
+/// server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -149,11 +151,11 @@ Examples:
   curl -H 'Content-Type: application/json' --data-binary @records.jsonl http://localhost:8854")]
 pub(crate) struct IngestArgs {}
 
-/// Look binaries up in VirusTotal that Azul got elsewhere, for ever.
+/// Look up binaries in VirusTotal that Azul got elsewhere, until stopped.
 ///
-/// Polls the dispatcher for the binaries of `LOOKUP_SOURCES`; --listen takes them by webhook too. What waits is kept
-/// until it is answered, within `VT_REQUESTS_PER_MINUTE`, `…_DAY` and `…_MONTH`. A link to this program that is called
-/// `azul-vtquery` runs this command. A hash that is asked for is known to VirusTotal.
+/// Polls the dispatcher for the binaries of `LOOKUP_SOURCES`; --listen takes them by webhook too. Waiting binaries are
+/// kept until they are answered, within `VT_REQUESTS_PER_MINUTE`, `…_DAY` and `…_MONTH`. A link to this program that is
+/// called `azul-vtquery` runs this command. VirusTotal learns the hash of each binary that is looked up.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -166,12 +168,12 @@ pub(crate) struct QueryArgs {
     pub(crate) listen: bool,
 }
 
-/// Fetch the samples from VirusTotal that were asked for, for ever.
+/// Fetch the samples from VirusTotal that were asked for, until stopped.
 ///
-/// Requests come from the dispatcher, by polling and, with --listen, by webhook. What came in waits under STATEDIR until it is
-/// done. A category has as many downloads a UTC day as its requests say. The request's direct link comes first, which
-/// costs no quota; then the file's hash, within `VT_REQUESTS_PER_…` (never with `DIRECT_ONLY=1`). A link to this program that
-/// is called `azul-vtdownload` runs this command.
+/// Requests come from the dispatcher, by polling and, with --listen, by webhook. They wait under STATEDIR until they
+/// are done. The requests of a category say how many downloads it has in a UTC day. The direct link of a request is
+/// tried first, which costs no quota; then the file's hash, within `VT_REQUESTS_PER_…` (never with `DIRECT_ONLY=1`). A
+/// link to this program that is called `azul-vtdownload` runs this command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -183,11 +185,12 @@ pub(crate) struct DownloadArgs {
     pub(crate) listen: bool,
 }
 
-/// Bring what rules of Livehunt matched since the last run, then end (for cron); --watch goes on.
+/// Bring the matches of Livehunt rules since the last run, then end (for cron); --watch goes on.
 ///
 /// Each hit becomes an event of `HUNT_SOURCE` and, unless `HUNT_DOWNLOAD=0`, a download request. The first run starts
-/// `HUNT_BACKLOG_HOURS` back, or where the Go plugin's `livehunt` in STATEDIR stopped. Where another one is at work it says who,
-/// and ends with exit code 0. A link to this program that is called `azul-vthuntfeed` runs this command.
+/// `HUNT_BACKLOG_HOURS` back, or where the Go plugin's `livehunt` in STATEDIR stopped. If another run is at work, the
+/// command names it and ends with exit code 0. A link to this program that is called `azul-vthuntfeed` runs this
+/// command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -195,7 +198,7 @@ Examples:
   HUNT_RULES='apt_*,!*_test' vt hunt --watch
   vt hunt --retrohunt user-1234567890")]
 pub(crate) struct HuntArgs {
-    /// Go on for ever: look for new notifications each minute.
+    /// Go on until stopped: look for new notifications each minute.
     #[arg(long)]
     pub(crate) watch: bool,
     /// Bring the matches of this Retrohunt job, as events of `RETROHUNT_SOURCE`.
@@ -203,16 +206,16 @@ pub(crate) struct HuntArgs {
     pub(crate) retrohunt: Option<String>,
 }
 
-/// Print how many requests of VirusTotal, and how many downloads, are used.
+/// Print the used and the remaining requests to VirusTotal and downloads.
 ///
-/// Asks VirusTotal for the quotas of the key's user, which costs none.
+/// VirusTotal is asked for the quotas of the key's user, which costs no quota.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   vt quota
   vt quota --json")]
 pub(crate) struct QuotaArgs {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -229,7 +232,7 @@ pub(crate) struct RetryArgs {
     /// The UTC minute, `YYYYMMDDhhmm` or RFC 3339.
     #[arg(long, value_name = "MINUTE")]
     pub(crate) minute: Minute,
-    /// Ask VirusTotal for it, whatever is staged.
+    /// Fetch the minute from VirusTotal, even if its bundle is staged.
     #[arg(long)]
     pub(crate) fetch: bool,
 }
@@ -268,7 +271,7 @@ pub(crate) struct MapArgs {
     #[arg(long, value_name = "5|6", value_parser = model_version)]
     pub(crate) model_version: Option<ModelVersion>,
 
-    /// What to print.
+    /// Format of the output.
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub(crate) format: Format,
 
@@ -285,7 +288,7 @@ pub(crate) struct MapArgs {
     pub(crate) threads: Option<u16>,
 }
 
-/// What `vt map` prints.
+/// Output formats of `vt map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// A line of JSON for each line of the input.
@@ -359,8 +362,8 @@ pub(crate) struct CheckArgs {
 
 /// Print `true` or `false` for each line that is not blank: does the rule match it?
 ///
-/// An empty rule and a bad regular expression are refused (exit code 2). A modifier that does not exist is, as
-/// in GJSON, a key that no record has: a warning.
+/// An empty rule and a bad regular expression are refused (exit code 2). A modifier that does not exist gets a warning;
+/// as in GJSON, it is a key that no record has.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -384,7 +387,7 @@ Examples:
   vt settings
   STATEDIR=/var/lib/vt vt settings --json")]
 pub(crate) struct SettingsArgs {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -396,15 +399,15 @@ Examples:
   vt status
   vt status --json")]
 pub(crate) struct StatusArgs {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Check that all is in place: a sentence each, and exit code 1 where something is not.
+/// Check settings, services and state: a sentence for each check, and exit code 1 if one fails.
 ///
-/// Settings, VirusTotal's key and its privileges, a minute of the feed, the dispatcher, rules, clocks, state. Asks
-/// VirusTotal twice, which costs no quota, and posts nothing.
+/// The checks are: settings, VirusTotal's key and its privileges, a minute of the feed, the dispatcher, rules, clocks,
+/// state. VirusTotal is asked twice, which costs no quota, and nothing is posted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -412,7 +415,7 @@ Examples:
   VIRUSTOTAL_APIKEY=xxxx PLUGIN_EVENTS_URL=http://dispatcher:8111 vt doctor")]
 pub(crate) struct DoctorArgs {}
 
-/// Look at what was refused for good (records, events, requests, bundles), or try it again.
+/// Show records, events, requests and bundles that were refused for good, or try them again.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -434,22 +437,23 @@ pub(crate) enum RejectsCommand {
 Examples:
   vt rejects list")]
     List,
-    /// Print what a key holds, a JSON object a line: where it came from, the reason, the record.
+    /// Print the rejects of a key, a JSON object a line: origin, reason, record.
     #[command(after_help = "\
 Examples:
   vt rejects show rejects/feed/202611240857/000000000001.jsonl")]
     Show {
-        /// As `vt rejects list` prints it.
+        /// Key as `vt rejects list` prints it.
         #[arg(value_name = "KEY")]
         key: String,
     },
-    /// Deliver again what keys hold, whatever its age; what is delivered or refused anew leaves its key.
+    /// Deliver the rejects of keys again, whatever their age; those that are delivered or refused again leave their
+    /// key.
     #[command(after_help = "\
 Examples:
   vt rejects retry rejects/feed/202611240857/000000000001.jsonl
   vt rejects list | cut -d' ' -f1 | xargs vt rejects retry")]
     Retry {
-        /// As `vt rejects list` prints them.
+        /// Keys as `vt rejects list` prints them.
         #[arg(value_name = "KEY", required = true)]
         keys: Vec<String>,
     },
@@ -497,19 +501,19 @@ pub(crate) enum AwsCommand {
     Init(AwsInitArgs),
 }
 
-/// Make the table, the bucket and the queues, and print the settings that name them.
+/// Create the table, the bucket and the queues, and print the settings that name them.
 ///
-/// What is there already stays. Region, endpoint and credentials are AWS's own variables and files.
+/// Resources that exist already are kept. Region, endpoint and credentials come from AWS's own variables and files.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   AWS_REGION=ap-southeast-2 vt aws init --bucket our-azul-vt-bundles
   eval \"$(AWS_ENDPOINT_URL=http://127.0.0.1:4566 vt aws init)\"")]
 pub(crate) struct AwsInitArgs {
-    /// The table; the queues are called after it
+    /// Name of the table; the names of the queues begin with it
     #[arg(long, default_value = "azul-vt")]
     pub(crate) name: String,
-    /// The bucket, whose name nobody else on AWS may have [default: the table's, and -bundles]
+    /// Name of the bucket, which must be unique in all of AWS [default: the table's, and -bundles]
     #[arg(long)]
     pub(crate) bucket: Option<String>,
 }

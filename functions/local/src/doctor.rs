@@ -1,4 +1,5 @@
-//! `vt doctor`: is all in place? A sentence each, and what to do where something is not.
+//! `vt doctor`: checks the settings, the services and the state, and prints a sentence for each check: its result, and
+//! the remedy for a failure.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -23,24 +24,25 @@ use crate::{
     settings, state,
 };
 
-/// A clock further off than this is wrong: the feed is asked for by the minute.
+/// Largest good difference between the clocks, in seconds. A larger one is wrong, because the feed is asked for by the
+/// minute.
 const SKEW_SECONDS: u64 = 60;
 
-/// What a check found.
+/// Result of a check.
 enum Finding {
-    /// All is well.
+    /// The check passed; the text says what was found.
     Good(String),
-    /// It is not, and what to do.
+    /// The check failed; the text says what is wrong and what to do.
     Bad(String),
 }
 
 use Finding::{Bad, Good};
 
-/// Runs all checks; none keeps the others from being made.
+/// Runs all checks. A check that fails does not keep the others from running.
 pub(crate) fn run() -> Result<(), Failure> {
     let settings = match settings::read() {
         Ok(settings) => settings,
-        // Nothing else can be looked at without them.
+        // No other check can run without the settings.
         Err(Failure::Usage(error)) => {
             return print(&[("settings", Bad(one_line(error.as_ref())))]);
         }
@@ -66,7 +68,7 @@ fn print(findings: &[(&str, Finding)]) -> Result<(), Failure> {
     if failed { Err(Failure::Said(1)) } else { Ok(()) }
 }
 
-/// What the checks found, in the order in which one would look.
+/// Runs the checks and returns their results, in the order in which an operator would look.
 async fn check(settings: &Settings) -> Vec<(&'static str, Finding)> {
     let mut findings = vec![("settings", usable(settings))];
     let mut clocks = Vec::new();
@@ -99,7 +101,7 @@ async fn check(settings: &Settings) -> Vec<(&'static str, Finding)> {
     findings
 }
 
-/// What reading the settings does not look at: names of handlers, and secrets.
+/// Checks the parts of the settings that reading them does not check: names of handlers, and secrets.
 fn usable(settings: &Settings) -> Finding {
     if let Err(error) = assemble::mapper(settings, false) {
         return Bad(format!("HANDLERS: {error}"));
@@ -142,7 +144,7 @@ fn key(user: Result<CurrentUser, VirusTotalError>) -> Finding {
                 if granted.is_empty() { "none granted".into() } else { granted.join(", ") };
             Good(format!("it is {}'s; privileges: {granted}", user.id))
         }
-        // Whose key it is cannot be asked everywhere; the feed minute below tells what matters.
+        // Not every VirusTotal tells whose key it is. The check of the feed minute decides whether the key is good.
         Err(VirusTotalError::Missing(_) | VirusTotalError::BadRequest(_)) => Good(
             "VirusTotal does not say whose it is; the feed minute tells whether it counts".into(),
         ),
@@ -166,7 +168,7 @@ fn feed(minute: Minute, asked: Result<(), VirusTotalError>) -> Finding {
 }
 
 fn answered(settings: &Settings, pong: Result<Pong, String>) -> Finding {
-    // Without user and password, which a base may hold.
+    // Only host and port are shown: the URL may hold a user name and a password.
     let host = settings.events_url.host_str().unwrap_or_default();
     let port = settings.events_url.port_or_known_default().unwrap_or_default();
     match pong {
@@ -211,7 +213,8 @@ async fn rules(settings: &Settings) -> Finding {
     }
 }
 
-/// Compares our clock with what servers said at the moment noted beside.
+/// Compares this machine's clock with the times that servers reported. The last value of each entry is the local time
+/// at which the report came.
 fn clock(seen: &[(&str, Option<Timestamp>, Timestamp)]) -> Finding {
     let told: Vec<(&str, i64)> = seen
         .iter()
@@ -239,7 +242,7 @@ fn clock(seen: &[(&str, Option<Timestamp>, Timestamp)]) -> Finding {
 
 async fn writable(settings: &Settings) -> Finding {
     let place = settings.state_place();
-    // Only the owner of STATEDIR writes there, and the first run makes it. So another user only looks at it.
+    // Only the owner of STATEDIR writes there, and the first run makes it, so any other user only reads it.
     if settings.aws.is_none()
         && let Some(finding) = looked_at(settings).await
     {
@@ -258,7 +261,7 @@ async fn writable(settings: &Settings) -> Finding {
     }
 }
 
-/// Checks STATEDIR without writing. `None`: it exists and belongs to this user, who can try to write.
+/// Checks STATEDIR without writing. Returns `None` if the directory belongs to this user, who can try to write.
 async fn looked_at(settings: &Settings) -> Option<Finding> {
     let (place, dir) = (settings.state_place(), &settings.state_dir);
     let me = std::fs::metadata("/proc/self").ok()?.uid();

@@ -1,38 +1,38 @@
-//! How a command ends: exit codes, and the one line on standard error that says why.
+//! The end of a command: its exit code, and the one line on standard error that gives the reason.
 //!
-//! 0: done, also where records were rejected. 1: the job failed. 2: usage, unreadable input or a
-//! refused rule. Whoever closes our standard output has seen enough: that ends quietly with 0.
+//! Exit code 0: the job is done, also if records were rejected. 1: the job failed. 2: wrong usage, unreadable input or
+//! a refused rule. If the reader of standard output closes it, the command ends quietly with 0.
 
 use std::{io, io::Write as _, process::ExitCode};
 
 use anyhow::Error;
 use azul_vt::errors;
 
-/// Why a command did not end well.
+/// Reason why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The job failed: exit code 1.
     Job(Error),
-    /// Usage, unreadable input, a refused rule: exit code 2.
+    /// The command line, the input or a rule cannot be used: exit code 2.
     Usage(Error),
-    /// Everything was said already; only the exit code is left.
+    /// Everything was reported already, so only the exit code is left.
     Said(u8),
-    /// The reader of our standard output went away.
+    /// The reader of standard output closed it.
     Closed,
 }
 
 impl Failure {
-    /// The job failed.
+    /// Returns the failure of a job.
     pub(crate) fn job(error: impl Into<Error>) -> Self {
         Self::Job(error.into())
     }
 
-    /// The command cannot be done as it was asked.
+    /// Returns the failure of a command that cannot be done as it was asked.
     pub(crate) fn usage(error: impl Into<Error>) -> Self {
         Self::Usage(error.into())
     }
 
-    /// What went wrong, on one line; `None` where there is nothing left to say.
+    /// Returns the error on one line; `None` if nothing is left to report.
     pub(crate) fn line(&self) -> Option<String> {
         match self {
             Self::Job(error) | Self::Usage(error) => Some(one_line(error.as_ref())),
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// Writing to standard output failed.
+    /// Returns the failure of a write to standard output.
     pub(crate) fn output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::Closed;
@@ -49,7 +49,7 @@ impl Failure {
     }
 }
 
-/// Says what went wrong, where something did, and gives the process's exit code.
+/// Prints the error of a failed command and returns the exit code of the process.
 pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
@@ -66,12 +66,12 @@ pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// A line on standard error. Nobody may be there to read it, and that is no failure.
+/// Writes a line to standard error. A write error is ignored, because nobody may be there to read it.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// The error and its causes on one line: `what: why: why`.
+/// Returns the error and its causes on one line: `error: cause: cause`.
 pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     errors::chain(error)
 }

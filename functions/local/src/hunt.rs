@@ -1,4 +1,4 @@
-//! `vt hunt`: what rules of Livehunt matched, once or for ever.
+//! `vt hunt`: brings the matches of Livehunt rules, once or until it is stopped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     metrics,
 };
 
-/// How often `--watch` looks for new notifications.
+/// Time between two looks of `--watch` for new notifications.
 const WATCH: Duration = Duration::from_mins(1);
 
 /// Runs `vt hunt`.
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &HuntArgs) -> Result<(), Failure> {
     runtime()?.block_on(hunt(args, settings))
 }
 
-/// Looks for what is new, and gives how long to wait before the next run.
+/// Brings the new notifications and returns the time to wait before the next run.
 pub(crate) async fn run_once(hunt: &Hunt, limits: &RunLimits) -> Result<Duration, Failure> {
     repeat(false, &Trigger::Tick, hunt, limits, None).await?;
     Ok(WATCH)
@@ -57,7 +57,7 @@ async fn repeat(
         if let (Some(gateway), Ok(report)) = (gateway, &outcome)
             && report.held_by.is_none()
         {
-            // Not for long where it is time to end.
+            // The push is broken off soon after `limits` end, so that it does not delay the end.
             limits.run_until(gateway.try_push()).await;
         }
         match outcome {

@@ -17,7 +17,7 @@ use crate::{
     server::Server,
 };
 
-/// How often what is left staged is tried again.
+/// Time between two attempts to deliver the bodies that are still staged.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// Runs `vt ingest`.
@@ -51,7 +51,7 @@ pub(crate) async fn bind(settings: &Settings) -> Result<Server, Failure> {
     Server::bind("INGEST_LISTEN", settings.ingest_listen, settings, secrets).await
 }
 
-/// Takes bodies until the limits of `ingest` end, and delivers what was left.
+/// Takes bodies until the limits of `ingest` end, and delivers staged bodies meanwhile.
 pub(crate) async fn listen(server: Server, ingest: &Arc<Ingest>) {
     tokio::spawn(keep_up(Arc::clone(ingest)));
     let service = Arc::clone(ingest);
@@ -62,9 +62,9 @@ pub(crate) async fn listen(server: Server, ingest: &Arc<Ingest>) {
     server.serve(&ingest.limits, answer).await;
 }
 
-/// Registers the plugin, and delivers what is left staged, now and then.
+/// Registers the plugin, then delivers staged bodies again and again.
 async fn keep_up(ingest: Arc<Ingest>) {
-    // A dispatcher that is down is waited for; bodies are taken meanwhile.
+    // The registration waits for a dispatcher that is down; bodies are taken meanwhile.
     ingest.register().await;
     loop {
         ingest.sweep().await;

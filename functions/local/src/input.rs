@@ -1,4 +1,4 @@
-//! What a command reads: a file or standard input, with a progress bar where somebody watches.
+//! Input of a command: a file or standard input, with a progress bar if standard error is a terminal.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use crate::failure::Failure;
 pub(crate) struct Input {
     /// The bytes as they are stored, compressed or not.
     pub(crate) reader: Box<dyn Read + Send>,
-    /// How to call it in messages.
+    /// Name of the input in messages.
     pub(crate) name: String,
     bar: ProgressBar,
 }

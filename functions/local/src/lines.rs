@@ -62,8 +62,8 @@ impl Source {
         Ok(self)
     }
 
-    /// VirusTotal answers with a report over many lines: where the whole input is one JSON text, not compressed
-    /// and no longer than a line may be, it becomes one line.
+    /// Turns an input that is one JSON text over many lines, as VirusTotal answers with a report, into one line. The
+    /// input stays as it is if it is compressed, or longer than a line may be.
     pub(crate) fn one_document_as_one_line(mut self) -> Result<Self, Failure> {
         let mut start = Vec::new();
         let most = u64::try_from(self.caps.max_line_bytes).unwrap_or(u64::MAX);
@@ -71,7 +71,7 @@ impl Source {
         let name = &self.input.name;
         read.with_context(|| format!("cannot read {name}")).map_err(Failure::Usage)?;
         if serde_json::from_slice::<IgnoredAny>(&start).is_ok() {
-            // JSON has line breaks only where it may have blanks.
+            // Line breaks in JSON text stand only between tokens, where a blank may stand too.
             for byte in start.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
                 *byte = b' ';
             }
@@ -80,21 +80,21 @@ impl Source {
         Ok(self)
     }
 
-    /// Calls `work` for each line that is not blank and `take` with the results, in order. Where the input
-    /// breaks off, everything before it was taken and the job failed.
+    /// Calls `work` for each line that is not blank and `take` with the results, in order. If the input breaks off, the
+    /// results of all lines before the break are taken, and an error is returned.
     pub(crate) fn each<T: Send>(
         self,
         work: impl Fn(&Line, &[u8]) -> T + Sync,
         take: impl FnMut(T) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let name = self.input.name.clone();
-        // Held until the end: dropping it takes the bar off the screen.
+        // The guard is held until the end, because dropping it takes the bar off the screen.
         let _progress = self.input.progress();
         match map_lines(self.input.reader, self.caps, self.threads, work, take) {
-            // A file of no bytes is a list of no lines.
+            // An empty file has no lines.
             Ok(_) | Err(OrderedError::Bundle(BundleError::Empty)) => Ok(()),
             Err(OrderedError::Taker(failure)) => Err(failure),
-            // The disk or the pipe failed, not the bundle.
+            // A transient error is one of the disk or the pipe, not of the bundle.
             Err(OrderedError::Bundle(error)) if error.is_transient() => {
                 Err(Failure::Usage(Error::new(error).context(format!("cannot read {name}"))))
             }
@@ -102,7 +102,7 @@ impl Source {
         }
     }
 
-    /// Prints what `work` makes of each line; what came before a fault is printed.
+    /// Prints the result of `work` for each line. The lines before a fault are printed.
     pub(crate) fn print(
         self,
         work: impl Fn(&Line, &[u8]) -> Result<Vec<u8>, serde_json::Error> + Sync,
@@ -116,7 +116,7 @@ impl Source {
     }
 }
 
-/// What `vt map` and `vt select` print for each line of the input.
+/// The output of `vt map` and `vt select` for a line of the input.
 #[derive(Serialize)]
 pub(crate) struct Shape<'a, E> {
     line: u64,
@@ -126,7 +126,7 @@ pub(crate) struct Shape<'a, E> {
 }
 
 impl<'a, E: Serialize> Shape<'a, E> {
-    /// The line makes these events.
+    /// Returns the shape of a line that makes these events.
     pub(crate) fn events(line: u64, events: &'a [E]) -> Self {
         Self { line, events, filtered: None, rejected: None }
     }
@@ -140,12 +140,12 @@ impl<'a, E: Serialize> Shape<'a, E> {
 }
 
 impl<'a> Shape<'a, ()> {
-    /// The line is not wanted.
+    /// Returns the shape of a line that is filtered.
     pub(crate) fn filtered(line: u64, reason: &'a str) -> Self {
         Self { line, events: &[], filtered: Some(reason), rejected: None }
     }
 
-    /// The line never makes an event.
+    /// Returns the shape of a line that is rejected: it can never make an event.
     pub(crate) fn rejected(line: u64, reason: &'a str) -> Self {
         Self { line, events: &[], filtered: None, rejected: Some(reason) }
     }

@@ -1,4 +1,4 @@
-//! `vt load`: the feed's minutes, until caught up or for ever.
+//! `vt load`: loads the minutes of the feed until it has caught up, or until it is stopped.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -28,9 +28,10 @@ use crate::{
     state,
 };
 
-/// How often `--watch` looks for new minutes …
+/// Time between two looks of `--watch` for new minutes.
 const WATCH: Duration = Duration::from_mins(1);
-/// … and, where there are workers, for what others sent them.
+/// Time between two looks of `--watch` for minutes in the queue, where there are workers. It is shorter because other
+/// processes may send minutes at any time.
 const WATCH_QUEUE: Duration = Duration::from_secs(5);
 
 /// Runs `vt load`.
@@ -78,20 +79,21 @@ async fn load(
             Step::Minute(minute) => bar.set_message(minute.to_string()),
             Step::Done(_) => {
                 bar.inc(1);
-                // Gaps that were due come on top, and what another process sent.
+                // The announced length does not count the gaps that were due, nor the minutes that another process
+                // sent.
                 bar.set_length(bar.length().unwrap_or(0).max(bar.position()));
             }
         });
     }
     let limits = RunLimits::default();
     stop_on_signal(&limits);
-    // On one host minutes go to workers where there are several; on AWS where there is a queue for them.
+    // On one host, minutes go to workers if there are several. On AWS they go to workers if there is a queue for them.
     load.fan_out |= load.settings.aws.is_none() && args.workers.is_some_and(|n| n > 1);
     let working = Box::pin(repeat(args, &load, &limits, bar.as_ref()));
     metrics::pushing(gateway.as_ref(), &limits, async || load.measure().await, working).await
 }
 
-/// One run: a range, or what is due, with workers where there is a queue for them.
+/// Does one run: loads a range or what is due, with workers if there is a queue for them.
 async fn once(args: &LoadArgs, load: &Load, limits: &RunLimits) -> Result<Report, LoadError> {
     if let (Some(from), Some(to)) = (args.from, args.to) {
         return load.replay(from, to, args.fetch, limits).await;
@@ -103,7 +105,7 @@ async fn once(args: &LoadArgs, load: &Load, limits: &RunLimits) -> Result<Report
     }
 }
 
-/// Loads what is due, and gives how long to wait before the next run.
+/// Loads the minutes that are due and returns the time to wait before the next run.
 pub(crate) async fn run_once(load: &Load, limits: &RunLimits) -> Result<Duration, Failure> {
     let args = LoadArgs {
         watch: false,
@@ -152,7 +154,7 @@ async fn repeat(
     }
 }
 
-/// What is due, or what a range is, without making a state.
+/// Prints what is due, or the plan of a range, without creating a state.
 fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
     let store = state::existing(settings)?;
     if store.is_none() {
@@ -171,11 +173,11 @@ fn plan(args: &LoadArgs, settings: &Settings) -> Result<(), Failure> {
     output.finish()
 }
 
-/// Ends the work at Ctrl-C or SIGTERM, soon and where it can be gone on with; a second one ends it at once.
-/// Must be called inside of a tokio runtime, and before anybody is told that the process is there.
+/// Ends the work soon after Ctrl-C or SIGTERM, at a point from which it can be continued. A second signal ends the
+/// process at once. Must be called inside of a tokio runtime, and before anybody is told that the process is there.
 pub(crate) fn stop_on_signal(limits: &RunLimits) {
     let stop = limits.stop.clone();
-    // Here and not in the task: from now on no signal ends the process otherwise.
+    // The handlers are set here and not in the task, so that from now on no signal ends the process in another way.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
     tokio::spawn(async move {

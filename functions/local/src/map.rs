@@ -24,7 +24,7 @@ use crate::{
     settings,
 };
 
-/// Maps a file's records and prints what would be posted.
+/// Maps a file's records and prints the events that would be posted.
 pub(crate) fn run(args: &MapArgs) -> Result<(), Failure> {
     let settings = with_options(settings::read()?, args);
     let mapper = assemble::mapper(&settings, false).map_err(|error| {
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &MapArgs) -> Result<(), Failure> {
     }
 }
 
-/// Options win over settings.
+/// Returns the settings with the values of the options, which take precedence.
 fn with_options(mut settings: Settings, args: &MapArgs) -> Settings {
     if let Some(handlers) = &args.handlers {
         settings.handlers.clone_from(handlers);
@@ -79,7 +79,7 @@ fn read_event(path: &std::path::Path) -> Result<BinaryEvent, Failure> {
     read().map_err(Failure::Usage)
 }
 
-/// What each line goes through.
+/// The work on each line.
 struct Work {
     mapper: Mapper,
     report: bool,
@@ -141,8 +141,8 @@ impl Work {
         Prepared { line: line.number(), outcome, record, bad_values, replaced_utf8: 0 }
     }
 
-    /// The bulk messages of a load, each preceded by its length, and on standard error what has no
-    /// place in them.
+    /// Prints the bulk messages that a load would post, each preceded by its length. Rejected lines, and the number of
+    /// filtered ones, are reported on standard error.
     fn avro(&self, source: lines::Source) -> Result<(), Failure> {
         let mut output = Output::open();
         let mut batcher = Batcher::default();

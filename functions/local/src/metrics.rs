@@ -1,4 +1,4 @@
-//! Metrics of a process of `vt`: shown, and pushed to where the settings say.
+//! Metrics of a process of `vt`: served over HTTP, and pushed to the gateway that the settings name.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     server::{Request, Server},
 };
 
-/// How often a process that goes on for long pushes.
+/// Time between two pushes of a process that runs for long.
 pub(crate) const INTERVAL: Duration = Duration::from_mins(1);
 
 /// The gateway that the settings name, for one function's metrics.
@@ -28,7 +28,7 @@ pub(crate) fn gateway(settings: &Settings, function: &str) -> Result<Option<Gate
     Ok(Some(Gateway::new(client, url, function)))
 }
 
-/// Pushes, after the state was looked at, with what `measured` says of that.
+/// Pushes the metrics. `measured` is the result of measuring the state; its error is logged.
 pub(crate) async fn push(gateway: &Gateway, measured: Result<(), StoreError>) {
     if let Err(error) = measured {
         tracing::warn!(error = chain(&error), "the metrics lack the state");
@@ -36,8 +36,8 @@ pub(crate) async fn push(gateway: &Gateway, measured: Result<(), StoreError>) {
     gateway.try_push().await;
 }
 
-/// What `work` comes to. Pushes meanwhile again and again, and once more when it is done: for no longer than a
-/// second where `limits` ended it. Without a gateway nothing is pushed.
+/// Runs `work` and returns its result. Pushes metrics once per [`INTERVAL`] meanwhile, and once more at the end, for no
+/// longer than a second if `limits` ended the work. Without a gateway nothing is pushed.
 pub(crate) async fn pushing<T>(
     gateway: Option<&Gateway>,
     limits: &RunLimits,
@@ -66,7 +66,8 @@ async fn keep_pushing(
     }
 }
 
-/// The answer to `GET /metrics`, after the state was looked at, with what `measured` says of that.
+/// Returns the answer to `GET /metrics`. `measured` is the result of measuring the state; its error is answered with
+/// 503.
 pub(crate) fn answer(measured: Result<(), StoreError>) -> Response<Bytes> {
     let (status, kind, text) = match measured {
         Ok(()) => {

@@ -19,18 +19,18 @@ use crate::{
     settings, state,
 };
 
-/// As `--json` prints it.
+/// The quotas as `--json` prints them.
 #[derive(Debug, Default, Serialize)]
 struct Quota {
     /// Requests that this program made, by the windows of `VT_REQUESTS_PER_…`.
     requests: Vec<WindowUsage>,
-    /// What VirusTotal says of the key's user and group.
+    /// Quotas of the key's user and group, as VirusTotal reports them.
     virustotal: Vec<Allowance>,
     /// Downloads of today (UTC).
     downloads: Totals,
 }
 
-/// Prints what is used.
+/// Runs `vt quota`.
 pub(crate) fn run(args: &QuotaArgs) -> Result<(), Failure> {
     let settings = settings::read()?;
     let store = state::existing(&settings)?;
@@ -54,7 +54,7 @@ async fn read(settings: &Settings, store: Option<&Store>) -> Result<Quota, Failu
     }
     if settings.virustotal_apikey.is_some() {
         let virustotal = VirusTotal::from_settings(settings).map_err(Failure::usage)?;
-        // Not every key may ask, and what is known here is worth printing without it.
+        // Not every key may ask VirusTotal, and the local counts are worth printing without its answer.
         match virustotal.allowances().await {
             Ok(allowances) => quota.virustotal = allowances,
             Err(error) => {

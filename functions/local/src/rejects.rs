@@ -1,4 +1,4 @@
-//! `vt rejects`: what was refused for good, and why; and another try.
+//! `vt rejects`: lists what was refused for good, shows the reasons, and tries it again.
 
 use std::{io::Cursor, sync::Arc};
 
@@ -60,7 +60,7 @@ fn rejects(store: &Store) -> Rejects {
     Rejects::new(Arc::clone(&store.bundles))
 }
 
-/// What a key holds.
+/// Reads the rejects of a key.
 async fn read(store: &Store, key: &str) -> Result<Vec<Reject>, Failure> {
     match rejects(store).read(key).await {
         Ok(Some(found)) => Ok(found),
@@ -138,11 +138,11 @@ fn queue_of(reject: &Reject) -> Option<Queue> {
     reject.origin.strip_prefix("inbox/")?.split('/').next().and_then(Queue::named)
 }
 
-/// What another try needs.
+/// The parts that a retry of rejects needs.
 struct RetryOutcome {
     settings: Settings,
     pipeline: Pipeline,
-    /// Rejects are older than the age limit before long.
+    /// Mapper without an age limit: rejects are soon older than the limit.
     ageless: Arc<Mapper>,
     /// Delivers rejected hits.
     hunt: Hunt,
@@ -150,8 +150,8 @@ struct RetryOutcome {
 }
 
 impl RetryOutcome {
-    /// Tries again what `key` holds. What is delivered, or refused anew and so kept under a new key,
-    /// leaves it.
+    /// Tries the rejects of `key` again. Rejects that are delivered leave the key, and so do those that are refused
+    /// again, which are kept under a new key.
     async fn one(&self, key: &str, found: Vec<Reject>) -> Result<String, Failure> {
         let (mut lines, mut requests, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let (mut hits, mut items, mut unread) = (Vec::new(), Vec::new(), Vec::new());
@@ -217,7 +217,7 @@ impl RetryOutcome {
         if lines.is_empty() {
             return Ok(posted);
         }
-        // An origin of its own, so that what is refused anew never replaces what is tried here.
+        // The origin differs from the key, so a record that is refused again never replaces the one that is tried here.
         let origin = key.strip_prefix("rejects/").unwrap_or(key);
         let origin = origin.strip_suffix(".jsonl").unwrap_or(origin);
         let input = DeliverInput {
@@ -241,7 +241,7 @@ impl RetryOutcome {
         self.hunt.retry(hits, &self.limits, report).await.map_err(Failure::job)
     }
 
-    /// Reads a polled event anew, as the function reads it that polled it: a later version may know its form.
+    /// Reads a rejected event again, in the way of the function that polled it: a later version may know its form.
     fn item_of(&self, reject: &Reject, text: &[u8]) -> Result<Vec<u8>, String> {
         fn decided<T: EventFunction>(tasks: &T, text: &[u8]) -> Result<Vec<u8>, String> {
             incoming::from_text(text).and_then(&*tasks.decide()).map(String::into_bytes)
@@ -269,7 +269,7 @@ impl RetryOutcome {
     ) -> Result<u64, Failure> {
         let mut put = 0;
         for (mut reject, body) in items {
-            // Its origin names the item, so that one that is put twice waits once.
+            // The id comes from the item's origin, so an item that is put twice waits once.
             let id = format!("retried/{}", reject.origin.rsplit('/').next().unwrap_or_default());
             let queue = queue_of(&reject);
             let (Some(queue), Ok(body)) = (queue, String::from_utf8(body)) else {

@@ -1,4 +1,4 @@
-//! `vt rules`: are the rules good, and what does a rule match?
+//! `vt rules`: checks rules, or tries one on records.
 
 use anyhow::{Context as _, anyhow};
 use azul_vt::{
@@ -25,8 +25,8 @@ pub(crate) fn run(command: RulesCommand) -> Result<(), Failure> {
     }
 }
 
-/// Loads the rules below `root` and says what is wrong with bad ones (these must not be, unless `lenient`) and what
-/// can hardly be meant in good ones.
+/// Loads the rules below `root`. Bad rules are reported; they are an error unless `lenient` is set. Good rules that can
+/// hardly be meant as they are written get a warning.
 pub(crate) fn load(root: &RulesRoot, lenient: bool) -> Result<RuleSet, Failure> {
     let loaded = match root {
         RulesRoot::Dir(dir) => RuleSet::load(dir, lenient).map_err(refused)?,
@@ -52,7 +52,7 @@ pub(crate) fn load(root: &RulesRoot, lenient: bool) -> Result<RuleSet, Failure> 
     Ok(loaded.rules)
 }
 
-/// A line for each bad rule; what is left to report is the exit code.
+/// Prints a line for each bad rule and returns the exit code, which is all that is left to report.
 fn refused(RuleErrors(errors): RuleErrors) -> Failure {
     for error in errors {
         say(&format!("vt: {}", one_line(&error)));
@@ -96,7 +96,7 @@ fn matches(args: &MatchArgs) -> Result<(), Failure> {
             Line::TooLong { .. } => false,
             Line::Record { .. } => {
                 let text = String::from_utf8_lossy(bytes);
-                // A line that is no JSON is never loaded, so no rule selects it.
+                // A line that is not JSON is never loaded, so no rule selects it.
                 serde_json::from_str::<IgnoredAny>(&text).is_ok() && filter.matches(&text)
             }
         };

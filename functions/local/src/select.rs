@@ -22,7 +22,7 @@ pub(crate) fn run(args: &SelectArgs) -> Result<(), Failure> {
     let root = args.rules.as_ref().unwrap_or(&settings.rules_root);
     let rules = rules::load(root, settings.rules_lenient)?;
     let selector = Selector::new(rules, assemble::selector_options(&settings));
-    // Without an age limit: rules are tried on whatever records are at hand.
+    // The mapper has no age limit, because rules are tried on whatever records are at hand.
     let mapper = assemble::mapper(&settings, true)
         .map_err(|error| Failure::Usage(anyhow::anyhow!("HANDLERS: {error}")))?;
     let now = args.now.unwrap_or_else(Timestamp::now);

@@ -30,7 +30,7 @@ use connections::{Connections, Place};
 /// A request whose body has to arrive at a minimum rate.
 pub(crate) type Request = http::Request<PacedBody>;
 
-/// How long requests may still take once it is time to end: whoever sends or reads slowly holds nobody up.
+/// Time that requests still get when the server ends, so that a slow client does not hold up the end.
 const GRACE: Duration = Duration::from_secs(3);
 /// Most bytes of a request's head. A longer head is answered with status 431.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -60,7 +60,7 @@ impl Default for Times {
     }
 }
 
-/// A server that has its address and serves nobody yet.
+/// A server that is bound to its address and does not serve yet.
 pub(crate) struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -69,8 +69,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Takes the address that `setting` names, and says so. `secrets`: the settings that let it serve others
-    /// than this machine, where none of them is set.
+    /// Listens on the address that `setting` names, and reports it. `secrets` names the settings that would allow other
+    /// addresses than loopback; `None` if one of them is set.
     pub(crate) async fn bind(
         setting: &str,
         address: SocketAddr,
@@ -125,8 +125,8 @@ impl Server {
     }
 
     /// Answers requests until `limits` are reached; requests that came before get three more seconds. At a loopback
-    /// address, which only this machine can reach, requests are marked with [`PreAuthenticated`]. Without secrets the settings
-    /// allow no other address.
+    /// address, which only this machine can reach, requests are marked with [`PreAuthenticated`]. Without secrets the
+    /// settings allow no other address.
     pub(crate) async fn serve<Answer>(
         self,
         limits: &RunLimits,
@@ -239,7 +239,7 @@ fn too_many_posts() -> Response<Bytes> {
     response
 }
 
-/// Whether accepting failed because the caller went away.
+/// Returns whether accepting failed because the client went away.
 fn is_callers_fault(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -263,7 +263,7 @@ mod tests {
     const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
 
-    /// A body that is worked until the server is told to end.
+    /// A body on which the handler works until the server is told to end.
     const WORK: &[u8] = b"long work";
 
     /// Starts a server that answers with the number of bytes of a body, or the reason why it broke off.
@@ -407,9 +407,9 @@ mod tests {
                 b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
             assert!(said(open(address, post).await).await.ends_with("3 bytes"));
         }
-        // Those that were silent longest were closed without an answer.
+        // The connections that were silent longest were closed without an answer.
         assert_eq!(said(silent.remove(0)).await, "");
-        // One that awaits a body takes long, but the server waits only a moment for it when it ends.
+        // A connection that awaits a body may do so for long, but the server waits for it only a moment when it ends.
         limits.stop.cancel();
         assert_eq!(said(silent.remove(18)).await, "");
     }

@@ -1,4 +1,4 @@
-//! `vt settings`: what is set, to what, and by whom.
+//! `vt settings`: prints the settings, their values and their origins.
 
 use azul_vt::{
     metrics::prometheus,

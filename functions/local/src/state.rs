@@ -1,4 +1,4 @@
-//! The state, opened for looking at it.
+//! Read access to the state.
 
 use azul_vt::{
     settings::Settings,
@@ -12,7 +12,7 @@ pub(crate) fn existing(settings: &Settings) -> Result<Option<Store>, Failure> {
     block_on(async { store::look(settings).await.map_err(Failure::job) })
 }
 
-/// What there is to say where [`existing`] gives `None`.
+/// Returns the message for a state that [`existing`] does not find.
 pub(crate) fn none_yet(settings: &Settings) -> String {
     format!("no state yet in {}: `vt load` begins it", settings.state_place())
 }

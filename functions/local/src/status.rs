@@ -1,4 +1,4 @@
-//! `vt status`: how far the feed was loaded, and what is in the way.
+//! `vt status`: prints how far the feed was loaded, and what keeps it from being loaded.
 
 use std::sync::Arc;
 
@@ -19,19 +19,20 @@ use serde::Serialize;
 
 use crate::{cli::StatusArgs, failure::Failure, output::Output, settings, state};
 
-/// Gaps that are listed; the totals count them all.
+/// Most gaps that are listed; the totals count all of them.
 const GAPS_LISTED: usize = 1000;
-/// Gaps that are printed for people.
+/// Most gaps that are printed without `--json`.
 const GAPS_PRINTED: usize = 20;
 /// Most failures of look-ups, downloads and minutes that are listed, the newest first.
 const FAILURES_LISTED: usize = 10;
 
-/// What is known of the state, as `--json` prints it.
+/// The state as `--json` prints it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
     state: String,
     now: Timestamp,
-    /// Everything before this minute is loaded, a listed gap, or given up; none before the first run.
+    /// Last settled minute: it and every minute before it are loaded, a listed gap, or given up. `None` before the
+    /// first run.
     cursor: Option<Minute>,
     /// From the cursor to now; the feed itself is 60 minutes behind.
     lag_minutes: Option<i64>,
@@ -40,7 +41,7 @@ pub(crate) struct Status {
     gaps: Vec<LedgerRow>,
     /// Downloads of today (UTC), all and by category.
     quotas: Totals,
-    /// The date of the last Livehunt notification that was delivered; none before the first run.
+    /// Date of the last Livehunt notification that was delivered; `None` before the first run.
     hunted_until: Option<Timestamp>,
     /// Rulesets of Livehunt that match more than they may a day, as far as is known.
     rate_limited: Vec<String>,

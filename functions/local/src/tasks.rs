@@ -1,4 +1,4 @@
-//! `vt query` and `vt download`: work the dispatcher's events, for ever.
+//! `vt query` and `vt download`: work the events of the dispatcher until they are stopped.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(crate) fn run<T: EventFunction + 'static, E: std::error::Error + Send + Sync
     })
 }
 
-/// Works until `limits` end, unless somebody else does; with `listen` it takes webhooks too.
+/// Works until `limits` end, or returns if another process holds the lease. With `listen`, webhooks are taken too.
 pub(crate) async fn work<T: EventFunction + 'static>(
     listen: bool,
     tasks: &Arc<T>,
@@ -44,7 +44,8 @@ pub(crate) async fn work<T: EventFunction + 'static>(
 ) -> Result<(), Failure> {
     let TaskContext { store, clock, about, .. } = tasks.common();
     let name = T::NAME;
-    // With this lease nobody else takes work here, so what is taken was left by a process that ended.
+    // While this process holds the lease, no other one takes work here. So an item that is still marked as taken was
+    // left by a process that ended.
     let claim = match Claim::take(&store.leases, clock, name, limits).await.map_err(Failure::job)? {
         Ok(claim) => claim,
         Err(owner) => {

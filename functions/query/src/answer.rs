@@ -1,4 +1,4 @@
-//! What goes back to Azul for an event that was looked up. Pure: same input, same bytes.
+//! Makes the answer to Azul for an event that was looked up. Pure: the same input gives the same bytes.
 
 use std::time::Duration;
 
@@ -13,45 +13,45 @@ use jiff::Timestamp;
 
 use crate::wanted::AUTHOR;
 
-/// What a look-up came to.
+/// The result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// VirusTotal's report, `{"data":{…}}`.
     Report(&'a [u8]),
     /// VirusTotal does not know the file.
     Unknown,
-    /// It could not be found out, for good; why.
+    /// The look-up failed for good, for this reason.
     Failed(&'a str),
 }
 
-/// What is posted for an event.
+/// The answer that is posted for an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// The task's status, with its result where there is one.
+    /// The task's status, with its result if there is one.
     Status(Box<StatusEvent>),
-    /// The result alone: the event was not handed out as a task, so the dispatcher takes no status for it.
+    /// The result alone. The event was not handed out as a task, so the dispatcher takes no status for it.
     Mapped(Box<BinaryEvent>),
-    /// Nothing: no task, and no result; why.
+    /// Nothing is posted, because there is neither a task nor a result. The text is the reason.
     Nothing(String),
 }
 
-/// What answers are made with.
+/// Makes answers.
 pub struct Answers {
-    /// Reports to events.
+    /// Mapper from reports to events.
     pub mapper: Mapper,
-    /// Of the events.
+    /// Model version of the events.
     pub model_version: ModelVersion,
-    /// What is posted is no larger: results lose features (`MAX_EVENT_BYTES`).
+    /// Most bytes of an event that is posted (`MAX_EVENT_BYTES`). Larger results lose features.
     pub max_event_bytes: usize,
 }
 
-/// The author of look-ups.
+/// Returns the author of look-ups.
 pub fn author() -> Author {
     Author::new(AUTHOR, "plugin")
 }
 
-/// An input without what neither the dispatcher nor the readers of a status look at: the features and
-/// the free-form facts, which may be megabytes. It is still a valid event.
+/// Removes the features and the free-form facts of an input, which may be megabytes. Neither the dispatcher nor readers
+/// of a status use them, and the input is still a valid event.
 pub fn cut_down(mut input: BinaryEvent) -> BinaryEvent {
     input.entity.features = Vec::new();
     input.entity.info = None;
@@ -59,7 +59,7 @@ pub fn cut_down(mut input: BinaryEvent) -> BinaryEvent {
 }
 
 impl Answers {
-    /// The answer to `input`, which took `runtime`.
+    /// Returns the answer to `input`, whose look-up took `runtime`.
     pub fn reply(
         &self,
         input: &BinaryEvent,
@@ -106,7 +106,7 @@ impl Answers {
         Reply::Status(Box::new(status))
     }
 
-    /// Bytes that a status leaves for its result.
+    /// Returns the number of bytes that a status leaves for its result.
     fn room_in(&self, status: &StatusEvent) -> usize {
         // The blocks and counts around a result.
         const FRAME: usize = 32;
@@ -115,7 +115,7 @@ impl Answers {
         self.max_event_bytes.saturating_sub(bytes.len()).saturating_sub(FRAME)
     }
 
-    /// The event of a report, or the status and the message that say why there is none.
+    /// Returns the event of a report, or the status and the message that say why there is no event.
     fn map(
         &self,
         input: &BinaryEvent,

@@ -1,9 +1,7 @@
-//! The job of `query`: binaries that Azul got elsewhere are looked up in VirusTotal, and what is known there
-//! goes back to Azul.
+//! The job of `query`: looks up binaries in VirusTotal that Azul got elsewhere, and posts the results to Azul.
 //!
-//! Events come by webhook or by polling the dispatcher; what is wanted of them waits in the inbox until a
-//! worker has looked it up and the dispatcher has taken the answer. A [`Query`] knows no Lambda and no
-//! command line.
+//! Events come by webhook or by polling the dispatcher. A wanted event waits in the inbox until a worker has looked it
+//! up and the dispatcher has taken the answer. [`Query`] depends on neither Lambda nor the command line.
 
 use std::sync::Arc;
 
@@ -40,26 +38,26 @@ use wanted::{Sources, Wanted};
 
 /// The function's name.
 pub const NAME: &str = "query";
-/// The dispatcher calls a task lost after half an hour, so no more is taken than is done in half of that.
+/// Time in which all tasks that are taken should be done. The dispatcher counts a task as lost after half an hour.
 const TASK_TIME: SignedDuration = SignedDuration::from_mins(15);
-/// How much of an unlimited budget is taken in [`TASK_TIME`].
+/// Most items that wait in the inbox before no more events are polled, whatever the budget.
 const MOST_WAITING: u64 = 5_000;
 
-/// Why there is no `query` to run.
+/// Reasons why `query` cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// HANDLERS names one that does not exist.
+    /// HANDLERS names a handler that does not exist.
     #[error("HANDLERS: {0}")]
     Handlers(#[from] UnknownHandler),
-    /// No HTTP client.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// It is not said what to look up.
+    /// `LOOKUP_SOURCES` is not set.
     #[error(
         "LOOKUP_SOURCES is not set: name the Azul sources whose binaries are looked up, separated by commas, or * for all"
     )]
     NoSources,
-    /// There is no key.
+    /// `VIRUSTOTAL_APIKEY` is not set.
     #[error("VIRUSTOTAL_APIKEY is not set: set it to the API key that files are looked up with")]
     NoKey,
 }
@@ -73,10 +71,10 @@ pub struct Query {
 }
 
 impl Query {
-    /// What the settings describe. Asks nobody.
+    /// Builds `query` from the settings. Sends no request.
     ///
     /// # Errors
-    /// A setting that is missing or cannot be used.
+    /// [`SetupError`] if a setting is missing or cannot be used.
     pub fn from_settings(
         settings: Settings,
         store: Store,
@@ -127,7 +125,7 @@ impl Query {
         })
     }
 
-    /// Posts a reply. `Err`: what becomes of the item instead of being done.
+    /// Posts a reply. `Err` says how the item ends if the reply is not posted.
     async fn post(&self, reply: Reply, limits: &RunLimits) -> Result<(), Disposition> {
         let mut bytes = Vec::new();
         let version = self.common.settings.model_version;
@@ -145,18 +143,18 @@ impl Query {
         self.common.post(model, bytes, limits).await.or_else(|unposted| match unposted {
             Unposted::Unwanted(_) => Ok(()),
             Unposted::Refused(reason) => Err(Disposition::Bury(reason)),
-            // Each answer of this source would cost a request for nothing.
+            // All look-ups of this source stop, because each would cost a request and its answer could not be posted.
             Unposted::UnknownSource(reason) => Err(Disposition::Stop(reason)),
             Unposted::Disposition(after) => Err(after),
         })
     }
 }
 
-/// How many items the budget and the workers finish before the dispatcher calls them lost.
+/// Returns how many items the request budget lets through in [`TASK_TIME`].
 fn capacity(lookup: &LookupSettings) -> u64 {
     let most = lookup.windows.iter().map(|window| {
         let times = TASK_TIME.as_secs_f64() / window.length.as_secs_f64();
-        // A window longer than that lets all of its requests go at once.
+        // A window that is longer than `TASK_TIME` allows all of its requests at once.
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

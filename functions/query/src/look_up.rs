@@ -1,4 +1,4 @@
-//! One look-up: from what is remembered, or from VirusTotal within the budget.
+//! Looks a file up, from remembered results or from VirusTotal within the request budget.
 
 use azul_vt::{
     errors::chain,
@@ -13,30 +13,31 @@ use jiff::SignedDuration;
 
 use crate::Query;
 
-/// What [`azul_vt::store::Memory`] calls a report that is kept, …
+/// Kind under which [`azul_vt::store::Memory`] remembers that a file's report is kept.
 const REPORT: &str = "report";
-/// … a file that VirusTotal does not know, …
+/// Kind under which [`azul_vt::store::Memory`] remembers a file that VirusTotal does not know.
 const UNKNOWN: &str = "unknown file";
-/// … a look-up on its way, …
+/// Kind under which [`azul_vt::store::Memory`] remembers that a file is being looked up.
 const ON_ITS_WAY: &str = "look-up";
-/// … and whose it is.
+/// Kind under which [`azul_vt::store::Memory`] remembers the item that is looking a file up.
 const CLAIMED_BY: &str = "look-up by";
 /// Folder of reports.
 const FOLDER: &str = "reports/";
-/// Longer than a look-up takes; whoever dies at one holds the others up for no longer.
+/// Time for which a look-up is claimed. It is longer than a look-up takes. If a worker dies, the others wait no longer
+/// than this.
 const CLAIM: SignedDuration = SignedDuration::from_mins(2);
-/// When a look-up that somebody else is at is looked for again.
+/// Wait of an item whose file another item is looking up.
 const SOON: SignedDuration = SignedDuration::from_secs(1);
-/// What a look-up came to.
+/// The result of a look-up.
 pub(crate) enum Looked {
     Report(Bytes),
     Unknown,
-    /// All tries failed; why.
+    /// All tries failed, for this reason.
     Failed(String),
 }
 
 impl Query {
-    /// Looks a file up. `Err`: what becomes of the item instead.
+    /// Looks a file up. `Err` says how the item ends if there is no result now.
     pub(crate) async fn look_up(
         &self,
         sha256: &str,
@@ -48,17 +49,17 @@ impl Query {
         }
         let now = self.common.clock.now();
         let memory = &self.common.store.memory;
-        // Of many who want the same file one asks; the others find what it got.
+        // If many items want the same file, one sends the request and the others find its result.
         let first = memory.remember(ON_ITS_WAY, sha256, CLAIM, now).await;
         let own = format!("{sha256} {}", item.id);
         if first.map_err(|e| state_unavailable(&e))? {
             let noted = memory.remember(CLAIMED_BY, &own, CLAIM, now).await;
             noted.map_err(|e| state_unavailable(&e))?;
-        // Its own claim is left where its worker died at it.
+        // An item whose worker died finds its own claim and goes on.
         } else if !memory.knows(CLAIMED_BY, &own, now).await.map_err(|e| state_unavailable(&e))? {
             return Err(Disposition::later(SOON));
         }
-        // Whoever asked before may have come to its end between the first look and the claim.
+        // An earlier look-up of the file may have ended between the first check and the claim.
         let looked = match self.remembered(sha256).await {
             Ok(Some(known)) => Ok(known),
             Ok(None) => self.ask(sha256, item, limits).await,
@@ -70,7 +71,7 @@ impl Query {
         looked
     }
 
-    /// Asks VirusTotal, if the budget allows it, and remembers what it says.
+    /// Sends the request to VirusTotal, if the budget allows it, and remembers the answer.
     async fn ask(
         &self,
         sha256: &str,
@@ -79,7 +80,7 @@ impl Query {
     ) -> Result<Looked, Disposition> {
         self.common.grant_for(item).await?;
         let settings = &self.common.settings.lookup;
-        // No more than the request: what is around it must come to its end.
+        // Only the request is broken off by the limits; the steps before and after it must be completed.
         let Some(asked) = limits.run_until(self.virustotal.file_report(sha256)).await else {
             return Err(Disposition::later(SignedDuration::ZERO));
         };
@@ -121,7 +122,7 @@ impl Query {
         Ok(Some(Looked::Report(report.into())))
     }
 
-    /// The report first, then that it is there.
+    /// Stores a report, and then remembers that it is stored. In this order a crash leaves no entry without a report.
     async fn keep(&self, sha256: &str, report: &[u8]) -> Result<(), StoreError> {
         let ttl = self.common.settings.lookup.report_cache;
         if ttl.is_zero() {

@@ -1,4 +1,4 @@
-//! Which events are looked up. Pure: an event and the settings decide.
+//! Decides which events are looked up, from the event and the settings alone. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,21 +7,21 @@ use azul_vt::azul::{
     limits::is_sha256,
 };
 
-/// Name of the author of look-ups. The Go plugin's, so that its events and ours merge.
+/// Name of the author of look-ups. It is the Go plugin's name, so that its events and those of this plugin merge.
 pub const AUTHOR: &str = "VirustotalFileLookup";
-/// The source of the feed's own events: what comes from VirusTotal is not asked for there.
+/// The source of the feed's own events. They come from VirusTotal, so they are not looked up there.
 const FEED_SOURCE: &str = "virustotal";
 
 /// Sources whose binaries are looked up (`LOOKUP_SOURCES`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sources {
-    /// `*`: all but the feed's own.
+    /// `*`: all sources except that of the feed.
     All,
-    /// These.
+    /// The sources with these names.
     Named(BTreeSet<String>),
 }
 
-/// What is looked up.
+/// The conditions under which an event is looked up.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// `LOOKUP_SOURCES`.
@@ -33,10 +33,10 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The lower-case SHA-256 to look up, or why the event is ignored.
+    /// Returns the SHA-256 to look up, in lower case.
     ///
     /// # Errors
-    /// The reason, in words for the event's sender.
+    /// The reason why the event is ignored, in words for the event's sender.
     pub fn sha256(&self, event: &BinaryEvent) -> Result<String, String> {
         let action = event.action.as_str();
         if ![binary_action::SOURCED, binary_action::EXTRACTED].contains(&action) {

@@ -1,12 +1,12 @@
-//! The events in Avro, as the dispatcher takes and gives them: plain Avro binary of a bulk record, with
-//! no container and no header. A bulk record is the model version, then an array of events.
+//! The events in Avro, as the dispatcher takes and gives them: the plain Avro binary of a bulk record, without
+//! container and header. A bulk record is the model version and an array of events.
 //!
-//! An own writer and reader, since the layout is fixed and the general crates build a value tree of
-//! every event. They know the layouts of the model versions 5 and 6, which differ only in
-//! `file_format_legacy`. Version 4 is read like 5.
+//! This crate has a writer and a reader of its own, because the layout is fixed and the general crates build a value
+//! tree of every event. Both know the layouts of the model versions 5 and 6, which differ only in `file_format_legacy`.
+//! Version 4 is read like version 5.
 //!
-//! Nothing here fails on what we write ourselves; the reader takes bytes from outside and answers with
-//! an [`AvroError`] to whatever is not such a message.
+//! Encoding never fails. The reader takes bytes from outside and returns an [`AvroError`] for anything that is not such
+//! a message.
 
 mod fit;
 mod input;
@@ -20,6 +20,6 @@ pub use reader::{
 };
 pub use writer::{bulk, encode_binary, encode_download, encode_plugin, encode_status};
 
-/// Items in a block of an array or a map, as Azul's own writer has it: a reader with a limit for the
-/// items of a block takes ours too.
+/// Most items in a block of an array or a map. Azul's own writer uses the same number, so a reader that limits the
+/// items of a block accepts our blocks.
 const BLOCK_ITEMS: usize = 100;

@@ -1,25 +1,25 @@
 //! Azul's event models, as the dispatcher takes and gives them in JSON.
 //!
-//! Field order is the Avro order; [`super::avro`] relies on it. Source: azul-bedrock, model versions 5
-//! (Azul 8 and 9) and 6 (Azul 10 and later). Azul's strict readers want optional fields absent, never
-//! null, so every optional field is left out when empty.
+//! The fields are in the order of Avro, on which [`super::avro`] relies. The source is azul-bedrock, model versions 5
+//! (Azul 8 and 9) and 6 (Azul 10 and later). Azul's strict readers expect optional fields to be absent and never null,
+//! so every optional field is left out when it is empty.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Sorted, so that the same event has the same bytes.
+/// A map of strings, sorted, so that equal events have equal bytes.
 pub type StringMap = BTreeMap<String, String>;
 
 /// A JSON object that Azul carries without reading it.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
-/// What stands for a missing time in Avro: year 1 in UTC, Go's zero time. The Unix epoch would be a
-/// real time there: a link that expired in 1970.
+/// Time that is written in Avro for a missing time: year 1 in UTC, which is Go's zero time. The Unix epoch would count
+/// as a real time, such as a link that expired in 1970.
 pub const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
-/// What happened to a binary: [`BinaryEvent::action`] and [`PathNode::action`].
+/// Values of [`BinaryEvent::action`] and [`PathNode::action`].
 pub mod binary_action {
     /// Content came into Azul.
     pub const SOURCED: &str = "sourced";
@@ -33,27 +33,27 @@ pub mod binary_action {
     pub const ENRICHED: &str = "enriched";
 }
 
-/// What happened to a request: [`DownloadEvent::action`].
+/// Values of [`DownloadEvent::action`].
 pub mod download_action {
-    /// A sample is asked for.
+    /// A download of the sample is requested.
     pub const REQUESTED: &str = "requested";
-    /// It was downloaded.
+    /// The sample was downloaded.
     pub const SUCCESS: &str = "success";
-    /// It could not be downloaded.
+    /// The sample could not be downloaded.
     pub const FAILED: &str = "failed";
-    /// VirusTotal does not have it. From model version 6.
+    /// VirusTotal does not have the sample. Known from model version 6 on.
     pub const FAILED_NOT_FOUND: &str = "failed-not-found";
-    /// Azul has it already. From model version 6.
+    /// Azul already has the sample. Known from model version 6 on.
     pub const SKIPPED_ALREADY_PRESENT: &str = "skipped-already-present";
 }
 
-/// What became of a task: [`StatusEntity::status`].
+/// Values of [`StatusEntity::status`].
 pub mod status {
-    /// The work is done; its results come with it.
+    /// The work is done, and its results are in the status event.
     pub const COMPLETED: &str = "completed";
     /// There was nothing to do.
     pub const OPT_OUT: &str = "opt-out";
-    /// Somebody who was asked did not answer.
+    /// A service that was asked did not answer.
     pub const ERROR_NETWORK: &str = "error-network";
     /// The work failed on this input.
     pub const ERROR_EXCEPTION: &str = "error-exception";
@@ -69,7 +69,7 @@ pub mod feature_type {
     pub const STRING: &str = "string";
     /// Bytes in Base64.
     pub const BINARY: &str = "binary";
-    /// RFC 3339.
+    /// A time as in RFC 3339.
     pub const DATETIME: &str = "datetime";
     /// Path of a file.
     pub const FILEPATH: &str = "filepath";
@@ -87,7 +87,7 @@ pub enum ModelVersion {
 }
 
 impl ModelVersion {
-    /// The number as it stands in `model_version`.
+    /// Returns the number that is written as `model_version`.
     pub fn number(self) -> i64 {
         match self {
             Self::V5 => 5,
@@ -95,7 +95,7 @@ impl ModelVersion {
         }
     }
 
-    /// The version that we can write, of that number; `None` for all others.
+    /// Returns the version with this number; `None` if events cannot be written in it.
     pub fn from_number(number: i64) -> Option<Self> {
         match number {
             5 => Some(Self::V5),
@@ -110,7 +110,7 @@ impl ModelVersion {
     }
 }
 
-/// Who made an event.
+/// The author of an event or of a step in a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Author {
@@ -128,7 +128,7 @@ pub struct Author {
 }
 
 impl Author {
-    /// An author of this program's events, in its own version.
+    /// Returns an author for events of this program, with the version of this program.
     pub fn new(name: &str, category: &str) -> Self {
         Self {
             name: name.into(),
@@ -139,19 +139,19 @@ impl Author {
     }
 }
 
-/// One step of how a binary came to be known.
+/// One step on the way by which a binary became known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathNode {
-    /// Who took the step.
+    /// Author of the step.
     pub author: Author,
-    /// A binary action: `sourced`, `extracted`, `augmented`, `mapped`, `enriched`.
+    /// Action of the step, one of [`binary_action`].
     pub action: String,
-    /// Lower-case hex.
+    /// SHA-256 of the binary, in lower-case hexadecimal digits.
     pub sha256: String,
-    /// How this binary relates to the node before.
+    /// Relationship of this binary to the one of the node before.
     #[serde(default, skip_serializing_if = "StringMap::is_empty")]
     pub relationship: StringMap,
-    /// When the step was taken.
+    /// Time of the step.
     #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
     /// Model version 5 only; must be empty in version 6.
@@ -160,7 +160,7 @@ pub struct PathNode {
     /// Azul's file format, for example `document/pdf`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub file_format: String,
-    /// Bytes.
+    /// Size of the binary, in bytes.
     #[serde(default, skip_serializing_if = "is_unset")]
     pub size: u64,
     /// Name of the file, where known.
@@ -171,10 +171,10 @@ pub struct PathNode {
     pub language: String,
 }
 
-/// Where a binary came from.
+/// The origin of a binary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// A source that Azul's configuration knows.
+    /// Name of the source, as in Azul's configuration.
     pub name: String,
     /// Facts about this sighting; part of the dispatcher's key.
     #[serde(default, skip_serializing_if = "StringMap::is_empty")]
@@ -200,10 +200,10 @@ pub struct Feature {
     pub name: Cow<'static, str>,
     /// The value as text, whatever its type.
     pub value: String,
-    /// One of integer, float, string, binary, datetime, filepath, uri.
+    /// Type of the value, one of [`feature_type`].
     #[serde(rename = "type")]
     pub kind: Cow<'static, str>,
-    /// What the value belongs to, where a name alone would not say.
+    /// Context of the value, where the feature's name alone is not clear.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
     /// Extent in the file, bytes.
@@ -215,7 +215,7 @@ pub struct Feature {
 }
 
 impl Feature {
-    /// A feature with a name, a value as text and a type out of [`feature_type`]; nothing else set.
+    /// Returns a feature with a name, a value as text and a type from [`feature_type`]. The other fields are unset.
     pub fn new(
         name: impl Into<Cow<'static, str>>,
         value: impl Into<String>,
@@ -224,7 +224,7 @@ impl Feature {
         Self { name: name.into(), value: value.into(), kind: kind.into(), ..Self::default() }
     }
 
-    /// The same with a label.
+    /// Returns the feature with this label.
     pub fn labelled(self, label: impl Into<String>) -> Self {
         Self { label: label.into(), ..self }
     }
@@ -237,34 +237,34 @@ pub struct Datastream {
     /// Version of the dispatcher's file identification.
     #[serde(skip_serializing_if = "is_unset")]
     pub identify_version: i64,
-    /// `content`, `pcap`, ….
+    /// Label of the content, such as `content` or `pcap`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub label: String,
-    /// Bytes.
+    /// Size in bytes.
     #[serde(skip_serializing_if = "is_unset")]
     pub size: u64,
-    /// Lower-case hex.
+    /// SHA-512 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sha512: String,
-    /// Lower-case hex.
+    /// SHA-256 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sha256: String,
-    /// Lower-case hex.
+    /// SHA-1 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sha1: String,
-    /// Lower-case hex.
+    /// MD5 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub md5: String,
-    /// Fuzzy hash.
+    /// Fuzzy hash by ssdeep.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ssdeep: String,
-    /// Fuzzy hash.
+    /// Fuzzy hash by TLSH.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tlsh: String,
     /// Media type.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mime: String,
-    /// What `file` says.
+    /// Description of the content by the program `file`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub magic: String,
     /// Model version 5 only; must be empty in version 6.
@@ -273,7 +273,7 @@ pub struct Datastream {
     /// Azul's file format.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub file_format: String,
-    /// Without the dot.
+    /// File extension without the dot.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub file_extension: String,
     /// Language of the content, where known.
@@ -285,31 +285,31 @@ pub struct Datastream {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BinaryEntity {
-    /// Lower-case hex.
+    /// SHA-256 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sha256: String,
-    /// Lower-case hex.
+    /// SHA-512 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sha512: String,
-    /// Lower-case hex.
+    /// SHA-1 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sha1: String,
-    /// Lower-case hex.
+    /// MD5 in lower-case hexadecimal digits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub md5: String,
-    /// Fuzzy hash.
+    /// Fuzzy hash by ssdeep.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ssdeep: String,
-    /// Fuzzy hash.
+    /// Fuzzy hash by TLSH.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tlsh: String,
-    /// Bytes.
+    /// Size in bytes.
     #[serde(skip_serializing_if = "is_unset")]
     pub size: u64,
     /// Media type.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mime: String,
-    /// What `file` says.
+    /// Description of the content by the program `file`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub magic: String,
     /// Model version 5 only; must be empty in version 6.
@@ -318,38 +318,38 @@ pub struct BinaryEntity {
     /// Azul's file format.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub file_format: String,
-    /// Without the dot.
+    /// File extension without the dot.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub file_extension: String,
-    /// Free-form facts; an object (`{}` for mapped events). Bytes of JSON text in Avro, none for `None`.
-    /// What is no JSON object is read as `None`: Azul does not check it, and one broken event must not
-    /// cost those that came with it.
+    /// Additional facts as a JSON object, `{}` for mapped events. In Avro it is the JSON text in bytes, empty for
+    /// `None`. A text that is not a JSON object is read as `None`: Azul does not check it, and one broken event must
+    /// not cost the others of its message.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object_or_none")]
     pub info: Option<JsonObject>,
-    /// What is known of the binary.
+    /// Facts about the binary.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
-    /// Its contents at the dispatcher.
+    /// Contents of the binary that the dispatcher holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub datastreams: Vec<Datastream>,
 }
 
-/// How the dispatcher should treat an event.
+/// Flags that tell the dispatcher how to treat an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BinaryFlags {
-    /// Work again even if the result is known.
+    /// The work is done again even if its result is known.
     #[serde(skip_serializing_if = "is_unset")]
     pub bypass_cache: bool,
-    /// Ahead of others.
+    /// The event is handled ahead of others.
     #[serde(skip_serializing_if = "is_unset")]
     pub expedite: bool,
-    /// This is another try.
+    /// The event is another try.
     #[serde(skip_serializing_if = "is_unset")]
     pub retry: bool,
 }
 
-/// Model `binary`: something became known about a binary.
+/// Model `binary`: a fact about a binary became known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BinaryEvent {
     /// 5 or 6 when written, 4 to 6 when read.
@@ -357,24 +357,24 @@ pub struct BinaryEvent {
     /// Set by the dispatcher; "" when sent.
     #[serde(default)]
     pub kafka_key: String,
-    /// When the event was made: the run's `now`. Not part of the key.
+    /// Time at which the event was made: the run's `now`. Not part of the dispatcher's key.
     #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
-    /// Who made the event.
+    /// Author of the event.
     pub author: Author,
-    /// Where the binary came from.
+    /// Origin of the binary.
     pub source: Source,
     /// The binary.
     pub entity: BinaryEntity,
-    /// `sourced`, `extracted`, `augmented`, `mapped` or `enriched`.
+    /// Action of the event, one of [`binary_action`].
     pub action: String,
     /// Set by the dispatcher on events handed out from `active`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub dequeued: String,
-    /// How often it was handed out before.
+    /// Number of times that the event was handed out before.
     #[serde(default, skip_serializing_if = "is_unset")]
     pub retries: i64,
-    /// How the dispatcher should treat it.
+    /// Flags for the dispatcher.
     #[serde(default, skip_serializing_if = "is_unset")]
     pub flags: BinaryFlags,
     /// Set by the dispatcher.
@@ -388,25 +388,26 @@ pub struct BinaryEvent {
     pub track_authors: Vec<String>,
 }
 
-/// What a [`DownloadEvent`] asks for or reports.
+/// The sample of a [`DownloadEvent`], and how to get it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DownloadEntity {
-    /// sha256, lower-case hex.
+    /// SHA-256 of the sample, in lower-case hexadecimal digits.
     pub hash: String,
-    /// A link that needs no quota, while it lasts.
+    /// Link to the sample that takes no quota; valid until `direct_expiry`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub direct_url: String,
-    /// Until when `direct_url` lasts. Go's zero time is read as `None`, and written for it in Avro.
+    /// Time until which `direct_url` is valid. Go's zero time is read as `None`, and `None` is written as the zero time
+    /// in Avro.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "time_unless_zero")]
     pub direct_expiry: Option<Timestamp>,
     /// Network captures are wanted too.
     #[serde(skip_serializing_if = "is_unset")]
     pub pcap: bool,
-    /// `<rule file>/<rule>`: what the quota is counted by.
+    /// Category by which the quota is counted: `<rule file>/<rule>`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub category: String,
-    /// Downloads a UTC day in this category.
+    /// Most downloads in this category in a UTC day.
     #[serde(skip_serializing_if = "is_unset")]
     pub category_quota: i64,
     /// Free-form facts. Read and written like [`BinaryEntity::info`].
@@ -414,35 +415,35 @@ pub struct DownloadEntity {
     pub metadata: Option<JsonObject>,
 }
 
-/// Model `download`: a sample is asked for, or what became of the request.
+/// Model `download`: a request for a sample, or the outcome of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DownloadEvent {
-    /// 5 or 6 when written.
+    /// Version of the event model, 5 or 6 when written.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
     #[serde(default)]
     pub kafka_key: String,
-    /// When the event was made.
+    /// Time at which the event was made.
     #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
-    /// Who made the event.
+    /// Author of the event.
     pub author: Author,
-    /// Where the binary came from.
+    /// Origin of the binary.
     pub source: Source,
-    /// `requested`, `success`, `failed`; from version 6 `failed-not-found`, `skipped-already-present`.
+    /// Action of the event, one of [`download_action`].
     pub action: String,
     /// The sample.
     pub entity: DownloadEntity,
 }
 
-/// What became of the work on an event.
+/// The outcome of the work on an event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusEntity {
-    /// The event worked on, whole, with its `dequeued` and `kafka_key`.
+    /// The whole event that was worked on, with its `dequeued` and `kafka_key`.
     pub input: BinaryEvent,
-    /// One of [`status`].
+    /// Outcome of the work, one of [`status`].
     pub status: String,
-    /// Seconds.
+    /// Duration of the work, in seconds.
     pub runtime: f64,
     /// Title of an error.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -455,18 +456,18 @@ pub struct StatusEntity {
     pub results: Vec<BinaryEvent>,
 }
 
-/// Model `status`: one for each event taken from the dispatcher as a task.
+/// Model `status`: the answer to an event that was taken from the dispatcher as a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusEvent {
-    /// 5 or 6 when written.
+    /// Version of the event model, 5 or 6 when written.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
     #[serde(default)]
     pub kafka_key: String,
-    /// When the event was made.
+    /// Time at which the event was made.
     #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
-    /// Who made the event.
+    /// Author of the event.
     pub author: Author,
     /// The outcome.
     pub entity: StatusEntity,
@@ -477,17 +478,18 @@ pub struct StatusEvent {
 pub struct FeatureDescriptor {
     /// Feature name.
     pub name: String,
-    /// One of integer, float, string, binary, datetime, filepath, uri.
+    /// Type of the feature, one of [`feature_type`].
     #[serde(rename = "type")]
     pub kind: String,
     /// One sentence for analysts; never empty.
     pub desc: String,
-    /// Always empty, so always absent in JSON: Azul's readers of today know no such field.
+    /// Tags of the feature. Always empty and therefore absent in JSON, because Azul's current readers do not know the
+    /// field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
 }
 
-/// What a plugin says of itself.
+/// Facts that a plugin registers about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginEntity {
     /// Plugin name.
@@ -496,17 +498,17 @@ pub struct PluginEntity {
     pub version: String,
     /// `plugin` or `loader`.
     pub category: String,
-    /// Whom to ask about it.
+    /// Contact for questions about the plugin.
     pub contact: String,
-    /// What it does.
+    /// Description of the plugin.
     pub description: String,
-    /// Everything it may ever emit.
+    /// All features that the plugin may emit.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub features: Vec<FeatureDescriptor>,
     /// Security marking, mostly empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub security: String,
-    /// Settings worth showing; never secrets.
+    /// Settings to show; never secrets.
     #[serde(default, skip_serializing_if = "StringMap::is_empty")]
     pub config: StringMap,
 }
@@ -514,21 +516,21 @@ pub struct PluginEntity {
 /// Model `plugin`: a plugin registers itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginEvent {
-    /// 5 or 6 when written.
+    /// Version of the event model, 5 or 6 when written.
     pub model_version: i64,
     /// Set by the dispatcher; "" when sent.
     #[serde(default)]
     pub kafka_key: String,
-    /// When the event was made.
+    /// Time at which the event was made.
     #[serde(default = "zero_time")]
     pub timestamp: Timestamp,
-    /// Who made the event.
+    /// Author of the event.
     pub author: Author,
     /// The plugin.
     pub entity: PluginEntity,
 }
 
-/// Whether a field is as good as absent.
+/// Whether a field has its default value and is left out.
 fn is_unset<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -537,7 +539,7 @@ fn zero_time() -> Timestamp {
     ZERO_TIME
 }
 
-/// Go writes `null` for a list that was never set.
+/// Reads a list. `null` counts as empty, because Go writes it for a list that was never set.
 fn null_as_empty<'de, D, T>(input: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

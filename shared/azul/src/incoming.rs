@@ -1,4 +1,4 @@
-//! Events that come in: a webhook's body, or what a poll gave.
+//! Reads events that come in: the body of a webhook, or the answer to a poll.
 
 use base::peer_text;
 use json::limits::{JsonLimits, at_most};
@@ -14,7 +14,7 @@ use super::{
 };
 pub use json::limits::JsonLimitError;
 
-/// Model versions that are read: Azul 7 to today.
+/// Model versions that are accepted: those of Azul 7 to the current one.
 const VERSIONS: std::ops::RangeInclusive<i64> = 4..=6;
 
 /// Most events of one body.
@@ -29,13 +29,13 @@ const MAX_REASON_CHARS: usize = 200;
 
 /// A kind of event that can come in.
 pub trait Incoming: DeserializeOwned {
-    /// `model_version` of the event.
+    /// Returns the `model_version` of the event.
     fn model_version(&self) -> i64;
 
     /// Decodes an Avro bulk message.
     ///
     /// # Errors
-    /// The message is none, or holds another kind of event.
+    /// [`AvroError`] if the message is not a bulk message of this kind of event.
     fn decode_bulk(message: &[u8]) -> Result<Vec<Self>, AvroError>;
 }
 
@@ -59,13 +59,13 @@ impl Incoming for DownloadEvent {
     }
 }
 
-/// A body that holds no events.
+/// Reasons why a body has no events.
 #[derive(Debug, thiserror::Error)]
 pub enum NotEvents {
-    /// Not JSON.
+    /// The body is not JSON.
     #[error("the body is not JSON")]
     Json(#[source] serde_json::Error),
-    /// JSON of another shape.
+    /// The body is JSON, but has none of the accepted forms.
     #[error("the body is neither an event, nor a list of events, nor {{\"events\":[…]}}")]
     Shape,
     /// The body has more events than are taken at once.
@@ -74,12 +74,12 @@ pub enum NotEvents {
     /// The body has more JSON values than are taken at once.
     #[error("the body is too much at once: send fewer events")]
     TooMuch(#[from] JsonLimitError),
-    /// Not Avro.
+    /// The body is not an Avro bulk message.
     #[error("the body is no Avro bulk message of model version 4, 5 or 6")]
     Avro(#[source] AvroError),
 }
 
-/// An event, or why it is none.
+/// An event, or the reason why it is refused.
 pub type Read<E> = Result<E, String>;
 
 /// Reads JSON: one event, a list of them, or `{"events":[…]}`. Each event has its own result.
@@ -120,7 +120,7 @@ pub fn from_json<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
     Ok(events.into_iter().map(|event| from_text(event.get().as_bytes())).collect())
 }
 
-/// Reads an Avro bulk message: as a whole, because behind a broken event nothing can be found any more.
+/// Reads an Avro bulk message. One broken event fails the whole message, because the start of the next one is unknown.
 ///
 /// # Errors
 /// [`NotEvents::Avro`] if the message is broken, or [`NotEvents::TooMany`].
@@ -135,7 +135,7 @@ pub fn from_avro<E: Incoming>(body: &[u8]) -> Result<Vec<Read<E>>, NotEvents> {
 /// Reads one event.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// A sentence that says what is wrong with the event.
 pub fn from_value<E: Incoming>(event: Value) -> Read<E> {
     of_known_version(serde_json::from_value(event))
 }

@@ -2,8 +2,8 @@
 
 /// Most features of an event.
 pub const MAX_FEATURES: usize = 10_000;
-/// Most bytes of a text of the entity, and of a reference's `key.value`: Azul's index has no longer terms. The limit of
-/// a feature's value is lower.
+/// Longest text of the entity and longest `key.value` of a reference, in bytes: Azul's index has no longer terms. The
+/// limit for the value of a feature is lower.
 pub const MAX_TEXT_BYTES: usize = 32_766;
 
 /// Number of hexadecimal digits of a SHA-256.

@@ -1,4 +1,4 @@
-//! Errors as an operator reads them.
+//! Renders errors for operators.
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ pub fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let next = error.to_string();
-        // A transparent error says what its cause says.
+        // A transparent error has the text of its cause, so the cause is not repeated.
         if !text.ends_with(&next) {
             text = format!("{text}: {next}");
         }

@@ -1,17 +1,17 @@
-//! A minute of the feed: what bundles, the cursor and the ledger are named by.
+//! A minute of the feed, which names bundles, the cursor and the ledger's rows.
 
 use std::{fmt, str::FromStr};
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
-/// A UTC minute. Spelled `YYYYMMDDhhmm`, as VirusTotal's feed does
+/// A minute in UTC. It is written as `YYYYMMDDhhmm`, as in VirusTotal's feed
 /// (`GET /feeds/files/{YYYYMMDDhhmm}`, VirusTotal's reference "Get a file feed batch").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Minute(i64);
 
-/// A text that names no minute.
+/// Error for a text that is not a minute.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`{0}` is not a minute: write UTC as YYYYMMDDhhmm or as RFC 3339, such as 202611240857 or 2026-11-24T08:57Z"
@@ -19,22 +19,22 @@ pub struct Minute(i64);
 pub struct NotAMinute(String);
 
 impl Minute {
-    /// The minute that `time` lies in.
+    /// Returns the minute that contains `time`.
     pub fn of(time: Timestamp) -> Self {
         Self(time.as_second().div_euclid(60))
     }
 
-    /// The minute that starts at or before `seconds` since 1970, held within the calendar.
+    /// Returns the minute that contains the second `seconds` since 1970.
     pub fn from_unix_seconds(seconds: i64) -> Self {
         Self(seconds.div_euclid(60))
     }
 
-    /// Start of the minute, seconds since 1970.
+    /// Returns the start of the minute, in seconds since 1970.
     pub fn unix_seconds(self) -> i64 {
         self.0.saturating_mul(60)
     }
 
-    /// Start of the minute; the calendar's last moment where the number lies beyond it.
+    /// Returns the start of the minute, or the first or last time of the calendar if the minute lies outside it.
     pub fn start(self) -> Timestamp {
         Timestamp::from_second(self.unix_seconds()).unwrap_or(if self.0 < 0 {
             Timestamp::MIN
@@ -43,22 +43,22 @@ impl Minute {
         })
     }
 
-    /// `n` minutes later; earlier where `n` is negative.
+    /// Returns the minute `n` minutes later, or earlier if `n` is negative.
     pub fn plus(self, n: i64) -> Self {
         Self(self.0.saturating_add(n))
     }
 
-    /// The next minute.
+    /// Returns the next minute.
     pub fn next(self) -> Self {
         self.plus(1)
     }
 
-    /// Minutes from `earlier` to this one.
+    /// Returns the number of minutes from `earlier` to this one.
     pub fn since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// `2026/11/24/0857`: the folders and the start of the name of what is stored for this minute.
+    /// Returns the start of the storage path for this minute, such as `2026/11/24/0857`.
     pub fn storage_path(self) -> String {
         self.civil().strftime("%Y/%m/%d/%H%M").to_string()
     }

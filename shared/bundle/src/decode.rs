@@ -1,4 +1,4 @@
-//! Decompression by magic bytes, stream after stream.
+//! Decompresses a bundle, stream after stream. The magic bytes tell the compression.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,14 +7,15 @@ use flate2::bufread::GzDecoder;
 
 use super::{BundleError, Compression, bzip2::Rest};
 
-/// Compressed bytes read at once.
+/// Number of compressed bytes that are read at once.
 const INPUT: usize = 64 * 1024;
 
-/// Decompressed bytes asked for at once.
+/// Most decompressed bytes in one call, because a call that fails loses what it has decoded.
 const CALL: usize = 64 * 1024;
 
-/// 8 MiB, as RFC 8878 recommends decoders to support and as `zstd` writes up to level 19. The largest
-/// window of the format is 2 TiB: a frame's header alone must not decide how much memory is taken.
+/// Largest zstd window, as a power of two: 8 MiB. RFC 8878 recommends decoders to support it, and `zstd` writes no
+/// larger one up to level 19. The format allows 2 TiB, and the header of a frame alone must not decide how much memory
+/// is taken.
 const WINDOW_LOG: u32 = 23;
 
 /// A decompressing reader whose errors keep apart a failing reader and damaged data.
@@ -22,7 +23,7 @@ pub(super) struct Decoder<R> {
     state: State<Rest<R>>,
     compression: Option<Compression>,
     produced: u64,
-    /// How many of the next bytes are none of the bundle's.
+    /// Number of the next bytes that are not part of the bundle.
     skip: usize,
 }
 
@@ -37,7 +38,7 @@ enum State<R> {
 }
 
 impl<R: Read> Decoder<R> {
-    /// Goes on with what was left.
+    /// Continues with the rest that the block decoder has left.
     pub(super) fn new(rest: Rest<R>) -> Self {
         let (produced, skip) = (rest.produced(), rest.skip().into());
         Self { state: State::Between(Source::new(rest)), compression: None, produced, skip }
@@ -51,10 +52,11 @@ impl<R: Read> Decoder<R> {
         self.produced
     }
 
-    /// Appends up to `room` bytes to `out`; none only where all was read before.
+    /// Appends up to `room` bytes to `out`. It appends none only if everything was read before.
     ///
     /// # Errors
-    /// Any [`BundleError`], one of too many bytes with more than `most_bytes` in all. What `out` got before counts.
+    /// Any [`BundleError`]; it is [`BundleError::TooLarge`] if there are more than `most_bytes` in all. Bytes that were
+    /// appended before the error are valid.
     pub(super) fn fill(
         &mut self,
         out: &mut Vec<u8>,
@@ -66,8 +68,8 @@ impl<R: Read> Decoder<R> {
         out.resize(end, 0);
         let ended = loop {
             let left = most_bytes.saturating_sub(self.produced);
-            // At the cap one byte is asked for, to tell a bundle that ends here from one that goes on.
-            // And not too much: a call that fails loses what it decoded before.
+            // At the cap, one byte is requested to tell a bundle that ends here from one that continues. The request is
+            // limited, because a call that fails loses what it has decoded.
             let room = (end - filled).min(CALL);
             let wanted = usize::try_from(left).unwrap_or(usize::MAX).clamp(1, room);
             match self.read(out.get_mut(filled..filled + wanted).unwrap_or_default()) {
@@ -75,7 +77,7 @@ impl<R: Read> Decoder<R> {
                 Ok(_) if left == 0 => break Err(BundleError::TooLarge { limit: most_bytes }),
                 Ok(read) => {
                     filled += read;
-                    // Somebody types, or a peer is slow: whole lines do not wait for more.
+                    // If the input is slow, such as a terminal or a peer, complete lines do not wait for more bytes.
                     let slow = read < wanted && matches!(self.state, State::Plain(_));
                     if slow
                         && memchr::memrchr(b'\n', out.get(..filled).unwrap_or_default()).is_some()
@@ -110,7 +112,7 @@ impl<R: Read> Decoder<R> {
         }
     }
 
-    /// Fills the start of `out`, which must have room, and says how much of it; 0 at the end of the last
+    /// Fills the start of `out`, which must not be empty, and returns the number of bytes; 0 at the end of the last
     /// stream.
     fn read(&mut self, out: &mut [u8]) -> Result<usize, BundleError> {
         loop {
@@ -145,7 +147,7 @@ impl<R: Read> Decoder<R> {
         }
     }
 
-    /// Starts the next stream, or ends.
+    /// Starts the next stream, or ends at the end of the input.
     fn open(&mut self) -> Result<(), BundleError> {
         let State::Between(mut source) = std::mem::replace(&mut self.state, State::Done) else {
             return Ok(());
@@ -184,7 +186,7 @@ impl<R: Read> Decoder<R> {
         Ok(())
     }
 
-    /// After the end of a stream.
+    /// Ends the current stream.
     fn close(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Done) {
             State::Bzip2(stream) => State::Between(stream.into_inner()),
@@ -204,7 +206,7 @@ impl<R: Read> Decoder<R> {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return BundleError::Truncated { compression, at };
         }
-        // zstd gives its errors as texts only.
+        // zstd reports its errors only as texts.
         if compression == Compression::Zstd && error.to_string().contains("too much memory") {
             return BundleError::WindowTooLarge { at, limit: 1 << WINDOW_LOG };
         }
@@ -213,18 +215,18 @@ impl<R: Read> Decoder<R> {
 }
 
 pub(super) enum Sniffed {
-    /// A magic number, or none of them.
+    /// The start has the magic number of this compression, or none at all if it is plain.
     Whole(Compression),
     /// The input ends inside a magic number. No JSON starts like one.
     Cut(Compression),
 }
 
-/// What the first up to four bytes say; fewer than four are all there is.
+/// Returns the compression by the first four bytes of a stream. Fewer bytes are the whole input.
 pub(super) fn sniff(start: &[u8]) -> Sniffed {
     match start {
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Sniffed::Whole(Compression::Bzip2),
         [0x1f, 0x8b, ..] => Sniffed::Whole(Compression::Gzip),
-        // A frame, or a frame to be skipped: RFC 8878, 3.1.
+        // This is the magic number of a frame or of a skippable frame (RFC 8878, section 3.1).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             Sniffed::Whole(Compression::Zstd)
         }
@@ -253,7 +255,7 @@ impl<R: Read> Source<R> {
         Self { reader, buffer: vec![0; INPUT].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// The next `n` bytes without taking them; fewer only at the end.
+    /// Returns the next `n` bytes without consuming them; fewer only at the end.
     fn peek(&mut self, n: usize) -> io::Result<&[u8]> {
         if self.end - self.start < n {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -270,7 +272,7 @@ impl<R: Read> Source<R> {
         loop {
             match self.reader.read(room) {
                 Ok(n) => {
-                    // A reader that claims more than there is room for is wrong; its claim is cut.
+                    // A reader that returns more bytes than it was given room for is wrong, so its count is capped.
                     let n = n.min(room.len());
                     self.end += n;
                     return Ok(n);

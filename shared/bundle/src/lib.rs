@@ -1,11 +1,11 @@
-//! Bundles: bytes of a feed minute, or of any posted or given file, become lines.
+//! Cuts bundles into lines: those of a feed minute, and posted or given files.
 //!
-//! A bundle is JSON lines, plain or compressed with bzip2, gzip or zstd (several streams, members or
-//! frames after one another are one bundle). The first bytes say which. Memory is bounded whatever the
-//! input: what the decompressors need, a few pieces of text, and one line up to the cap.
+//! A bundle has JSON lines, plain or compressed with bzip2, gzip or zstd. Several streams, members or frames after one
+//! another are one bundle, and the first bytes tell the compression. For any input, memory is bounded: it holds the
+//! decompressors' state, a few pieces of text, and one line up to the cap.
 //!
-//! A line may leave [`map_lines`] before the checksum that covers it was seen. Who must not use lines of a damaged
-//! bundle takes those of [`map_checked_lines`], and runs [`verify`] before it takes the others.
+//! [`map_lines`] may pass on a line before the checksum that covers it was verified. A caller that must not use lines
+//! of a damaged bundle takes those of [`map_checked_lines`], and calls [`verify`] before it takes the others.
 
 mod bzip2;
 mod decode;
@@ -20,24 +20,24 @@ pub use documents::{Layout, OneALine, layout_of};
 pub use error::BundleError;
 pub use ordered::{Extent, OrderedError, map_checked_lines, map_lines};
 
-/// How many bytes of a line over the cap are kept, so that it can be shown.
+/// Number of bytes that are kept of a line over the cap, for display.
 pub const KEPT_OF_LONG_LINE: usize = 4096;
 
-/// What a bundle may cost.
+/// Limits for reading a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// Decompressed bytes of the whole bundle; a bundle with more is [`BundleError::TooLarge`].
+    /// Most decompressed bytes of the whole bundle. A larger bundle is [`BundleError::TooLarge`].
     pub max_bundle_bytes: u64,
-    /// Bytes of one line without its end; a line with more is [`Line::TooLong`].
+    /// Most bytes of one line, without its end. A longer line is [`Line::TooLong`].
     pub max_line_bytes: usize,
 }
 
-/// How a bundle is compressed.
+/// The compression of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     Plain,
-    /// bzip2: what VirusTotal's feed sends.
+    /// bzip2, which VirusTotal's feed uses.
     Bzip2,
     /// gzip.
     Gzip,
@@ -56,25 +56,25 @@ impl std::fmt::Display for Compression {
     }
 }
 
-/// A line of a bundle. Lines are numbered from 1 as in the input; blank ones are passed over but count.
+/// A line of a bundle. Lines are numbered from 1 as in the input. Blank lines are skipped, but they count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A line within the cap; its bytes are without its end (`\n` or `\r\n`).
+    /// A line within the cap. Its bytes come without its end (`\n` or `\r\n`).
     Record {
-        /// Which line.
+        /// Number of the line, from 1.
         number: u64,
     },
-    /// A line over the cap; its bytes are the first [`KEPT_OF_LONG_LINE`].
+    /// A line over the cap. Only its first [`KEPT_OF_LONG_LINE`] bytes are kept.
     TooLong {
-        /// Which line.
+        /// Number of the line, from 1.
         number: u64,
-        /// Its length in bytes, without its end.
+        /// Length of the line in bytes, without its end.
         length: u64,
     },
 }
 
 impl Compression {
-    /// What the first bytes of an input say; four of them decide.
+    /// Returns the compression by the first bytes of an input; four of them are enough.
     pub fn of(start: &[u8]) -> Self {
         match decode::sniff(start) {
             decode::Sniffed::Whole(compression) | decode::Sniffed::Cut(compression) => compression,
@@ -83,7 +83,7 @@ impl Compression {
 }
 
 impl Line {
-    /// Which line it is, from 1.
+    /// Returns the number of the line, from 1.
     pub fn number(&self) -> u64 {
         match self {
             Self::Record { number } | Self::TooLong { number, .. } => *number,
@@ -91,7 +91,7 @@ impl Line {
     }
 }
 
-/// Calls `take` with what workers made, in the order of its numbers, which begin at 0.
+/// Calls `take` with the results of workers in the order of their numbers, which begin at 0.
 fn in_order<T, E>(
     made: impl IntoIterator<Item = (u64, T)>,
     mut take: impl FnMut(T) -> Result<(), E>,
@@ -107,17 +107,17 @@ fn in_order<T, E>(
     Ok(())
 }
 
-/// What [`verify`] found in a whole bundle.
+/// The result of [`verify`] for a whole bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Lines that are not blank: as many as [`map_lines`] works on.
+    /// Number of lines that are not blank, which [`map_lines`] works on.
     pub records: u64,
-    /// What there was of all.
+    /// Size, number of lines and compression of the bundle.
     pub extent: Extent,
 }
 
-/// Reads a whole bundle on `threads` threads and throws it away: after this every byte of it decodes and every
-/// checksum holds.
+/// Reads a whole bundle on `threads` threads and discards its lines. If it returns `Ok`, every byte can be decoded and
+/// every checksum is right.
 ///
 /// # Errors
 /// The first [`BundleError`].

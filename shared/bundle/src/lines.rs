@@ -1,28 +1,28 @@
-//! Lines across the borders of pieces of text, such as the blocks of bzip2.
+//! Joins lines across the borders of pieces of text, such as the blocks of bzip2.
 //!
-//! What stands before a piece's first line break belongs to the line that the pieces before it began; all else
-//! is worked on where it stands.
+//! The text before the first line break of a piece belongs to the line that earlier pieces began. All other lines are
+//! worked on in place, without a copy.
 
 use std::{convert::Infallible, ops::Range};
 
 use super::{KEPT_OF_LONG_LINE, Line};
 
-/// Bytes in memory for what becomes of a short line.
+/// Estimated memory for the result of a short line, in bytes.
 const RESULT_BYTES: usize = 256;
 
 /// Number of blank bytes that one comparison skips.
 const BLANKS: usize = 4 << 10;
 
-/// The bytes that most runs of blank lines consist of.
+/// The blank lines that most long runs consist of.
 const RUNS: [&[u8]; 2] = [&[b'\n'; BLANKS], [[b'\r', b'\n']; BLANKS / 2].as_flattened()];
 
-/// What some programs write before UTF-8.
+/// The byte order mark that some programs write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line that began in one piece of text and ends in another.
 #[derive(Debug, Default)]
 struct Joined {
-    /// Its bytes; of a line over the cap, the first ones.
+    /// Bytes of the line; only the first ones if it is longer than the cap.
     kept: Vec<u8>,
     length: u64,
     last: Option<u8>,
@@ -32,10 +32,10 @@ impl Joined {
     fn add(&mut self, part: &[u8], most_of_line: usize) {
         self.length = self.length.saturating_add(part.len() as u64);
         self.last = part.last().copied().or(self.last);
-        // One more than the cap: a line of exactly the cap may still be followed by `\r`.
+        // The buffer has room for one byte more than the cap, because `\r` may follow a line of exactly the cap.
         let room = most_of_line.saturating_add(1);
         if self.length <= room as u64 {
-            // A capacity that doubles, but never passes the room, which a plain `Vec` would by up to half.
+            // The capacity doubles but never exceeds `room`. A plain `Vec` would exceed it by up to half.
             let needed = self.kept.len() + part.len();
             if needed > self.kept.capacity() {
                 let capacity = self.kept.capacity().saturating_mul(2).min(room).max(needed);
@@ -51,38 +51,39 @@ impl Joined {
     }
 }
 
-/// Cuts pieces of text, which come one after another, into lines.
+/// Cuts consecutive pieces of text into lines.
 #[derive(Debug)]
 pub(super) struct LineJoiner {
     most_of_line: usize,
-    /// Line breaks so far.
+    /// Number of line breaks so far.
     number: u64,
     open: Joined,
 }
 
-/// What a piece of text has of lines.
+/// The lines of a piece of text.
 #[derive(Debug)]
 pub(super) struct Piece {
     most_of_line: usize,
-    /// Line breaks before the piece.
+    /// Number of line breaks before the piece.
     number: u64,
     /// The line that an earlier piece began, where it ends in this one.
     joined: Option<Joined>,
-    /// The lines that begin and end in this piece.
+    /// Range of the lines that begin and end in this piece.
     whole: Range<usize>,
-    /// How many lines end in it.
+    /// Number of lines that end in this piece.
     ends: u64,
 }
 
 impl LineJoiner {
-    /// Before the first piece.
+    /// Starts before the first piece.
     pub(super) fn new(most_of_line: usize) -> Self {
         Self { most_of_line, number: 0, open: Joined::default() }
     }
 
-    /// The next piece. Quick, as it is done for one piece after another.
+    /// Takes the next piece of text and returns its lines. It does little work, because the pieces pass through it one
+    /// after another.
     ///
-    /// `ends` is how many lines end in it, as [`breaks`] says.
+    /// `ends` is the number of lines that end in the piece, as [`breaks`] counts them.
     pub(super) fn pass(&mut self, text: &[u8], ends: u64) -> Piece {
         let (most_of_line, number) = (self.most_of_line, self.number);
         let (Some(first), Some(last)) = (memchr::memchr(b'\n', text), memchr::memrchr(b'\n', text))
@@ -102,12 +103,12 @@ impl LineJoiner {
         Piece { most_of_line, number, joined, whole: start..last + 1, ends }
     }
 
-    /// How many lines there were, blank ones included.
+    /// Returns the number of lines so far, blank ones included.
     pub(super) fn lines(&self) -> u64 {
         self.number + u64::from(self.open.length > 0)
     }
 
-    /// The last line, where no line break follows it.
+    /// Returns the last line if no line break follows it.
     pub(super) fn finish(&mut self) -> Piece {
         let joined = (self.open.length > 0).then(|| std::mem::take(&mut self.open));
         let (most_of_line, number) = (self.most_of_line, self.number);
@@ -124,12 +125,12 @@ impl Piece {
         joined.saturating_add(lines.saturating_mul(RESULT_BYTES))
     }
 
-    /// No line ends here.
+    /// Whether no line ends in the piece.
     pub(super) fn is_empty(&self) -> bool {
         self.joined.is_none() && self.whole.is_empty()
     }
 
-    /// Calls `each` with every line that is not blank until it fails; `text` is what the piece was made of.
+    /// Calls `each` with every line that is not blank, until it fails. `text` is the text of the piece.
     pub(super) fn try_each<E>(
         self,
         text: &[u8],
@@ -162,7 +163,7 @@ impl Piece {
         }
     }
 
-    /// What `work` makes of each line that is not blank.
+    /// Returns the results of `work` for all lines that are not blank.
     pub(super) fn map<T>(self, text: &[u8], work: impl Fn(&Line, &[u8]) -> T) -> Vec<T> {
         let mut made = Vec::new();
         let done = self.try_each(text, |line, bytes| {
@@ -175,7 +176,7 @@ impl Piece {
     }
 }
 
-/// How many lines end in a text.
+/// Returns the number of lines that end in a text.
 pub(super) fn breaks(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
@@ -206,7 +207,7 @@ pub(super) fn behind_blank_lines(text: &[u8], most_of_line: usize) -> (u64, &[u8
     (blank, rest)
 }
 
-/// The line as it is shown, unless it is blank.
+/// Returns the line and its bytes as they are passed on; `None` if it is blank.
 fn finish(
     mut kept: &[u8],
     mut length: u64,
@@ -216,7 +217,7 @@ fn finish(
 ) -> Option<(Line, &[u8])> {
     if last == Some(b'\r') {
         length -= 1;
-        // Where bytes were left out, the `\r` is among them, or beyond what is kept.
+        // If bytes of the line were left out, the `\r` is either among them or behind those that are kept.
         kept = usize::try_from(length).ok().and_then(|length| kept.get(..length)).unwrap_or(kept);
     }
     let line = if length <= most_of_line as u64 {
@@ -226,7 +227,7 @@ fn finish(
         Line::TooLong { number, length }
     };
     if number == 1 {
-        // Editors of Windows write it; it is no part of the text.
+        // Editors of Windows write a byte order mark, which is not part of the text.
         kept = kept.strip_prefix(BYTE_ORDER_MARK).unwrap_or(kept);
     }
     let blank = matches!(line, Line::Record { .. }) && kept.trim_ascii().is_empty();

@@ -1,8 +1,8 @@
-//! Lines through a pure function on several threads, results in order.
+//! Passes lines through a pure function on several threads and returns the results in order.
 //!
-//! What is bzip2 is decoded a block at a time by all threads ([`bzip2`]). Everything else, and what is in doubt,
-//! they decode in turns, a chunk each, and work on beside each other. A `Window` bounds what is in memory
-//! until it is handed on, whatever the workers' speed and the lines' size.
+//! All threads decode the blocks of bzip2 at the same time ([`bzip2`]). Any other compression, and bzip2 that cannot be
+//! verified, is decoded in turns, a chunk each, while the other threads work on their chunks. A `Window` bounds the
+//! memory of chunks that are not passed on yet, for any speed of the workers and any length of the lines.
 
 use std::{
     io::Read,
@@ -21,35 +21,36 @@ use super::{
     lines::{LineJoiner, Piece, behind_blank_lines, breaks},
 };
 
-/// Text that is worked on at once. Small, as memory is: eight records of the feed are work enough for one turn.
+/// Size of a chunk of text, in bytes. It is small to save memory: eight records of the feed are enough work for one
+/// turn.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Lines that are worked on at once: what becomes of short ones takes more memory than they do. Records of the feed
-/// are thousands of bytes long; a bundle of bzip2 with more lines in a block is decoded in the ordinary way.
+/// Most lines in a chunk, because the results of short lines take more memory than the lines. Records of the feed are
+/// thousands of bytes long. A bzip2 bundle with more lines in a block is left to the ordinary decoder.
 const MOST_LINES: usize = 8192;
-/// Chunks in memory for each worker …
+/// Most chunks in memory for each worker.
 const CHUNKS_A_WORKER: usize = 4;
-/// … and their bytes in all with what becomes of their lines, unless one alone has more.
+/// Most bytes of all chunks in memory, with an estimate for their lines' results. A single larger chunk is allowed.
 const WINDOW_BYTES: usize = 8 << 20;
 
-/// Why not all lines were handed on.
+/// Reasons why not all lines were passed on.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderedError<E> {
-    /// The input cannot be read further; what came before it was handed on.
+    /// The input cannot be read further. The lines before the fault were passed on.
     #[error(transparent)]
     Bundle(BundleError),
-    /// The taker of the results refused to go on.
+    /// The `take` function failed.
     #[error(transparent)]
     Taker(E),
 }
 
-/// What there was of a bundle.
+/// Size and compression of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Decompressed bytes.
+    /// Number of decompressed bytes.
     pub bytes: u64,
-    /// Lines, blank ones included: the number of the last line.
+    /// Number of lines, blank ones included. It is also the number of the last line.
     pub lines: u64,
-    /// What the first bytes said.
+    /// Compression of the bundle, by its first bytes.
     pub compression: Compression,
 }
 
@@ -57,10 +58,10 @@ pub struct Extent {
 /// the results, in order. `reader` needs no buffer of its own.
 ///
 /// # Errors
-/// [`OrderedError::Bundle`] where the input is broken: the lines before the fault were handed on, but for those in
-/// the last 64 KiB that a decompressor had made when it failed. An input of no bytes at all is
-/// [`BundleError::Empty`]: whoever takes an empty plain file for zero lines matches that.
-/// [`OrderedError::Taker`] with what `take` answered.
+/// [`OrderedError::Bundle`] if the input is broken. The lines before the fault were passed on, except for those in the
+/// last 64 KiB that a decompressor had decoded when it failed. An input without bytes is [`BundleError::Empty`]; a
+/// caller for which an empty plain file has zero lines has to match that. [`OrderedError::Taker`] with the error of
+/// `take`.
 pub fn map_lines<R: Read + Send, T: Send, E>(
     reader: R,
     caps: Caps,
@@ -79,11 +80,11 @@ pub fn map_lines<R: Read + Send, T: Send, E>(
     Ok(Extent { bytes, lines, compression })
 }
 
-/// As [`map_lines`], but only of lines whose checksum was seen to hold: false where there may be more. Such are the
-/// lines of a sound bundle of bzip2; of what is compressed otherwise, or not at all, there are none.
+/// Like [`map_lines`], but calls `work` only for lines whose checksum was verified, and returns whether these are all
+/// lines. Lines of a sound bzip2 bundle are verified. Lines with any other compression, or with none, never are.
 ///
 /// # Errors
-/// What `take` answered.
+/// The error of `take`.
 pub fn map_checked_lines<R: Read + Send, T: Send, E>(
     reader: R,
     caps: Caps,
@@ -98,7 +99,7 @@ pub fn map_checked_lines<R: Read + Send, T: Send, E>(
     }
 }
 
-/// The lines of blocks of bzip2 that are certain. The last one stays with the joiner where no line break ends it.
+/// Maps the lines of verified bzip2 blocks. The last line stays in the joiner if no line break ends it.
 fn map_blocks<R: Read + Send, T: Send, E>(
     reader: R,
     caps: Caps,
@@ -120,7 +121,7 @@ fn map_blocks<R: Read + Send, T: Send, E>(
     )
 }
 
-/// The last line, where no line break ends it.
+/// Maps the last line if no line break ends it.
 fn map_last<T, E>(
     mut joiner: LineJoiner,
     work: impl Fn(&Line, &[u8]) -> T,
@@ -129,7 +130,7 @@ fn map_last<T, E>(
     joiner.finish().map(&[], work).into_iter().try_for_each(take)
 }
 
-/// The rest of the lines, by the ordinary decoder. The last one stays with the joiner where no line break ends it.
+/// Maps the rest of the lines with the ordinary decoder. The last line stays in the joiner if no line break ends it.
 fn map_rest<R: Read + Send, T: Send, E>(
     rest: Rest<R>,
     caps: Caps,
@@ -158,7 +159,7 @@ fn map_rest<R: Read + Send, T: Send, E>(
     } else {
         let window = Window::new(threads * CHUNKS_A_WORKER);
         let turns = Mutex::new(&mut chunks);
-        // Needs no bound of its own: what is in it is inside the window.
+        // The channel needs no bound, because the window bounds its content.
         let (to_taker, results) = channel();
         thread::scope(|scope| {
             let closing = Closing(&window);
@@ -189,7 +190,7 @@ struct Chunks<'a, R> {
     decoder: Decoder<R>,
     joiner: &'a mut LineJoiner,
     most_bytes: u64,
-    /// Of the next chunk.
+    /// Number of the next chunk.
     number: u64,
     broken: Option<BundleError>,
     /// Decoded text that is passed on over several chunks.
@@ -200,7 +201,7 @@ struct Chunks<'a, R> {
 }
 
 impl<R: Read> Chunks<'_, R> {
-    /// The next chunk in which a line ends, in `text`; `None` where there is none.
+    /// Reads the next chunk in which a line ends into `text`; `None` if there is none.
     fn next(&mut self, text: &mut Vec<u8>) -> Option<Piece> {
         loop {
             text.clear();
@@ -210,7 +211,7 @@ impl<R: Read> Chunks<'_, R> {
                 text.extend_from_slice(part);
                 self.taken += part.len();
             } else if self.broken.is_none() {
-                // What came before an error comes first.
+                // The text before an error is passed on first.
                 self.broken = self.decoder.fill(text, CHUNK_BYTES, self.most_bytes).err();
                 let part = few_lines(text, self.most_of_line);
                 if part < text.len() {
@@ -246,7 +247,7 @@ fn few_lines(text: &[u8], most_of_line: usize) -> usize {
     text.len() - rest.len()
 }
 
-/// What a worker does until there is nothing more to do.
+/// Decodes chunks and works on their lines until there are no more.
 fn take_turns<R: Read, T>(
     turns: &Mutex<&mut Chunks<'_, R>>,
     window: &Window,
@@ -260,7 +261,7 @@ fn take_turns<R: Read, T>(
         let Some(piece) = chunks.next(&mut text) else { return };
         let number = chunks.number - 1;
         let bytes = text.len() + piece.bytes(MOST_LINES);
-        // Nobody else reads on meanwhile.
+        // No other worker reads on while this one waits, because it holds `turns`.
         if !window.enter(bytes) {
             return;
         }
@@ -271,13 +272,13 @@ fn take_turns<R: Read, T>(
     }
 }
 
-/// What a worker made of a chunk.
+/// The results of a chunk.
 struct Worked<T> {
     bytes: usize,
     items: Vec<T>,
 }
 
-/// Chunks that were read and not yet handed on.
+/// Accounts for the chunks that were read and are not passed on yet.
 struct Window {
     most_chunks: usize,
     inside: Mutex<Inside>,
@@ -300,7 +301,8 @@ impl Window {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room for a chunk; an empty window has room for any. False where it is closed.
+    /// Waits until there is room for a chunk. An empty window has room for a chunk of any size. Returns false if the
+    /// window is closed.
     fn enter(&self, bytes: usize) -> bool {
         let full = |inside: &mut Inside| {
             !inside.closed
@@ -314,7 +316,7 @@ impl Window {
         !inside.closed
     }
 
-    /// A chunk that entered was handed on.
+    /// Notes that a chunk was passed on.
     fn leave(&self, bytes: usize) {
         let mut inside = self.inside();
         inside.chunks -= 1;
@@ -323,8 +325,8 @@ impl Window {
     }
 }
 
-/// Ends the workers when the taker ends, however that is: nobody makes room any more, and who waits for it would
-/// wait for ever.
+/// Closes the window when the taker ends for any reason. Nothing makes room after that, and a worker would wait for
+/// ever.
 struct Closing<'a>(&'a Window);
 
 impl Drop for Closing<'_> {
@@ -334,7 +336,7 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Ends the others when a worker panics: what it would have made never comes, and makes no room.
+/// Closes the window if a worker panics, because its result never comes and would never make room.
 struct ClosingOnPanic<'a>(&'a Window);
 
 impl Drop for ClosingOnPanic<'_> {
@@ -430,7 +432,7 @@ mod tests {
                 line.len()
             },
             |length| {
-                // The workers go ahead as far as they are let before the first line is handed on.
+                // The workers read as far ahead as the window allows before the first line is passed on.
                 while most.load(Ordering::Relaxed) < WINDOW_BYTES / 2 {
                     thread::yield_now();
                 }

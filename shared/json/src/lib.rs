@@ -1,4 +1,4 @@
-//! JSON as a tape: one pass over the text, one flat list of values that point into it.
+//! JSON as a tape: one pass over the text makes a flat list of values that point into it.
 //!
 //! Promises: numbers keep their text, members keep their order, the first of equal keys wins, and text behind the value
 //! is refused. `MAX_DEPTH` and `MAX_VALUES` bound the depth and the number of values, instead of stack and memory. A
@@ -8,13 +8,13 @@ pub mod limits;
 
 use std::{borrow::Cow, collections::HashSet};
 
-/// Lists and objects may stand in each other this deep.
+/// Deepest nesting of lists and objects.
 pub const MAX_DEPTH: usize = 128;
 
-/// Most values and keys of one text: 8 MB of tape for each thread. The largest records seen hold some 50,000.
+/// Most values and keys in one text. They take 8 MB of tape in each thread. The largest records seen hold some 50,000.
 pub const MAX_VALUES: usize = 500_000;
 
-/// Why a text is not JSON that we take.
+/// Reasons why a text is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     /// The text is not JSON.
@@ -39,7 +39,7 @@ pub enum JsonError {
     TooLong,
 }
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `null`.
@@ -60,15 +60,16 @@ pub enum Kind {
     Object,
 }
 
-/// One value or key. A container is followed by what it holds: a list by its items, an object by
-/// key, value, key, value.
+/// One value or key. The nodes of a container's content follow it: the items of a list, or the keys and values of an
+/// object in turn.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     kind: Kind,
-    /// Bytes of the text: the whole value, or what stands between the quotes.
+    /// Start of the value in the text, in bytes. For a string it is the byte behind the opening quote, and `end` is the
+    /// closing one.
     start: u32,
     end: u32,
-    /// Place of the first node behind this value.
+    /// Index of the first node behind this value.
     next: u32,
 }
 
@@ -104,12 +105,12 @@ impl Document {
         Ok(Self { text, nodes, lone_surrogates })
     }
 
-    /// The text as it was read.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Escapes such as `\ud800` without their other half. They read as U+FFFD.
+    /// Returns the number of escapes such as `\ud800` without their other half. They read as U+FFFD.
     pub fn lone_surrogates(&self) -> u64 {
         self.lone_surrogates
     }
@@ -144,19 +145,19 @@ impl<'a> Value<'a> {
         self.node.kind == Kind::Null
     }
 
-    /// The text of the value as it stands in the document, a string without its quotes.
+    /// Returns the text of the value as it is written in the document; of a string, the text between its quotes.
     pub fn raw(self) -> &'a str {
         self.document.text.get(self.node.start as usize..self.node.end as usize).unwrap_or_default()
     }
 
-    /// The value's own JSON as it stands in the document, a string with its quotes.
+    /// Returns the JSON of the value as it is written in the document, a string with its quotes.
     pub fn json(self) -> &'a str {
         let quote = u32::from(matches!(self.node.kind, Kind::Text | Kind::EscapedText));
         let range = (self.node.start - quote) as usize..(self.node.end + quote) as usize;
         self.document.text.get(range).unwrap_or_default()
     }
 
-    /// What a string says; `None` for anything else.
+    /// Returns the text of a string with escapes decoded; `None` for any other value.
     pub fn text(self) -> Option<Cow<'a, str>> {
         match self.node.kind {
             Kind::Text => Some(Cow::Borrowed(self.raw())),
@@ -201,25 +202,25 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The member of an object; `None` where there is none and where this is no object.
+    /// Returns the first member of an object with this key; `None` if there is none or the value is not an object.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         self.named(key).next()
     }
 
-    /// All members of an object that are called so; none where this is no object. What is called otherwise is passed
-    /// over without a look at more than the length of its key.
+    /// Returns all members of an object with this key; none if the value is not an object. Other keys are skipped by
+    /// their length alone, unless the length fits.
     pub fn named(self, key: &str) -> impl Iterator<Item = Value<'a>> {
         let Document { text, nodes, .. } = self.document;
         let mut at = self.children(Kind::Object);
         std::iter::from_fn(move || {
             while at < self.node.next {
-                // A key holds nothing: its value comes next.
+                // A key has no content, so its value is the next node.
                 let (name, index) = (nodes.get(at as usize)?, at + 1);
                 let node = *nodes.get(index as usize)?;
                 at = node.next;
                 let raw = || text.get(name.start as usize..name.end as usize).unwrap_or_default();
                 let found = match name.kind {
-                    // An escape is longer than what it says.
+                    // An escape is longer than the character that it stands for.
                     Kind::EscapedText => {
                         (name.end - name.start) as usize > key.len() && unescape(raw()) == key
                     }
@@ -234,12 +235,12 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The member of a member of …
+    /// Returns the value behind a path of keys; `None` if a key on the way is missing.
     pub fn at(self, path: &[&str]) -> Option<Value<'a>> {
         path.iter().try_fold(self, |value, key| value.get(key))
     }
 
-    /// The items of a list; none where this is no list.
+    /// Returns the items of a list; none if the value is not a list.
     pub fn items(self) -> impl Iterator<Item = Value<'a>> {
         let mut at = self.children(Kind::List);
         std::iter::from_fn(move || {
@@ -249,7 +250,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The members of an object in their order, each key once; none where this is no object.
+    /// Returns the members of an object in order, each key once; none if the value is not an object.
     pub fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
         let mut seen = HashSet::new();
         self.pairs().filter_map(move |(key, value)| {
@@ -258,7 +259,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The keys and values of an object in their order, each as often as it stands there; none where this is no object.
+    /// Returns the keys and values of an object in order, with repeated keys; none if the value is not an object.
     pub fn pairs(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
         let mut at = self.children(Kind::Object);
         std::iter::from_fn(move || {
@@ -278,7 +279,7 @@ struct Parser<'t> {
     bytes: &'t [u8],
     at: usize,
     nodes: Vec<Node>,
-    /// Places of the containers that are not closed yet.
+    /// Indices of the containers that are not closed yet.
     open: Vec<usize>,
     lone_surrogates: u64,
 }
@@ -468,7 +469,7 @@ fn offset(at: usize) -> Result<u32, JsonError> {
 struct Escape {
     says: char,
     length: usize,
-    /// Half of a surrogate pair, without the other.
+    /// Whether it is half of a surrogate pair without the other half.
     lone: bool,
 }
 
@@ -505,7 +506,7 @@ impl Escape {
     }
 }
 
-/// Reads `\uXXXX`.
+/// Reads `\uXXXX` at the start of `bytes`.
 fn utf16_unit(bytes: &[u8]) -> Option<u32> {
     let hex = bytes.strip_prefix(b"\\u")?.get(..4)?;
     hex.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)?))
@@ -536,7 +537,7 @@ mod tests {
         Document::parse(text.to_owned()).unwrap()
     }
 
-    /// The document as `serde_json` sees it.
+    /// Returns the document as `serde_json` would read it.
     fn tree(value: Value<'_>) -> serde_json::Value {
         match value.kind() {
             Kind::Null => serde_json::Value::Null,
@@ -681,7 +682,7 @@ mod tests {
             text in r#"[\[\]{}:,"0-9.eE+\-tfn \\ua]{0,12}"#,
         ) {
             let ours = Document::parse(text.clone()).is_ok();
-            // Lone surrogates and overlong numbers are ours alone.
+            // Only this parser accepts lone surrogates and numbers that are too large for a double.
             let theirs = match serde_json::from_str::<serde_json::Value>(&text) {
                 Ok(_) => true,
                 Err(e) => {

@@ -1,4 +1,4 @@
-//! The parts of an event beside its features: the file's own facts, its type, where it was seen.
+//! Maps the parts of an event beside its features: the facts about the file, its type and its source.
 
 use std::borrow::Cow;
 
@@ -9,8 +9,8 @@ use azul::{
 };
 use json::Value;
 
-/// VirusTotal's two names for a file's type. The Go plugin asks for them in opposite order for the
-/// path node and for the entity; Azul merges by these values, so the order stays.
+/// The two names that VirusTotal has for a file's type. The Go plugin prefers one for the path node and the other for
+/// the entity. Azul merges by these values, so the preferences stay.
 pub(super) struct FileTypes<'a> {
     type_tag: Cow<'a, str>,
     magika: Cow<'a, str>,
@@ -22,18 +22,18 @@ impl<'a> FileTypes<'a> {
         Self { type_tag: text("type_tag"), magika: text("magika") }
     }
 
-    /// For the path node: `type_tag`, else `magika`.
+    /// Returns the type for the path node: `type_tag`, or `magika` if that is missing.
     pub(super) fn by_tag(&self) -> &str {
         if self.type_tag.is_empty() { &self.magika } else { &self.type_tag }
     }
 
-    /// For the entity: `magika`, else `type_tag`.
+    /// Returns the type for the entity: `magika`, or `type_tag` if that is missing.
     pub(super) fn by_magika(&self) -> &str {
         if self.magika.is_empty() { &self.type_tag } else { &self.magika }
     }
 }
 
-/// The entity without its identity, its type and its features.
+/// Returns the entity without its identity, type and features.
 pub(super) fn describe(file: FileObject<'_>, sink: &mut Sink) -> BinaryEntity {
     let size = file.size().unwrap_or_else(|_| {
         sink.bad();
@@ -59,7 +59,7 @@ pub(super) fn describe(file: FileObject<'_>, sink: &mut Sink) -> BinaryEntity {
     }
 }
 
-/// Who sent the file to VirusTotal, as far as VirusTotal tells. `?` and `XX` are its "unknown".
+/// Returns the facts that VirusTotal gives about the submitter of the file. It writes `?` and `XX` for "unknown".
 pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
     let submitter = file.get("context_attributes").and_then(|context| context.get("submitter"));
     let mut references = StringMap::new();
@@ -70,7 +70,7 @@ pub(super) fn references(file: FileObject<'_>, sink: &mut Sink) -> StringMap {
         ("submitter_country", "country", "XX"),
         ("interface", "interface", ""),
     ] {
-        // Azul indexes `name.text` as one term, so the name counts.
+        // Azul indexes `name.text` as one term, so the length of the name counts.
         let most = MAX_TEXT_BYTES - name.len() - 1;
         let text = own_text(submitter.and_then(|submitter| submitter.get(key)), most, sink);
         if !text.is_empty() && text != unknown {

@@ -1,4 +1,4 @@
-//! How VirusTotal's values are written as feature values: scalars, numbers, dates, file formats.
+//! Converts VirusTotal's values to feature values: scalars, numbers, dates and file formats.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ use jiff::{
 
 use json::{Kind, Value};
 
-/// The text of a scalar: strings as they are, numbers in plain decimal, booleans as words, null
-/// empty. `None` for lists, objects and numbers beyond a double's range.
+/// Returns a scalar as text: a string as it is, a number in plain decimal, a boolean as a word, and null as the empty
+/// text. `None` for lists, objects and numbers beyond the range of a double.
 pub(super) fn scalar(value: Value<'_>) -> Option<Cow<'_, str>> {
     match value.kind() {
         Kind::Text | Kind::EscapedText => value.text(),
@@ -23,8 +23,8 @@ pub(super) fn scalar(value: Value<'_>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A JSON number in plain decimal: whole numbers by their own digits however long, others as the
-/// shortest text that reads as the same double, without exponent.
+/// Returns a JSON number in plain decimal without an exponent. A whole number keeps its digits, however long. Any other
+/// number becomes the shortest text that reads as the same double.
 pub(super) fn number(raw: &str) -> Option<Cow<'_, str>> {
     let digits = raw.strip_prefix('-').unwrap_or(raw);
     if digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -34,8 +34,8 @@ pub(super) fn number(raw: &str) -> Option<Cow<'_, str>> {
     value.is_finite().then(|| Cow::Owned(shortest(value)))
 }
 
-/// The shortest text that reads as `value`. Where the value lies in the very middle between two such
-/// texts, the even digit wins, as Go and IEEE 754 have it; `to_string` alone would take the upper one.
+/// Returns the shortest text that reads as `value`. If the value is exactly between two such texts, the even digit
+/// wins, as in Go and IEEE 754; `to_string` alone would take the upper one.
 fn shortest(value: f64) -> String {
     let text = value.to_string();
     match text.split_once('.') {
@@ -44,27 +44,27 @@ fn shortest(value: f64) -> String {
     }
 }
 
-/// How a date is written in a record.
+/// Formats of a date in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DateFormat {
-    /// `2024-05-01 10:11:12`, UTC; a fraction of the second is dropped.
+    /// `2024-05-01 10:11:12` in UTC. A fraction of the second is dropped.
     Plain,
     /// `Wed, 01 May 2024 10:11:12 +0200`.
     Rfc2822,
 }
 
-/// What a date's text holds.
+/// The result of reading a date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReadDate {
     /// The date in RFC 3339.
     Date(String),
-    /// The zeros that stand for "no date".
+    /// The text is all zeros, which stands for "no date".
     None,
-    /// Something else.
+    /// The text is not a date.
     Bad,
 }
 
-/// Reads a date and writes it in RFC 3339, whole seconds, with the offset that it had.
+/// Reads a date and writes it in RFC 3339, in whole seconds and with its original offset.
 pub(super) fn date(text: &str, format: DateFormat) -> ReadDate {
     let written = match format {
         DateFormat::Plain if text == "0000-00-00 00:00:00" => return ReadDate::None,
@@ -101,7 +101,8 @@ fn split<const N: usize>(text: &str, at: char) -> Option<[&str; N]> {
     text.split(at).collect::<Vec<_>>().try_into().ok()
 }
 
-/// A number of as many digits as `length` says. Its value where that fits; nobody needs a fraction's.
+/// Reads a number whose count of digits is in `length`. A number that does not fit counts as 0; only a fraction can be
+/// so long, and its value is not used.
 fn digits(text: &str, length: std::ops::RangeInclusive<usize>) -> Option<i16> {
     let good = length.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     good.then(|| text.parse().unwrap_or(0))
@@ -122,20 +123,19 @@ fn rfc3339(time: DateTime, offset: Offset) -> String {
     format!("{local}{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
 }
 
-/// Seconds since 1970 as a time that Azul can write: from year 1 to the last day but one of year
-/// 9999 (jiff's last), without the first second of year 1, which is Go's "no time".
+/// Converts seconds since 1970 to a time that Azul can write: from year 1 to the last day but one of year 9999, which
+/// is jiff's limit. The first second of year 1 is excluded, because it is Go's "no time".
 pub(super) fn azul_time(seconds: i64) -> Option<Timestamp> {
     Timestamp::from_second(seconds).ok().filter(|time| time.as_second() > -62_135_596_800)
 }
 
-/// Seconds since 1970 in RFC 3339.
+/// Returns seconds since 1970 as a time in RFC 3339.
 pub(super) fn unix_time(seconds: i64) -> Option<String> {
     let time = azul_time(seconds)?;
     Some(rfc3339(TimeZone::UTC.to_datetime(time), Offset::UTC))
 }
 
-/// Azul's file format for VirusTotal's name of a file type, whatever its case; `unknown` where Azul
-/// has none.
+/// Returns Azul's file format for VirusTotal's name of a file type in any case; `unknown` if Azul has none.
 pub(super) fn file_format(vt_type: &str) -> &'static str {
     FILE_FORMATS
         .iter()
@@ -143,7 +143,7 @@ pub(super) fn file_format(vt_type: &str) -> &'static str {
         .map_or("unknown", |(_, format)| format)
 }
 
-/// VirusTotal's `type_tag` or `magika` in lower case, and the name that Azul has for it.
+/// Pairs of VirusTotal's `type_tag` or `magika` in lower case, and Azul's name for it.
 pub(super) static FILE_FORMATS: &[(&str, &str)] = &[
     ("7zip", "archive/7-zip"),
     ("ace", "archive/ace"),

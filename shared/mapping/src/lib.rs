@@ -1,7 +1,7 @@
-//! Record → event: what VirusTotal says of a file becomes one `binary`/`mapped` event of Azul.
+//! Maps records to events: VirusTotal's facts about a file become one `binary`/`mapped` event of Azul.
 //!
-//! Pure: the same record and the same `now` give the same event. A value that is not what its place
-//! asks for costs that value and is counted; only a record without identity or time gives no event.
+//! Mapping is pure: the same record and the same `now` give the same event. A value of the wrong form is left out and
+//! counted. A record gives no event if it is not a file with a SHA-256, is the empty file, or is too old.
 
 mod catalogue;
 mod entity;
@@ -31,37 +31,37 @@ use azul::{
 };
 use json::Kind;
 
-/// sha256 of the empty file, which is in every feed and says nothing.
+/// SHA-256 of the empty file, which is in every feed and gives no information.
 const EMPTY_FILE: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// How a [`Mapper`] maps.
+/// Settings of a [`Mapper`].
 #[derive(Clone, Debug)]
 pub struct MapperOptions {
     /// The handlers that emit features.
     pub handlers: HandlerSet,
     /// Version of the event models: 5 carries VirusTotal's own names of file types, 6 does not.
     pub model_version: ModelVersion,
-    /// Who maps.
+    /// Author of the mapped events.
     pub author: Author,
     /// The Azul source of feed records, and of reports without an input event.
     pub source: String,
-    /// Feed records last analysed longer ago than this are filtered; `None`: no limit.
+    /// Longest time since the last analysis of a feed record. Older records are filtered; `None` means no limit.
     pub max_age: Option<SignedDuration>,
 }
 
-/// What became of a record.
+/// The outcome of mapping a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mapped {
-    /// It is an event.
+    /// The record gave an event.
     Event {
         /// The event.
         event: Box<BinaryEvent>,
-        /// Values of the record that had to be left out.
+        /// Number of the record's values that were left out.
         bad_values: u64,
     },
-    /// It is not wanted, and why.
+    /// The record is not wanted, for this reason.
     Filtered(String),
-    /// It never can be an event, and why.
+    /// The record can never be an event, for this reason.
     Rejected(String),
 }
 
@@ -72,12 +72,12 @@ pub struct Mapper {
 }
 
 impl Mapper {
-    /// A mapper that maps as `options` say.
+    /// Returns a mapper with these settings.
     pub fn new(options: MapperOptions) -> Self {
         Self { options }
     }
 
-    /// Maps a record of the feed. `now` becomes the event's own time and is what age counts from.
+    /// Maps a record of the feed. `now` is the time of the event, and the age of the record counts up to it.
     pub fn map_feed(&self, record: &Record, now: Timestamp) -> Mapped {
         let file = record.feed_object();
         let mut sink = Sink::default();
@@ -92,9 +92,9 @@ impl Mapper {
         self.event(file, &sha256, source, now, sink)
     }
 
-    /// Maps a file report, `{"data":…}` or the bare file object. With the `input` event that asked
-    /// for it the event goes on from the input's source and path; without one it is like a feed
-    /// record's. The age limit does not apply: a report was asked for.
+    /// Maps a file report: `{"data":…}` or the bare file object. If there is an `input` event that asked for the
+    /// report, the event continues its source and path. Otherwise the event is like that of a feed record. The age
+    /// limit does not apply, because the report was requested.
     pub fn map_report(
         &self,
         record: &Record,
@@ -159,7 +159,8 @@ impl Mapper {
         }
     }
 
-    /// The input's source with one more node, which takes over what its last one knows of the file.
+    /// Returns the source of the input with one more node, which takes over the facts about the file from the last
+    /// node.
     fn continued_source(&self, input: &Source, sha256: &str) -> Source {
         let mut source = input.clone();
         if let Some(last) = source.path.last() {
@@ -228,7 +229,7 @@ impl Mapper {
     }
 }
 
-/// Identity and time. A time that is missing, or none, counts as 1970, which the age limit filters.
+/// Returns the identity and the time of a file. A missing or invalid time counts as 1970, which the age limit filters.
 fn identify<'a>(
     file: FileObject<'a>,
     sink: &mut Sink,

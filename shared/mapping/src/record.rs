@@ -1,4 +1,4 @@
-//! A record of the feed, or a file report: parsed once, read by mapping and selection.
+//! A record of the feed, or a file report. It is parsed once, and both mapping and selection read it.
 
 use std::borrow::Cow;
 
@@ -7,16 +7,16 @@ use jiff::Timestamp;
 use azul::limits::is_sha256;
 use json::{Document, JsonError, Kind, Value};
 
-/// Why a record cannot be read. It never can: trying again is of no use.
+/// Reasons why a record cannot be read. They are permanent, so another try is of no use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// It is not JSON, or it exceeds a limit.
+    /// The record is not JSON, or it exceeds a limit.
     #[error("the record is not JSON that is taken here: {0}")]
     NotJson(String),
     /// The text is UTF-16, as some editors and shells of Windows write it.
     #[error("the text is UTF-16, not UTF-8: convert it, such as with `iconv -f UTF-16 -t UTF-8`")]
     Utf16,
-    /// It is JSON, but not an object.
+    /// The record is JSON, but not an object.
     #[error("the record is {0}, not a JSON object")]
     NotAnObject(&'static str),
 }
@@ -27,7 +27,7 @@ impl From<JsonError> for RecordError {
     }
 }
 
-/// A record: its text, made valid UTF-8, and what it says.
+/// A parsed record. Its text is valid UTF-8.
 #[derive(Clone, Debug)]
 pub struct Record {
     document: Document,
@@ -38,8 +38,7 @@ impl Record {
     /// Reads one JSON object. Each invalid UTF-8 sequence becomes U+FFFD, as do lone surrogates.
     ///
     /// # Errors
-    /// Where `bytes` are not one JSON object, are nested deeper than 128, or hold more than two
-    /// million values.
+    /// [`RecordError`] if `bytes` are not one JSON object or exceed a limit of [`Document::parse`].
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let (text, invalid_bytes) = if let Ok(text) = str::from_utf8(bytes) {
             (text.to_owned(), 0)
@@ -60,12 +59,12 @@ impl Record {
         Err(RecordError::NotAnObject(what))
     }
 
-    /// The record's JSON text, as it came but for invalid UTF-8: what rules look at.
+    /// Returns the JSON text of the record, with invalid UTF-8 replaced. The rules look at this text.
     pub fn text(&self) -> &str {
         self.document.text()
     }
 
-    /// The record as a JSON value.
+    /// Returns the record as a JSON value.
     pub fn root(&self) -> Value<'_> {
         self.document.root()
     }
@@ -75,7 +74,7 @@ impl Record {
         &self.document
     }
 
-    /// How many invalid byte sequences and lone surrogates became U+FFFD.
+    /// Returns the number of invalid byte sequences and lone surrogates that became U+FFFD.
     pub fn replaced(&self) -> u64 {
         self.invalid_bytes + self.document.lone_surrogates()
     }
@@ -85,35 +84,35 @@ impl Record {
         self.feed_object().sha256()
     }
 
-    /// `attributes.size`, bytes; `None` where it is missing or not a whole number.
+    /// Returns `attributes.size`, in bytes; `None` if it is missing or not a whole number.
     pub fn size(&self) -> Option<u64> {
         self.feed_object().size().ok().flatten()
     }
 
-    /// `attributes.last_analysis_date`; `None` where it is missing or no time.
+    /// Returns `attributes.last_analysis_date`; `None` if it is missing or not a time.
     pub fn last_analysis_date(&self) -> Option<Timestamp> {
         self.feed_object().last_analysis_date().ok().flatten()
     }
 
-    /// `context_attributes.download_url`: where the file's content can be had for a while.
+    /// Returns `context_attributes.download_url`, a link to the content of the file that is valid for a while.
     pub fn download_url(&self) -> Option<Cow<'_, str>> {
         let url = self.document.root().at(&["context_attributes", "download_url"])?.text()?;
         (!url.is_empty()).then_some(url)
     }
 
-    /// The file object of a feed record: the record itself.
+    /// Returns the file object of a feed record, which is the record itself.
     pub(super) fn feed_object(&self) -> FileObject<'_> {
         FileObject(self.document.root())
     }
 
-    /// The file object of a report: `data` where VirusTotal's envelope stands around it.
+    /// Returns the file object of a report: `data` if the report has VirusTotal's envelope, or else the report itself.
     pub(super) fn report_object(&self) -> FileObject<'_> {
         let root = self.document.root();
         FileObject(root.get("data").filter(|data| data.kind() == Kind::Object).unwrap_or(root))
     }
 }
 
-/// A value stands where another kind of value belongs.
+/// Error for a value of the wrong kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadValue;
 
@@ -122,7 +121,7 @@ pub(super) struct BadValue;
 pub(super) struct FileObject<'a>(Value<'a>);
 
 impl<'a> FileObject<'a> {
-    /// A member; null counts as missing.
+    /// Returns a member of the object. A null counts as missing.
     pub(super) fn get(self, key: &str) -> Option<Value<'a>> {
         self.0.get(key).filter(|value| !value.is_null())
     }
@@ -169,8 +168,8 @@ impl<'a> FileObject<'a> {
         }
     }
 
-    /// Whole seconds since 1970. What lies outside the years 1 to 9999 is no time: Azul writes times
-    /// in RFC 3339, and the first second of year 1 is what Go programs send for "no time".
+    /// Returns the time of the last analysis, in whole seconds. A time outside the years 1 to 9999 is invalid, because
+    /// Azul writes times in RFC 3339. So is the first second of year 1, which Go programs send for "no time".
     pub(super) fn last_analysis_date(self) -> Result<Option<Timestamp>, BadValue> {
         let Some(date) = self.attribute("last_analysis_date") else { return Ok(None) };
         if date.kind() != Kind::Number {

@@ -1,4 +1,4 @@
-//! From the rows of a handler to features: finds the values, checks them, keeps the limits.
+//! Makes features from the rows of a handler: finds the values, checks them, and keeps the limits.
 
 use std::borrow::Cow;
 
@@ -10,25 +10,25 @@ use super::{
 use azul::{event::Feature, limits::MAX_TEXT_BYTES};
 use json::{Kind, Value};
 
-/// Features of one row.
+/// Most features of one row.
 const MAX_FEATURES_PER_ROW: usize = 1_000;
-/// Features of one handler.
+/// Most features of one handler.
 const MAX_FEATURES_PER_HANDLER: usize = 10_000;
-/// Azul's index takes values and labels shorter than this, in bytes.
+/// Size that values and labels must stay below, in bytes, because of Azul's index.
 const MAX_VALUE_BYTES: usize = MAX_TEXT_BYTES;
 
-/// Collects features and counts what had to be left out.
+/// Collects features and counts the values that were left out.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     pub(super) features: Vec<Feature>,
-    /// Values of the wrong kind, that do not parse, or too long.
+    /// Number of values that have the wrong kind, cannot be parsed, or are too long.
     pub(super) bad_values: u64,
     row_end: usize,
     handler_end: usize,
 }
 
 impl Sink {
-    /// No more features of this row are wanted.
+    /// Whether the row has its share of features.
     pub(super) fn is_full(&self) -> bool {
         self.features.len() >= self.row_end
     }
@@ -37,7 +37,7 @@ impl Sink {
         self.bad_values += 1;
     }
 
-    /// Adds a feature, unless the row has its share or the value is too long.
+    /// Adds a feature. It is left out if the row has its share, or if the value or the label is too long.
     pub(super) fn push(&mut self, row: &Row, value: Cow<'_, str>, label: &str) {
         if self.is_full() {
             return;
@@ -56,7 +56,7 @@ impl Sink {
     }
 }
 
-/// Emits all features of a handler, whose root is in `attributes` or `attributes` itself.
+/// Emits all features of a handler. Its root is a member of `attributes`, or `attributes` itself.
 pub(super) fn emit(handler: &Handler, attributes: Value<'_>, sink: &mut Sink) {
     let root = match handler.root {
         "" => Some(attributes),
@@ -111,7 +111,7 @@ fn emit_row(row: &Row, root: Value<'_>, sink: &mut Sink) {
     }
 }
 
-/// The row's value in one of many objects. What is no object there is a bad value.
+/// Returns the row's value in an inner object. An inner value that is not an object counts as bad.
 fn member_of<'a>(inner: Value<'a>, row: &Row, sink: &mut Sink) -> Option<Value<'a>> {
     if !matches!(inner.kind(), Kind::Object | Kind::Null) {
         sink.bad();
@@ -119,7 +119,7 @@ fn member_of<'a>(inner: Value<'a>, row: &Row, sink: &mut Sink) -> Option<Value<'
     inner.at(row.path)
 }
 
-/// Emits one value, or each of a list or dictionary.
+/// Emits one value, or each value of a list or dictionary.
 fn emit_value(row: &Row, value: Value<'_>, label: &str, sink: &mut Sink) {
     if value.is_null() {
         return;
@@ -154,15 +154,15 @@ fn emit_scalar(row: &Row, value: Value<'_>, label: &str, sink: &mut Sink) {
     }
 }
 
-/// A value after its row's checks.
+/// The result of a row's checks for a value.
 pub(super) enum Checked<'a> {
     Value(Cow<'a, str>),
-    /// A zero that says nothing, or zeros in the place of a date.
+    /// The value is a 0 that gives no feature, or the zeros that stand for "no date".
     Nothing,
     Bad,
 }
 
-/// The text of a scalar as its row wants it.
+/// Returns the text of a scalar after the checks of its row.
 pub(super) fn scalar_of<'a>(row: &Row, value: Value<'a>) -> Checked<'a> {
     let Some(text) = format::scalar(value) else { return Checked::Bad };
     if row.holds == Holds::Integer && !row.keep_zero && text == "0" {
@@ -184,7 +184,7 @@ pub(super) fn scalar_of<'a>(row: &Row, value: Value<'a>) -> Checked<'a> {
     }
 }
 
-/// What a label says of a value: a scalar's text, a list's or object's JSON.
+/// Returns the text of a label: that of a scalar, or the JSON of a list or object.
 pub(super) fn text_of(value: Value<'_>) -> Cow<'_, str> {
     format::scalar(value).unwrap_or_else(|| Cow::Borrowed(value.raw()))
 }
@@ -195,8 +195,7 @@ mod tests {
     use crate::{catalogue::HandlerSet, format::DateFormat};
     use json::Document;
 
-    /// The features of one handler on `attributes`, as `name=value` or `name=value [label]`, and the
-    /// number of bad values.
+    /// Returns the features of one handler as `name=value` or `name=value [label]`, and the number of bad values.
     fn features(handler: &str, attributes: &str) -> (Vec<String>, u64) {
         let document = Document::parse(attributes.to_owned()).unwrap();
         let handlers = HandlerSet::parse(handler).unwrap();
@@ -302,7 +301,7 @@ mod tests {
             "import_list_library_name=x.dll [x.dll]",
             "import_list_library_name=5 [5]",
         ];
-        // The 7 is no object, neither for the functions nor for the names.
+        // The 7 is not an object, so it is bad for the row of the functions and for that of the names.
         assert_eq!((features.as_slice(), bad), (expected.map(String::from).as_slice(), 2));
     }
 

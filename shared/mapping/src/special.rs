@@ -1,4 +1,4 @@
-//! Rows that are read in a way of their own.
+//! Reads the rows that have a reader of their own.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use json::{Kind, Value};
 
-/// Shorter texts, such as `TNULL`, are no TLSH hashes (the format has 70 hexadecimal digits).
+/// Shortest TLSH hash, in bytes: the format has 70 hexadecimal digits. Shorter texts, such as `TNULL`, are not hashes.
 const MIN_TLSH_BYTES: usize = 70;
 
 /// Emits the features of a special row.
@@ -41,7 +41,7 @@ pub(super) fn emit(special: Special, row: &Row, root: Value<'_>, sink: &mut Sink
     }
 }
 
-/// A distinguished name: its parts sorted by key, so that equal names have equal texts.
+/// Emits a distinguished name. Its parts are sorted by key, so that equal names have equal texts.
 fn emit_name(row: &Row, certificate: Value<'_>, whose: &str, sink: &mut Sink) {
     let Some(name) = certificate.get(whose).filter(|name| !name.is_null()) else { return };
     if name.kind() != Kind::Object {
@@ -72,7 +72,7 @@ fn unix_time(value: Value<'_>) -> Option<String> {
     format::unix_time(format::scalar(value)?.parse().ok()?)
 }
 
-/// The parts of an assembly's version; letters stand for those that are missing.
+/// Emits the version of an assembly. Letters stand for missing parts.
 fn emit_version(row: &Row, assembly: Value<'_>, sink: &mut Sink) {
     let parts = [
         ("majorversion", "x"),
@@ -122,7 +122,7 @@ mod tests {
     };
     use json::Document;
 
-    /// Value and label of each feature `name` that `handler` gives, and the number of bad values.
+    /// Returns value and label of each feature `name` of `handler`, and the number of bad values.
     fn special(handler: &str, name: &str, attributes: &str) -> (Vec<(String, String)>, u64) {
         let document = Document::parse(attributes.to_owned()).unwrap();
         let handlers = HandlerSet::parse(handler).unwrap();

@@ -1,4 +1,4 @@
-//! A rule's text, compiled: paths that must all find something.
+//! Compiles the text of a rule: paths that must all find a value.
 
 use std::{fmt, sync::Arc};
 
@@ -18,10 +18,10 @@ struct Compiled {
     warnings: Vec<String>,
 }
 
-/// Why a rule's text cannot be used.
+/// Reasons why the text of a rule cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// Nothing but blanks and `;`.
+    /// The rule has only blanks and `;`.
     #[error("the rule is empty: it would match every record")]
     Empty,
     /// The argument of `@re` is not a regular expression.
@@ -31,11 +31,11 @@ pub enum FilterError {
         part: String,
         /// The expression, with JSON's escapes decoded.
         pattern: String,
-        /// Where and why.
+        /// The error of the regular expression, with its position.
         #[source]
         source: Box<regex::Error>,
     },
-    /// Longer or more involved than a rule can be (16 KiB or 4096 pieces a part).
+    /// A part of the rule exceeds 16 KiB or 4096 pieces.
     #[error("a part of the rule is too long: `{beginning}…`")]
     TooLong {
         /// The part's first 60 characters.
@@ -44,16 +44,16 @@ pub enum FilterError {
 }
 
 impl Filter {
-    /// Compiles `rule`: parts between `;`, each a GJSON path, empty ones dropped. As in GJSON, a modifier
-    /// that does not exist is a key, which no record has: that is a warning.
+    /// Compiles `rule`, which consists of GJSON paths separated by `;`. Empty parts are dropped. As in GJSON, an
+    /// unknown modifier is read as a key. No record has such a key, so that gives a warning.
     ///
     /// # Errors
-    /// The rule is empty, or a part is too long or holds a bad regular expression.
+    /// [`FilterError`] if the rule is empty, or if a part is too long or has an invalid regular expression.
     pub fn compile(rule: &str) -> Result<Self, FilterError> {
         Self::compile_with(rule, &mut Interner::default())
     }
 
-    /// As [`Filter::compile`], for one of many rules whose texts to look for get their numbers from `interner`.
+    /// Like [`Filter::compile`], for one of many rules. `interner` numbers the texts that the rules look for.
     pub(super) fn compile_with(rule: &str, interner: &mut Interner) -> Result<Self, FilterError> {
         if rule.split(';').all(|part| part.trim().is_empty()) {
             return Err(FilterError::Empty);
@@ -69,25 +69,25 @@ impl Filter {
         Ok(Self(Arc::new(Compiled { text: rule.to_owned(), parts, warnings })))
     }
 
-    /// The record, given as its JSON text, matches: each part finds something that is not empty, `{}`,
+    /// Whether a record, given as its JSON text, matches the rule: each part finds a value that is not empty, `{}`,
     /// `[]` or `null`.
     pub fn matches(&self, json_text: &str) -> bool {
         self.0.parts.iter().all(|part| part.get(json_text).is_some_and(|found| is_hit(&found)))
     }
 
-    /// The same for a record that was parsed. `searches` are of this record, and of the rules that this one was
-    /// compiled with.
+    /// Like [`Filter::matches`], for a parsed record. `searches` belong to this record and to the set of rules that
+    /// this rule was compiled with.
     pub(super) fn matches_in(&self, document: &Document, searches: &NeedleSet<'_>) -> bool {
         let parts = &self.0.parts;
         parts.iter().all(|part| part.find(document, Some(searches)).is_some_and(|f| is_hit(&f)))
     }
 
-    /// The rule as written.
+    /// Returns the rule as it was written.
     pub fn text(&self) -> &str {
         &self.0.text
     }
 
-    /// What compiles and can hardly be meant, a sentence each, for whoever checks rules.
+    /// Returns warnings for the author of the rule, one sentence each, about parts that compile but are probably wrong.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }

@@ -1,5 +1,5 @@
-//! The ten modifiers that rules are made of. Each looks at a value's raw JSON text (a string keeps its
-//! quotes, a list its spacing) and gives it back on a hit, else nothing.
+//! The ten modifiers for rules. Each looks at the raw JSON text of a value (a string with its quotes, a list with its
+//! spacing) and returns it on a hit, otherwise nothing.
 
 use memchr::memmem::Finder;
 use regex::bytes::Regex;
@@ -12,37 +12,38 @@ use super::{
 /// A modifier with its argument, compiled.
 #[derive(Debug)]
 pub(super) enum Modifier {
-    /// An argument that lets nothing through.
+    /// The argument can never give a hit.
     Never,
     Equal(Box<str>),
     NotEqual(Box<str>),
-    /// Equal to one of them.
+    /// The value is equal to one of the texts.
     In(Vec<Box<str>>),
     Greater(i64),
     Less(i64),
     Matches(Regex),
-    /// Contains one of them.
+    /// The value contains one of the texts.
     Any(Any),
-    /// The same, whatever the case.
+    /// The value contains one of the texts in any case.
     AnyCase(AnyCase),
 }
 
-/// Texts to look for.
+/// Texts to look for as they are.
 #[derive(Debug)]
 pub(super) struct Any {
     needles: Vec<Finder<'static>>,
-    /// Their numbers among those of all rules, where they have some.
+    /// Numbers of the texts among those of all rules; `None` if one of the texts has no number.
     numbers: Option<Box<[usize]>>,
 }
 
-/// Texts to look for after lower-casing both sides.
+/// Texts to look for in any case: both sides are lower-cased.
 #[derive(Debug)]
 pub(super) struct AnyCase {
-    /// Those that are ASCII, by their numbers among those of all rules, where they have some.
+    /// Numbers of the ASCII texts among those of all rules; `None` if one of them has no number.
     numbers: Option<Box<[usize]>>,
-    /// Lower-cased.
+    /// Finders of the lower-cased texts.
     needles: Vec<Finder<'static>>,
-    /// All of them at once, for text that is ASCII, as nearly all is: no copy is made then.
+    /// Expression for all ASCII texts at once. It serves values that are ASCII, as nearly all are, without a copy of
+    /// the value.
     ascii: Option<Regex>,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct HitError {
 }
 
 impl Modifier {
-    /// `name` is one of the ten.
+    /// Whether `name` is one of the ten modifiers.
     pub(super) fn known(name: &str) -> bool {
         matches!(
             name,
@@ -62,8 +63,8 @@ impl Modifier {
         )
     }
 
-    /// The modifier `name` with `argument` as written, "" where there is none; `None` for a name that
-    /// is not one of the ten.
+    /// Returns the modifier `name` with `argument` as it is written, empty if there is none. `None` for a name that is
+    /// not one of the ten.
     pub(super) fn new(
         name: &str,
         argument: &str,
@@ -88,7 +89,8 @@ impl Modifier {
         }))
     }
 
-    /// Text without quotes is no JSON and counts as the empty expression, whose match is empty: no hit.
+    /// Compiles the argument of `re`. Text without quotes is not JSON and counts as the empty expression, which never
+    /// hits.
     fn expression(argument: &str) -> Result<Self, HitError> {
         let pattern = if raw::valid(argument) { raw::as_text(argument) } else { "".into() };
         if pattern.is_empty() {
@@ -102,8 +104,8 @@ impl Modifier {
         }
     }
 
-    /// What of `raw` the modifier gives on: all of it, for `re` the first match; `None` without a hit. With
-    /// `searches`, `raw` is a part of their record.
+    /// Returns the part of `raw` that the modifier passes on: all of it, or the first match for `re`; `None` without a
+    /// hit. `searches` may be given only if `raw` is a part of their record.
     pub(super) fn apply<'t>(
         &self,
         raw: &'t str,
@@ -147,8 +149,8 @@ impl AnyCase {
         let lower: Vec<Box<str>> = items.iter().map(|item| lower(item).into()).collect();
         let pattern: Vec<String> =
             lower.iter().filter(|item| item.is_ascii()).map(|item| regex::escape(item)).collect();
-        // Needles that are not ASCII are in no ASCII text. One that is too long for an expression is
-        // looked for as the others are.
+        // An ASCII value cannot contain the other texts. If the expression would be too large, the texts are searched
+        // for one by one.
         let ascii = if pattern.is_empty() { r"[^\s\S]".to_owned() } else { pattern.join("|") };
         let ascii = regex::bytes::RegexBuilder::new(&ascii)
             .unicode(false)
@@ -179,13 +181,13 @@ fn finders(items: &[Box<str>]) -> Vec<Finder<'static>> {
     items.iter().map(|item| Finder::new(item.as_bytes()).into_owned()).collect()
 }
 
-/// Character by character: no other than this decides how one is lower-cased.
+/// Returns the text with each character lower-cased on its own, without regard to its neighbours.
 fn lower(text: &str) -> String {
     text.chars().filter_map(|c| c.to_lowercase().next()).collect()
 }
 
-/// The items of an argument: of a JSON list its values as text, of other text what stands between
-/// commas. Empty items are dropped.
+/// Returns the items of an argument: the values of a JSON list as text, or the parts of any other text between commas.
+/// Empty items are dropped.
 fn items(argument: &str) -> Vec<Box<str>> {
     let kept = |item: &str| (!item.is_empty()).then(|| Box::from(item));
     if argument.starts_with('[') && raw::elements(argument).next().is_some() {

@@ -1,8 +1,8 @@
-//! Which samples are worth a download: rules from YAML files, written as GJSON paths over a record's
-//! text, and the download requests that they lead to.
+//! Selects the samples to download. Rules from YAML files are GJSON paths over the text of a record, and lead to
+//! download requests.
 //!
-//! Matching is pure, never fails and never panics, whatever the record holds: all that can be wrong
-//! with a rule is said when it is compiled.
+//! Matching is pure, never fails and never panics for any record. Every error in a rule is reported when the rule is
+//! compiled.
 
 mod filter;
 mod hits;

@@ -1,4 +1,4 @@
-//! The texts that `any`, `contains` and their like look for: those of all rules, looked for at once.
+//! Searches for the texts of all rules at once: those of `any`, `contains` and similar modifiers.
 //!
 //! Many rules look for a few words each in the same part of a record, such as the verdicts of all engines. One
 //! pass over that part finds the words of all rules.
@@ -7,18 +7,19 @@ use std::{cell::RefCell, collections::HashMap};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
-/// Shorter parts are searched for each rule's own words: that is quicker than to remember what is in them.
+/// Shortest part of a record that is searched for all rules at once, in bytes. For shorter parts it is faster to search
+/// for the texts of each rule alone.
 const SHORT: usize = 128;
-/// Parts of a record whose words are remembered; a rule may look at each item of a long list.
+/// Most parts of a record whose findings are remembered. A rule may look at each item of a long list.
 const MOST_PARTS: usize = 64;
-/// Longer words are looked for alone: automatons grow with them.
+/// Longest text that gets a number, in bytes. Longer ones are searched for alone, because automatons grow with them.
 const LONGEST_NEEDLE: usize = 256;
-/// And so are those beyond this number.
+/// Most texts that get a number. Further ones are searched for alone.
 const MOST_NEEDLES: usize = 4096;
-/// With more bytes of words in all, an automaton that is smaller and slower.
+/// Most bytes of texts in a fast automaton. More texts get an automaton that is smaller and slower.
 const MOST_FAST_BYTES: usize = 64 << 10;
 
-/// Gives each text a number, the same to the same.
+/// Numbers the texts. Equal texts get the same number.
 #[derive(Default)]
 pub(super) struct Interner {
     exact: Numbers,
@@ -28,7 +29,7 @@ pub(super) struct Interner {
 #[derive(Default)]
 struct Numbers(HashMap<Box<str>, usize>);
 
-/// The texts of all rules.
+/// Automatons for the texts of all rules.
 #[derive(Debug, Default)]
 pub(super) struct Needles {
     exact: Option<Automaton>,
@@ -38,17 +39,17 @@ pub(super) struct Needles {
 #[derive(Debug)]
 struct Automaton {
     search: AhoCorasick,
-    /// How many texts there are.
+    /// Number of texts in the automaton.
     count: usize,
 }
 
-/// What was found in the parts of one record that were looked at.
+/// The findings in the parts of one record that were looked at.
 pub(super) struct NeedleSet<'n> {
     needles: &'n Needles,
     parts: RefCell<Vec<Part>>,
 }
 
-/// A part of the record, told by where it stands in memory.
+/// A part of a record, identified by its position in memory.
 struct Part {
     start: usize,
     length: usize,
@@ -56,22 +57,22 @@ struct Part {
     folded: Option<Found>,
 }
 
-/// Which texts are there, by number.
+/// Whether each text was found, by its number.
 struct Found(Vec<bool>);
 
 impl Interner {
-    /// The number of a text that is looked for as it is; `None` for one that has to be looked for alone, such as the
-    /// empty one, which is everywhere.
+    /// Returns the number of a text that is searched for as it is. `None` for a text that has to be searched for alone,
+    /// such as the empty one, which is everywhere.
     pub(super) fn exact(&mut self, needle: &str) -> Option<usize> {
         self.exact.number(needle)
     }
 
-    /// The number of an ASCII text that is looked for whatever the case.
+    /// Returns the number of an ASCII text that is searched for in any case. `None` as for [`Interner::exact`].
     pub(super) fn folded(&mut self, needle: &str) -> Option<usize> {
         self.folded.number(needle)
     }
 
-    /// All that have numbers.
+    /// Builds the automatons for all texts that have numbers.
     pub(super) fn needles(self) -> Needles {
         Needles { exact: self.exact.automaton(false), folded: self.folded.automaton(true) }
     }
@@ -97,7 +98,7 @@ impl Numbers {
             .ascii_case_insensitive(any_case)
             .kind(small)
             .build(needles.into_iter().map(|(needle, _)| needle.into_string()));
-        // More than an automaton can hold are looked for one by one.
+        // If the texts are too much for an automaton, each is searched for alone.
         (count > 0).then(|| search.ok()).flatten().map(|search| Automaton { search, count })
     }
 }
@@ -125,24 +126,24 @@ impl Found {
 }
 
 impl<'n> NeedleSet<'n> {
-    /// Nothing was looked at yet.
+    /// Starts without findings.
     pub(super) fn new(needles: &'n Needles) -> Self {
         Self { needles, parts: RefCell::default() }
     }
 
-    /// Whether one of these texts stands in `part` of the record; `None` where that is not known.
+    /// Whether one of these texts is in `part` of the record; `None` if it is not known.
     pub(super) fn exact(&self, part: &str, numbers: &[usize]) -> Option<bool> {
         let automaton = self.needles.exact.as_ref()?;
         self.part(part, |seen| seen.exact.get_or_insert_with(|| automaton.find(part)).any(numbers))
     }
 
-    /// The same whatever the case, where `part` is ASCII.
+    /// Like [`NeedleSet::exact`], but in any case. `part` must be ASCII.
     pub(super) fn folded(&self, part: &str, numbers: &[usize]) -> Option<bool> {
         let automaton = self.needles.folded.as_ref()?;
         self.part(part, |seen| seen.folded.get_or_insert_with(|| automaton.find(part)).any(numbers))
     }
 
-    /// Looks at what is known of a part; `None` where nothing is to be remembered of it.
+    /// Returns the result of `look` for the findings in a part; `None` if none are remembered for it.
     fn part(&self, part: &str, look: impl FnOnce(&mut Part) -> bool) -> Option<bool> {
         if part.len() < SHORT {
             return None;
@@ -175,7 +176,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the other rules look for.
+        /// A rule must match the same records, whatever the other rules look for.
         #[test]
         fn many_rules_at_once_match_what_each_alone_matches(
             rules in prop::collection::vec((words(), 0..6_usize), 1..6),

@@ -1,9 +1,9 @@
-//! A scanner over JSON text that hands out raw slices. It trusts nothing: text that is not JSON gives
-//! odd slices or none, never a panic, and it keeps no stack, so that depth costs nothing.
+//! Scans JSON text and returns raw slices of it. Text that is not JSON gives wrong slices or none, but never a panic.
+//! The scanner has no stack, so any depth is possible.
 
 use std::borrow::Cow;
 
-/// What a raw value is, by its first byte.
+/// The kind of a raw value, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Null,
@@ -15,7 +15,7 @@ pub(super) enum Kind {
     Object,
 }
 
-/// The kind of `raw`, a slice that this module handed out; `None` for what begins no JSON value.
+/// Returns the kind of `raw`, a slice from this module. `None` if no JSON value begins so.
 pub(super) fn kind(raw: &str) -> Option<Kind> {
     let bytes = raw.as_bytes();
     Some(match bytes.first()? {
@@ -31,8 +31,8 @@ pub(super) fn kind(raw: &str) -> Option<Kind> {
     })
 }
 
-/// What a modifier's output counts as: the value it begins with, if it begins with one. Text after a
-/// value is cut off, but not after an object or array.
+/// Returns the value at the start of a modifier's output, if there is one. Text behind the value is cut off, except
+/// behind an object or array.
 pub(super) fn parse(text: &str) -> Option<&str> {
     let text = text.trim_start_matches(|c: char| c <= ' ');
     let end = match kind(text)? {
@@ -42,12 +42,12 @@ pub(super) fn parse(text: &str) -> Option<&str> {
     text.get(..end)
 }
 
-/// `text` is one JSON value, nested no deeper than 128.
+/// Whether `text` is one JSON value that is nested no deeper than 128.
 pub(super) fn valid(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// Past the end of the value whose first byte stands at `at`.
+/// Returns the position behind the value whose first byte is at `at`.
 pub(super) fn value_end(text: &str, at: usize) -> usize {
     let bytes = text.as_bytes();
     let rest = bytes.get(at..).unwrap_or_default();
@@ -65,7 +65,7 @@ pub(super) fn value_end(text: &str, at: usize) -> usize {
     }
 }
 
-/// Past the closing quote of the string that opens at `at`, or the end of the text.
+/// Returns the position behind the string that opens at `at`, or the end of the text.
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
@@ -78,8 +78,8 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
     bytes.len()
 }
 
-/// Past the bracket that closes the one at `at`, of whatever shape; strings inside are passed over.
-/// `None` where none closes it.
+/// Returns the position behind the bracket that closes the one at `at`. Brackets of all shapes count alike, and strings
+/// inside are skipped. `None` if the bracket is not closed.
 pub(super) fn group_end(bytes: &[u8], at: usize) -> Option<usize> {
     let mut at = at;
     let mut depth = 0_usize;
@@ -103,29 +103,29 @@ pub(super) fn group_end(bytes: &[u8], at: usize) -> Option<usize> {
     None
 }
 
-/// The members of an object: raw key, with its quotes, and raw value.
+/// Iterates over the members of an object: the raw key with its quotes, and the raw value.
 pub(super) struct Members<'a> {
     text: &'a str,
     at: usize,
 }
 
-/// The values of an array, raw.
+/// Iterates over the raw values of an array.
 pub(super) struct Elements<'a> {
     text: &'a str,
     at: usize,
 }
 
-/// Members of `object`, which begins with its brace; none for anything else.
+/// Returns the members of `object`, which begins with its brace; none for anything else.
 pub(super) fn members(object: &str) -> Members<'_> {
     Members { text: object, at: if object.starts_with('{') { 1 } else { object.len() } }
 }
 
-/// Values of `array`, which begins with its bracket; none for anything else.
+/// Returns the values of `array`, which begins with its bracket; none for anything else.
 pub(super) fn elements(array: &str) -> Elements<'_> {
     Elements { text: array, at: if array.starts_with('[') { 1 } else { array.len() } }
 }
 
-/// Values that follow each other in `text`, as in JSON lines.
+/// Returns the values that follow each other in `text`, as in JSON lines.
 pub(super) fn lines(text: &str) -> Elements<'_> {
     Elements { text, at: 0 }
 }
@@ -161,7 +161,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Where the next value starts; `None` where the array, object or text ends first.
+/// Returns the start of the next value; `None` if the array, object or text ends first.
 fn start(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -176,8 +176,8 @@ fn start(bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// The text of a raw string: quotes off, escapes decoded, lone surrogates replaced by U+FFFD. An
-/// escape that JSON does not know stays as it is written.
+/// Returns the text of a raw string without its quotes and with escapes decoded. Lone surrogates become U+FFFD. An
+/// escape that JSON does not have stays as it is written.
 pub(super) fn decode(raw: &str) -> Cow<'_, str> {
     let inner = raw.strip_prefix('"').unwrap_or(raw);
     let inner = inner.strip_suffix('"').unwrap_or(inner);
@@ -219,13 +219,13 @@ pub(super) fn unescape(inner: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The code unit of `uXXXX`, with which `text` begins.
+/// Reads the code unit of `uXXXX` at the start of `text`.
 fn unit(text: &str) -> Option<u32> {
     let digits = text.strip_prefix('u')?.get(..4)?;
     digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 
-/// The character of `uXXXX` or `uXXXX\uXXXX`, with which `text` begins, and its length there.
+/// Reads the character of `uXXXX` or `uXXXX\uXXXX` at the start of `text`. Returns it with its length there.
 fn surrogates(text: &str) -> (char, usize) {
     let high = unit(text).unwrap_or_default();
     let low = text.get(5..).and_then(|rest| rest.strip_prefix('\\')).and_then(unit);
@@ -238,8 +238,8 @@ fn surrogates(text: &str) -> (char, usize) {
     }
 }
 
-/// A value as text: strings decoded, whole numbers by their own digits, other numbers in plain
-/// decimal, null as the empty text, the rest raw.
+/// Returns a value as text: a string decoded, a whole number with its own digits, any other number in plain decimal,
+/// null as the empty text, and anything else raw.
 pub(super) fn as_text(raw: &str) -> Cow<'_, str> {
     match kind(raw) {
         Some(Kind::String) => decode(raw),
@@ -255,7 +255,7 @@ pub(super) fn as_text(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// `text` as a JSON string, with its quotes.
+/// Returns `text` as a JSON string, with its quotes.
 pub(super) fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

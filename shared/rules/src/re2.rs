@@ -1,6 +1,6 @@
-//! RE2's syntax on this library's engine. Both share most of it; what differs is written anew:
-//! in RE2 `\d \w \s \b` are ASCII, a brace that begins no repetition is itself, `\Q…\E` quotes, `\<`
-//! is `<`, and a class knows no nested brackets or set operations.
+//! Translates RE2's syntax to that of the `regex` crate. Most of the syntax is the same. In RE2, `\d \w \s \b` are
+//! ASCII, a brace that begins no repetition stands for itself, `\Q…\E` quotes, `\<` is `<`, and a class has no nested
+//! brackets or set operations.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, regex::Error> {
 fn translate(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len() + 16);
     let mut rest = pattern;
-    // Characters read since the class opened, where one is open.
+    // Number of characters since the class was opened; `None` outside a class.
     let mut class: Option<usize> = None;
     while let Some(c) = rest.chars().next() {
         let after = rest.get(c.len_utf8()..).unwrap_or_default();
@@ -40,7 +40,7 @@ fn translate(pattern: &str) -> String {
                 }
                 _ => out.push_str("\\["),
             },
-            // Right behind the opening it is a member of its class.
+            // A bracket right behind the opening one is a member of the class.
             ']' if at_start => out.push_str("\\]"),
             ']' if class.is_some() => {
                 out.push(']');
@@ -57,7 +57,7 @@ fn translate(pattern: &str) -> String {
     out
 }
 
-/// Translates what follows a backslash; gives what follows that.
+/// Translates the escape behind a backslash and returns the text behind it.
 fn escape<'p>(after: &'p str, in_class: bool, out: &mut String) -> &'p str {
     let Some(c) = after.chars().next() else {
         out.push('\\');
@@ -95,7 +95,7 @@ fn escape<'p>(after: &'p str, in_class: bool, out: &mut String) -> &'p str {
     rest
 }
 
-/// `after`, which follows a brace, makes it a repetition: `{2}`, `{2,}` or `{2,5}`.
+/// Whether `after`, the text behind an opening brace, makes it a repetition: `{2}`, `{2,}` or `{2,5}`.
 fn repeats(after: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     after.split_once('}').is_some_and(|(inner, _)| match inner.split_once(',') {

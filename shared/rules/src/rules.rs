@@ -1,5 +1,4 @@
-//! Rules as they stand in files: every `*.yaml` below a directory, read whole, with errors that name
-//! file, rule and line.
+//! Reads rules from files: every `*.yaml` below a directory. Errors name the file, the rule and the line.
 
 use std::{
     collections::BTreeMap,
@@ -20,39 +19,40 @@ use super::{
 };
 use mapping::Record;
 
-/// Folders below folders; a link that leads back upwards ends here.
+/// Deepest nesting of folders. The limit also ends links that lead back upwards.
 const MAX_FOLDERS: usize = 32;
 
 /// One rule, compiled.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// `<file name up to the first dot>/<rule name>`: what its downloads are counted by.
+    /// Category by which the downloads of the rule are counted: `<file name up to the first dot>/<rule name>`.
     pub category: String,
-    /// What a record must match.
+    /// Condition that a record must match.
     pub filter: Filter,
-    /// Why the rule exists, in its author's words; "" where nothing is said.
+    /// Reason for the rule in its author's words; empty if none is given.
     pub reference: String,
-    /// Downloads a UTC day; 0 = never download.
+    /// Most downloads in a UTC day; 0 means never.
     pub daily_quota: i64,
-    /// Network captures are wanted too.
+    /// Whether network captures are requested too.
     pub collect_pcap: bool,
 }
 
-/// Compiled rules in the order of their files and of the lines in these. Cheap to clone.
+/// Compiled rules in the order of their files, and in each file in the order of its lines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RuleSet {
     rules: Arc<[Rule]>,
     needles: Arc<Needles>,
 }
 
-/// What [`RuleSet::load`] found.
+/// The result of [`RuleSet::load`].
 #[derive(Debug)]
 pub struct Loaded {
-    /// The rules that are good.
+    /// The valid rules.
     pub rules: RuleSet,
-    /// The others; empty unless the load was lenient.
+    /// Errors of the other rules and files. Empty unless the load was lenient.
     pub errors: Vec<RuleError>,
-    /// The directory does not exist, or the bucket holds no rule files: there are no rules, worth saying once.
+    /// Whether the directory does not exist or the bucket has no rule files. There are no rules then, which is worth
+    /// one message.
     pub missing: bool,
 }
 
@@ -62,72 +62,72 @@ pub enum RuleError {
     /// A file or a folder could not be read.
     #[error("{}: cannot be read", path.display())]
     Unreadable {
-        /// Which one.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error of reading it.
         #[source]
         source: io::Error,
     },
     /// A file is not a YAML list of rules. The cause names line and column.
     #[error("{}: not a YAML list of rules (`- name: {{syntax: gjson, rule: …}}`)", file.display())]
     NotAList {
-        /// Which file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// Error of the YAML parser.
         #[source]
         source: serde_yaml::Error,
     },
     /// One rule of a file cannot be used.
     #[error("{}{}: rule `{rule}`", file.display(), LineOf(*line))]
     Rule {
-        /// Which file.
+        /// Path of the file.
         file: PathBuf,
-        /// Line of the rule's name, from 1, where it could be found.
+        /// Line of the rule's name, from 1; `None` if it was not found.
         line: Option<usize>,
         /// The rule's name.
         rule: String,
-        /// What is wrong with it.
+        /// Error in the rule.
         #[source]
         problem: RuleProblem,
     },
-    /// There were rules before and now nothing is there.
+    /// There were rules before, and now their place does not exist or has none.
     #[error("{place}: the rules are gone")]
     Gone {
-        /// A directory, or a part of a bucket.
+        /// Directory, or bucket with prefix.
         place: String,
     },
-    /// A bucket does not answer, or refuses.
+    /// A bucket does not answer, or refuses the request.
     #[error("{place}: cannot be read")]
     OutOfReach {
-        /// A part of a bucket, or an object.
+        /// Bucket with prefix, or object.
         place: String,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// More than rules can be.
+    /// The rule files exceed a limit.
     #[error("{place}: {limit}")]
     TooMuch {
-        /// A part of a bucket, or an object.
+        /// Bucket with prefix, or object.
         place: String,
-        /// What it is over.
+        /// Limit that is exceeded, in words.
         limit: &'static str,
     },
 }
 
 impl RuleError {
-    /// The next try may end well although no file changed.
+    /// Whether a later try may succeed although no file changes.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::OutOfReach { .. } => true,
-            // Bytes that are no text stay so.
+            // A file that is not UTF-8 stays so until it is changed.
             Self::Unreadable { source, .. } => source.kind() != io::ErrorKind::InvalidData,
             _ => false,
         }
     }
 }
 
-/// What is wrong with one rule.
+/// Errors in one rule.
 #[derive(Debug, thiserror::Error)]
 pub enum RuleProblem {
     /// A key is unknown or a value has the wrong type.
@@ -136,16 +136,16 @@ pub enum RuleProblem {
     /// The rule has no name.
     #[error("has no name")]
     Nameless,
-    /// Its name stands twice in the file: both would count by the same category.
+    /// The name of the rule occurs twice in the file, so both rules would count by the same category.
     #[error("stands twice in this file")]
     Duplicate,
     /// A key is missing.
     #[error("has no `{0}`")]
     Missing(&'static str),
-    /// A syntax other than `gjson`.
+    /// The rule has a syntax other than `gjson`.
     #[error("has the syntax `{0}`; only `gjson` is known")]
     UnknownSyntax(String),
-    /// `daily_quota` below 0.
+    /// `daily_quota` is below 0.
     #[error("has daily_quota {0}; it is the number of downloads a day, 0 or more")]
     NegativeQuota(i64),
     /// The rule's text does not compile.
@@ -153,11 +153,11 @@ pub enum RuleProblem {
     Filter(#[source] FilterError),
 }
 
-/// Everything that is wrong with a set of rules. Prints one line an error, with its causes.
+/// All errors in a set of rules. They are displayed one on a line, with their causes.
 #[derive(Debug)]
 pub struct RuleErrors(pub Vec<RuleError>);
 
-/// A rule as it is written.
+/// A rule as it is written in a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -169,23 +169,23 @@ struct Written {
     collect_pcap: Option<bool>,
 }
 
-/// The rules of one list entry, in order and with repeated names, which a map would hide.
+/// The rules of one list entry, in order. Repeated names are kept, which a map would hide.
 struct Entry(Vec<(String, Value)>);
 
-/// `, line N`, or nothing.
+/// Displays `, line N`, or nothing.
 struct LineOf(Option<usize>);
 
 impl RuleSet {
-    /// No rules: nothing is ever selected.
+    /// Returns a set without rules, which selects nothing.
     pub fn empty() -> Self {
         Self { rules: Arc::new([]), needles: Arc::default() }
     }
 
-    /// Reads every `*.yaml` below `dir`, sorted by path; names that begin with a dot are passed over.
-    /// A directory that does not exist holds no rules and says so in [`Loaded::missing`].
+    /// Reads every `*.yaml` below `dir`, sorted by path. Files and folders whose names begin with a dot are skipped. If
+    /// the directory does not exist, there are no rules and [`Loaded::missing`] is set.
     ///
     /// # Errors
-    /// Every error found, unless `lenient`: then the good rules come with [`Loaded::errors`].
+    /// All errors, unless `lenient` is set. Then the valid rules are returned with [`Loaded::errors`].
     pub fn load(dir: &Path, lenient: bool) -> Result<Loaded, RuleErrors> {
         if matches!(fs::metadata(dir), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             let rules = Self::empty();
@@ -202,10 +202,10 @@ impl RuleSet {
         Self::compile(texts, errors, lenient)
     }
 
-    /// Compiles the texts of files; `errors` are those of files without a text.
+    /// Compiles the texts of files. `errors` are those of files that could not be read.
     ///
     /// # Errors
-    /// All errors, unless `lenient`: then the good rules come with [`Loaded::errors`].
+    /// All errors, unless `lenient` is set. Then the valid rules are returned with [`Loaded::errors`].
     pub fn compile(
         texts: Vec<(PathBuf, String)>,
         mut errors: Vec<RuleError>,
@@ -222,34 +222,34 @@ impl RuleSet {
         Ok(Loaded { rules, errors, missing: false })
     }
 
-    /// The rules, in order.
+    /// Returns the rules, in order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// The rules that a record matches, in order, but for those that never download: as [`Filter::matches`] of each
-    /// with the record's text, in less time.
+    /// Returns the rules that a record matches, in order, without those that never download. The result is that of
+    /// [`Filter::matches`] for each rule with the text of the record, but takes less time.
     pub fn matching(&self, record: &Record) -> Vec<&Rule> {
         let searches = NeedleSet::new(&self.needles);
         let document = record.document();
-        // A quota of 0 means never: not worth the matching.
+        // A rule with a quota of 0 never downloads, so it is not matched.
         let wanted = self.rules.iter().filter(|rule| rule.daily_quota > 0);
         wanted.filter(|rule| rule.filter.matches_in(document, &searches)).collect()
     }
 
-    /// What compiles and can hardly be meant, a sentence each that names the rule.
+    /// Returns warnings about rules that compile but are probably wrong, one sentence each with the name of the rule.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.rules.iter().flat_map(|rule| {
             rule.filter.warnings().iter().map(|text| format!("rule {}: {text}", rule.category))
         })
     }
 
-    /// How many rules there are.
+    /// Returns the number of rules.
     pub fn len(&self) -> usize {
         self.rules.len()
     }
 
-    /// There is no rule.
+    /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
@@ -261,8 +261,8 @@ impl Default for RuleSet {
     }
 }
 
-/// The rule files below `dir`, sorted by path. Links are followed: mounted configuration is made of
-/// them, and keeps its older versions in folders whose names begin with a dot.
+/// Returns the rule files below `dir`, sorted by path. Links are followed, because mounted configuration consists of
+/// them. It keeps its older versions in folders whose names begin with a dot, which are skipped.
 pub(super) fn files(dir: &Path, errors: &mut Vec<RuleError>) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![(dir.to_path_buf(), 0)];
@@ -301,7 +301,7 @@ fn read_file(
     rules: &mut Vec<Rule>,
     errors: &mut Vec<RuleError>,
 ) {
-    // A file of comments alone is null: no rules.
+    // A file with only comments is null and has no rules.
     let entries = match serde_yaml::from_str::<Option<Vec<Entry>>>(text) {
         Ok(entries) => entries.unwrap_or_default(),
         Err(source) => {
@@ -356,7 +356,7 @@ fn compile(
         reference: match written.reference {
             Value::String(reference) => reference,
             Value::Null => String::new(),
-            // Lists of links and the like: kept as they would be written.
+            // Other values, such as lists of links, are kept as they would be written.
             other => serde_yaml::to_string(&other).unwrap_or_default().trim_end().to_owned(),
         },
         daily_quota,
@@ -364,8 +364,8 @@ fn compile(
     })
 }
 
-/// Line of the `nth` place where `name` is a key. The parser gives no positions once it has read a
-/// value, so the text is looked at again; a name written in an unusual way is not found.
+/// Returns the line of the `nth` place where `name` is a key. The parser gives no positions after it has read a value,
+/// so the text is searched again. A name in an unusual notation is not found.
 fn line_of(text: &str, name: &str, nth: usize) -> Option<usize> {
     let key = |line: &str| {
         let line = line.trim_start_matches([' ', '\t', '-', '{', '"', '\'']);

@@ -1,4 +1,4 @@
-//! Download requests for the records that rules select.
+//! Makes download requests for the records that rules select.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -6,16 +6,16 @@ use super::RuleSet;
 use azul::event::{Author, DownloadEntity, DownloadEvent, ModelVersion, Source};
 use mapping::Record;
 
-/// What all requests of a run have in common.
+/// Settings that all requests of a run share.
 #[derive(Clone, Debug)]
 pub struct SelectorOptions {
-    /// Who asks.
+    /// Author of the requests.
     pub author: Author,
     /// Version of the event model.
     pub model_version: ModelVersion,
-    /// How long a feed's direct link lasts from the record's last analysis.
+    /// Time for which a feed's direct link is valid, from the last analysis of the record.
     pub direct_link: SignedDuration,
-    /// Larger files are not asked for, bytes. `None`: no limit.
+    /// Largest file that is requested, in bytes; `None` means no limit.
     pub max_download_bytes: Option<u64>,
 }
 
@@ -24,15 +24,15 @@ pub struct SelectorOptions {
 pub struct Candidate<'a> {
     /// The record, which the rules look at.
     pub record: &'a Record,
-    /// Where the record came from, as in its mapped event.
+    /// Source of the record, as in its mapped event.
     pub source: &'a Source,
-    /// Hex.
+    /// SHA-256 of the sample, in hexadecimal digits.
     pub sha256: &'a str,
-    /// Bytes. A file of unknown size, or of none, is not asked for.
+    /// Size of the sample, in bytes. A file of unknown size, or of 0 bytes, is not requested.
     pub size: Option<u64>,
     /// The feed's direct link to the sample.
     pub download_url: Option<&'a str>,
-    /// When VirusTotal last analysed the sample: the direct link's age counts from then.
+    /// Time of the last analysis by VirusTotal, from which the age of the direct link counts.
     pub last_analysis: Option<Timestamp>,
 }
 
@@ -44,23 +44,23 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A selector by `rules`.
+    /// Returns a selector with these rules.
     pub fn new(rules: RuleSet, options: SelectorOptions) -> Self {
         Self { rules, options }
     }
 
-    /// The rules in force.
+    /// Returns the rules in force.
     pub fn rules(&self) -> &RuleSet {
         &self.rules
     }
 
-    /// Puts other rules in force.
+    /// Replaces the rules in force.
     pub fn set_rules(&mut self, rules: RuleSet) {
         self.rules = rules;
     }
 
-    /// One request for each rule that the record matches, in the rules' order, each with that rule's
-    /// category, quota and wish for captures. `now` is the requests' timestamp.
+    /// Returns one request for each rule that the record matches, in the order of the rules. It has the category and
+    /// the quota of the rule, and asks for network captures if the rule does. `now` is the time of the requests.
     pub fn select(&self, candidate: &Candidate<'_>, now: Timestamp) -> Vec<DownloadEvent> {
         if !self.may_download(candidate) {
             return Vec::new();
@@ -99,8 +99,8 @@ impl Selector {
             && self.options.max_download_bytes.is_none_or(|max| size <= max)
     }
 
-    /// The direct link and its end. A link whose end cannot be told is left out: without one it would
-    /// count as expired, and an expired link keeps the sample from being fetched by its hash.
+    /// Returns the direct link and its expiry. A link of unknown expiry is left out: it would count as expired, and an
+    /// expired link prevents a download of the sample by its hash.
     fn direct_link(&self, candidate: &Candidate<'_>) -> (String, Option<Timestamp>) {
         let url = candidate.download_url.filter(|url| !url.is_empty());
         let expiry = candidate
@@ -113,7 +113,8 @@ impl Selector {
     }
 }
 
-/// The dispatcher refuses a request whose path nodes lack a valid binary action.
+/// Returns the source for a request. The dispatcher refuses path nodes without a valid binary action, so missing ones
+/// are set to `mapped`.
 fn requested_source(source: &Source) -> Source {
     let mut source = source.clone();
     for node in source.path.iter_mut().filter(|node| node.action.is_empty()) {

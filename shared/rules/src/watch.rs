@@ -1,4 +1,4 @@
-//! Rules that follow their files: read again when one changed, never worse than before.
+//! Watches rule files: rules are read again after a change, and a broken set never replaces a good one.
 
 use std::{
     fs,
@@ -10,36 +10,36 @@ use async_trait::async_trait;
 
 use super::rules::{self, Loaded, RuleError, RuleErrors, RuleSet};
 
-/// The files are looked at no more often than this.
+/// Shortest time between two looks at the files.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The rule files of a place by name, each with a mark that changes when the file does. Sorted.
+/// Names of the rule files in a place, sorted, each with a mark that changes when the file changes.
 pub type Marks = Vec<(String, String)>;
 
-/// Where rule files are.
+/// A place with rule files.
 #[async_trait]
 pub trait RuleSource: Send + Sync {
     /// Looks for the rule files. `None`: their place does not exist.
     ///
     /// # Errors
-    /// Not to be found out.
+    /// [`RuleError`] if the place cannot be looked at.
     async fn look(&self) -> Result<Option<Marks>, RuleError>;
 
-    /// Reads the files that a look has seen.
+    /// Reads the files that a call of [`RuleSource::look`] has found.
     ///
     /// # Errors
-    /// Every error found, unless `lenient`: then those of single files and rules come with the good rules.
+    /// All errors, unless `lenient` is set. Then errors of single files and rules are returned with the valid rules.
     async fn load(&self, seen: Option<&Marks>, lenient: bool) -> Result<Loaded, RuleErrors>;
 
-    /// The error that says that nothing is left where there were rules.
+    /// Returns the error that says that there were rules and none are left.
     fn gone(&self) -> RuleError;
 }
 
-/// A directory: every `*.yaml` below it.
+/// A directory with rules: every `*.yaml` below it.
 #[derive(Clone, Debug)]
 pub struct Directory(pub PathBuf);
 
-/// A set of rules and the files that it comes from.
+/// A set of rules, and the place that it was read from.
 pub struct Rules {
     source: Box<dyn RuleSource>,
     lenient: bool,
@@ -49,44 +49,44 @@ pub struct Rules {
     checked: Instant,
 }
 
-/// What [`Rules::refresh`] found.
+/// The result of [`Rules::refresh`].
 #[derive(Debug)]
 #[must_use = "a broken set is worth an alarm"]
 pub enum Refresh {
-    /// Nothing changed, or it is too early to look.
+    /// The files did not change, or it is too early to look.
     Unchanged,
-    /// There is a new set in [`Rules::current`]; the errors are those that leniency passed over.
+    /// [`Rules::current`] has a new set. The errors are those that a lenient load left out.
     Reloaded(Vec<RuleError>),
-    /// The new set is broken or out of reach and the old one stays: alarm. Said once a change, or at each
-    /// look where a look or a read failed.
+    /// The new set is broken or cannot be read, and the old one stays in force. That is worth an alarm. It is reported
+    /// once for each change, or at each look if the look or the read failed.
     Broken(RuleErrors),
 }
 
 impl Rules {
-    /// Reads the rules for the first time. Gives the holder, the errors that leniency passed over, and
-    /// whether the rules' place is missing.
+    /// Reads the rules for the first time. Returns them, the errors that a lenient load left out, and whether the place
+    /// of the rules is missing.
     ///
     /// # Errors
-    /// As [`RuleSource::look`] and [`RuleSource::load`].
+    /// The errors of [`RuleSource::look`] and [`RuleSource::load`].
     pub async fn open(
         source: Box<dyn RuleSource>,
         lenient: bool,
         now: Instant,
     ) -> Result<(Self, Vec<RuleError>, bool), RuleErrors> {
-        // Looked at first: a file that changes while it is read looks changed at the next check.
+        // The look comes first, so that a file that changes while it is read looks changed at the next check.
         let seen = source.look().await.map_err(|error| RuleErrors(vec![error]))?;
         let Loaded { rules: current, errors, missing } =
             source.load(seen.as_ref(), lenient).await?;
         Ok((Self { source, lenient, current, missing, seen, checked: now }, errors, missing))
     }
 
-    /// The rules in force.
+    /// Returns the rules in force.
     pub fn current(&self) -> &RuleSet {
         &self.current
     }
 
-    /// Looks at the files, at most once each [`CHECK_INTERVAL`], and reads them again if a name or a mark
-    /// differs.
+    /// Looks at the files, at most once in each [`CHECK_INTERVAL`], and reads them again if a name or a mark has
+    /// changed.
     pub async fn refresh(&mut self, now: Instant) -> Refresh {
         if now.saturating_duration_since(self.checked) < CHECK_INTERVAL {
             return Refresh::Unchanged;
@@ -98,7 +98,7 @@ impl Rules {
             Err(error) => return Refresh::Broken(RuleErrors(vec![error])),
         };
         let loaded = self.source.load(seen.as_ref(), self.lenient).await;
-        // What may be read the next time is looked at again, changed or not.
+        // If another read may succeed, the next check reads again even if no file changes.
         let passes = matches!(&loaded, Err(errors) if errors.0.iter().any(RuleError::may_pass));
         if !passes {
             self.seen = seen;
@@ -128,7 +128,7 @@ impl RuleSource for Directory {
             let meta = fs::metadata(path).ok()?;
             Some(format!("{} {:?}", meta.len(), meta.modified().ok()?))
         };
-        // What cannot be read is an error of the load.
+        // Folders that cannot be read are reported when the rules are loaded.
         let files = rules::files(&self.0, &mut Vec::new());
         let marks = files.iter().map(|path| (path.display().to_string(), mark(path)));
         Ok(Some(marks.map(|(name, mark)| (name, mark.unwrap_or_default())).collect()))

@@ -1,7 +1,7 @@
-//! The dispatcher's answers to posted events, told apart as azul-dispatcher v12 gives them.
+//! Classifies the dispatcher's answers to posted events, as azul-dispatcher v12 gives them.
 //!
-//! Several of them share a status and a title, so the words decide. Bodies that are not JSON (those of
-//! gateways in between) are taken as text.
+//! Several answers share a status and a title, so their texts decide. Bodies that are not JSON, such as those of
+//! gateways, are treated as text.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::peer_text;
 /// Longest text taken over from an answer, in characters.
 const MAX_TEXT_CHARS: usize = 1000;
 
-/// What the dispatcher said to a post.
+/// The dispatcher's answer to a post.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// 200: some or all events are published.
@@ -37,18 +37,18 @@ pub enum Answer {
     TooLarge(String),
     /// 500: Azul's source configuration lacks the source of an event; others may be published.
     UnregisteredTopic {
-        /// The source, where the answer names the topic.
+        /// The source, if the answer names the topic.
         source: Option<String>,
-        /// The dispatcher's words.
+        /// The dispatcher's message.
         detail: String,
     },
-    /// Any other answer; what became of the events is not known.
+    /// Any other answer. It does not show whether the events were published.
     Other {
         /// HTTP status.
         status: u16,
-        /// The answer's words.
+        /// The answer's message.
         detail: String,
-        /// When to come again, where the answer says it.
+        /// Time to wait before the next attempt, if the answer says it.
         retry_after: Option<Duration>,
     },
 }
@@ -68,14 +68,15 @@ impl Answer {
     }
 }
 
-/// The dispatcher's account of a post.
+/// The dispatcher's counts for a post.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// Events decoded and valid, aged-off ones included. Avro: those before the first invalid one.
+    /// Number of events that are decoded and valid, including aged-off ones. For Avro: those before the first invalid
+    /// one.
     pub total_ok: u64,
-    /// Events refused. Avro: always 0, also where `total_ok` is short.
+    /// Number of refused events. For Avro: always 0, even if `total_ok` is less than the number of events.
     pub total_failures: u64,
-    /// Why, for each refused event.
+    /// Reason for each refused event.
     pub failures: Vec<String>,
 }
 
@@ -84,7 +85,7 @@ pub struct Accepted {
 pub struct Filtered {
     /// The filters as the answer lists them, for example `age_off:3,dedupe:1`.
     pub filters: String,
-    /// How many events they dropped together, where the answer counts them.
+    /// Number of events that the filters dropped together, if the answer counts them.
     pub dropped: Option<u64>,
 }
 
@@ -121,7 +122,7 @@ pub(super) fn needs_body(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 425 | 500)
 }
 
-/// The meaning of an answer.
+/// Returns the meaning of an answer.
 pub(super) fn understand(
     status: StatusCode,
     body: &[u8],
@@ -148,10 +149,10 @@ pub(super) fn understand(
         }
         500 => {
             let lower = full.to_lowercase();
-            // First: only an operator can mend it, and until then nothing else helps.
+            // This is checked first, because only an operator can fix it, and until then no retry succeeds.
             if lower.contains("unregistered topic") {
                 Answer::UnregisteredTopic { source: source_of_topic(&full), detail }
-            // The second are the words of Kafka itself.
+            // The second text comes from Kafka itself.
             } else if lower.contains("message too large") || lower.contains("message was too large")
             {
                 Answer::TooLarge(detail)
@@ -178,7 +179,7 @@ fn accepted(text: &str) -> Result<Answer, PostError> {
     }))
 }
 
-/// The three meanings of 425. `None`: not an answer of the dispatcher.
+/// Returns which of its three meanings a 425 has. `None` if the answer is not the dispatcher's.
 fn not_wanted(error_enum: &str, full: &str, detail: String) -> Option<Answer> {
     if error_enum == "ErrorStringEnumAllEventsAgedOffImmediately" {
         return Some(Answer::AgedOff(detail));
@@ -200,8 +201,8 @@ fn not_wanted(error_enum: &str, full: &str, detail: String) -> Option<Answer> {
     }
 }
 
-/// The source that the words name, as `source 'name'` or in a topic `azul.<prefix>.<source>.binary.<action>`
-/// (no source has a dot there).
+/// Returns the source that a message names, as `source 'name'` or in a topic `azul.<prefix>.<source>.binary.<action>`.
+/// No source in a topic has a dot.
 fn source_of_topic(detail: &str) -> Option<String> {
     let quoted = || detail.split_once("source '")?.1.split_once('\'').map(|(source, _)| source);
     let dotted = || detail.split_once(".binary.")?.0.rsplit_once('.').map(|(_, source)| source);
@@ -262,7 +263,7 @@ mod tests {
                 Answer::Filtered(Filtered { filters, dropped })
             );
         }
-        // Of a gateway: its replay protection says nothing of the events.
+        // This is the answer of a gateway, whose replay protection says nothing about the events.
         assert!(matches!(answer(425, "Too Early"), Ok(Answer::Other { status: 425, .. })));
     }
 

@@ -1,7 +1,7 @@
 //! HTTP client of the Azul dispatcher: one post, one typed answer.
 //!
-//! It says what the dispatcher said, and decides nothing: what an answer means for each event is
-//! [`crate::pipeline::publish`]'s matter. Facts: azul-dispatcher v12, `POST /api/v2/event`.
+//! The client only reports answers. [`crate::pipeline::publish`] decides what an answer means for each event. Facts:
+//! azul-dispatcher v12, `POST /api/v2/event`.
 
 use std::{
     fmt,
@@ -21,27 +21,27 @@ use crate::{
     peers::{Peer, Peers},
 };
 
-/// An error body is read up to here; what follows tells nothing more.
+/// Most bytes that are read of an error body. The rest has no further information.
 const MAX_ERROR_BODY_BYTES: usize = 65_536;
 
-/// The account of a post is read up to here: it may list events that were refused.
+/// Most bytes that are read of the answer to a post, which may list refused events.
 const MAX_BODY_BYTES: usize = 16_777_216;
 
 /// The kinds of events, and so of topics, that the dispatcher keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Model {
-    /// Something became known about a binary.
+    /// Events that say something about a binary.
     Binary,
-    /// A sample is asked for, or what became of the request.
+    /// Events that request the download of a sample, or report the outcome of a request.
     Download,
-    /// What became of the work on an event.
+    /// Events that report the outcome of the work on an event.
     Status,
-    /// A plugin registers itself.
+    /// Events by which a plugin registers itself.
     Plugin,
 }
 
 impl Model {
-    /// Its name in the query `model=`.
+    /// Returns the model's name in the query `model=`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Binary => "binary",
@@ -58,22 +58,22 @@ impl fmt::Display for Model {
     }
 }
 
-/// How a posted body is encoded.
+/// Encoding of a posted body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFormat {
     /// An Avro bulk message ([`super::avro`]), model versions 4 to 6.
     Avro,
-    /// One event's JSON or a list of them, of the dispatcher's own model version.
+    /// JSON of one event or of a list of events, in the dispatcher's own model version.
     Json,
 }
 
-/// How long the client waits.
+/// Timeouts of the client.
 #[derive(Clone, Copy, Debug)]
 pub struct DispatcherOptions {
-    /// For a post, from its start to the end of its answer: the dispatcher waits for the broker's
-    /// receipt of every event in it.
+    /// Longest time of a post, from its start to the end of its answer. The dispatcher waits for the broker's receipt
+    /// of every event in the post.
     pub post_timeout: Duration,
-    /// For [`Dispatcher::ping`].
+    /// Longest time of [`Dispatcher::ping`].
     pub ping_timeout: Duration,
 }
 
@@ -83,37 +83,38 @@ impl Default for DispatcherOptions {
     }
 }
 
-/// No usable answer: whether the events were published is not known. Always worth another try.
+/// Error of a request without a usable answer. It is not known whether the events were published, and another try is
+/// always worthwhile.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError {
-    /// No connection came about, so nothing was published.
+    /// No connection could be made, so nothing was published.
     #[error("the dispatcher cannot be reached")]
     Connect(#[source] reqwest::Error),
-    /// The connection stood, but no whole answer came in time.
+    /// There was a connection, but no complete answer arrived in time.
     #[error("the dispatcher gave no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The connection broke before the whole answer was there.
     #[error("the connection to the dispatcher broke")]
     Broken(#[source] reqwest::Error),
-    /// The dispatcher said 200, and the rest is not what it says then.
+    /// The status is 200, but the body is not what the dispatcher sends with it.
     #[error("the dispatcher's answer makes no sense: {0}")]
     Nonsense(String),
 }
 
-/// What answered a ping.
+/// Answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pong {
-    /// Whether it calls itself the dispatcher.
+    /// Whether the server calls itself the dispatcher.
     pub is_dispatcher: bool,
     /// HTTP status.
     pub status: u16,
-    /// Start of what it said, one line.
+    /// Start of the answer's text, on one line.
     pub greeting: String,
-    /// The server's clock, where it sent a `Date` header (whole seconds).
+    /// Time of the server's clock, in whole seconds, if the answer has a `Date` header.
     pub date: Option<Timestamp>,
 }
 
-/// Of an answer, what stands before its body.
+/// The head of an answer: everything before its body.
 pub(super) struct Head {
     pub(super) status: StatusCode,
     pub(super) headers: header::HeaderMap,
@@ -139,7 +140,7 @@ impl fmt::Debug for Dispatcher {
 }
 
 impl Dispatcher {
-    /// A client of the dispatcher at `events_url` (`PLUGIN_EVENTS_URL`), which may have a path.
+    /// Makes a client of the dispatcher at `events_url` (`PLUGIN_EVENTS_URL`), which may have a path.
     pub fn new(client: reqwest::Client, events_url: Url, options: DispatcherOptions) -> Self {
         Self { client, base: events_url, options, peers: Peers::default() }
     }
@@ -150,10 +151,10 @@ impl Dispatcher {
         Self { peers: peers.clone(), ..self }
     }
 
-    /// Posts events of one model, waits until the broker has them, and gives the typed answer.
+    /// Posts events of one model, waits until the broker has them, and returns the typed answer.
     ///
     /// # Errors
-    /// [`PostError`] where no usable answer came; the events may have been published or not.
+    /// [`PostError`] if no usable answer arrived; the events may have been published or not.
     pub async fn post(
         &self,
         model: Model,
@@ -190,11 +191,11 @@ impl Dispatcher {
         url.query_pairs_mut()
             .append_pair("model", model.name())
             .append_pair("avro-format", avro)
-            // Without it the answer comes before the broker has the events: no promise could hold.
+            // Without `sync` the answer arrives before the broker has the events, so they could still be lost.
             .append_pair("sync", "true")
-            // Else every event comes back in the answer.
+            // Otherwise the answer would repeat every event.
             .append_pair("include_ok", "false")
-            // Pausing all of Azul's plugins is for bulk reprocessing by Azul's operators alone.
+            // Only Azul's operators may pause all plugins, for bulk reprocessing.
             .append_pair("pause_plugins", "false");
         let response = self
             .client
@@ -213,7 +214,7 @@ impl Dispatcher {
         let cap = if status == StatusCode::OK { MAX_BODY_BYTES } else { MAX_ERROR_BODY_BYTES };
         let body = match http_client::start_of_body(response, cap).await {
             Ok(body) => body,
-            // The status alone says it all; only the words are lost.
+            // The status alone decides; only the message is lost.
             Err(_) if status != StatusCode::OK && !answer::needs_body(status) => Bytes::new(),
             Err(error) => return Err(no_answer(error, limit)),
         };
@@ -223,7 +224,7 @@ impl Dispatcher {
     /// Asks the dispatcher for its greeting: `GET /`.
     ///
     /// # Errors
-    /// [`PostError`] where no answer came; any status is an answer.
+    /// [`PostError`] if no answer arrived; any status is an answer.
     pub async fn ping(&self) -> Result<Pong, PostError> {
         let (head, body) =
             self.get(self.url(""), self.options.ping_timeout, MAX_ERROR_BODY_BYTES).await?;
@@ -234,7 +235,7 @@ impl Dispatcher {
         Ok(Pong { is_dispatcher, status: head.status.as_u16(), greeting, date })
     }
 
-    /// GET, and at most `cap` bytes of what comes; any status is an answer.
+    /// Sends a GET request and reads at most `cap` bytes of the answer. Any status is an answer.
     pub(super) async fn get(
         &self,
         url: Url,
@@ -276,7 +277,8 @@ impl Dispatcher {
         &self.options
     }
 
-    /// `path` under the base, whose own path stays: Azul may be served below a prefix.
+    /// Returns the URL of `path` below the base URL. The base URL's own path is kept, because Azul may be served below
+    /// a prefix.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         url.set_query(None);

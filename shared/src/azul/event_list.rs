@@ -9,7 +9,7 @@ const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 /// The name of the member that holds the events, with its closing quote.
 const EVENTS: &[u8] = b"events\"";
 
-/// The JSON text of an event, or what is known of one that was skipped.
+/// The JSON text of an event, or the description of an event that was skipped.
 pub type EventText<'a> = Result<&'a [u8], TooLong<'a>>;
 
 /// An event that is too long to be read.

@@ -18,31 +18,32 @@ use super::{
 };
 use crate::http_client;
 
-/// The version that every poll names. It is part of the consumer group: one that changed with each
-/// release would start a new group, and lose what lies between.
+/// Version that every poll names. It is part of the consumer group, so it must not change with releases: a new group
+/// would miss the events in between.
 pub const GROUP_VERSION: &str = "1";
 
-/// How much longer than the dispatcher gathers we wait for its answer: an event that arrives while the
-/// client has gone away is lost.
+/// Time for which the client waits longer than the dispatcher gathers events. An event is lost if it is handed out
+/// after the client has gone away.
 const ANSWER_GRACE: Duration = Duration::from_secs(30);
 
-/// Most bytes that are read of the part `info` of an answer, and of an answer that is an error.
+/// Most bytes that are read of the part `info` of an answer, and of an error's body.
 const MAX_INFO_BYTES: usize = 65_536;
 
-/// What is asked for.
+/// Parameters of a poll.
 #[derive(Clone, Debug)]
 pub struct Poll<'a> {
     /// The kind of events.
     pub model: Model,
-    /// Who polls: the author's name, which is the consumer group.
+    /// Name of the author that polls, which is the consumer group.
     pub name: &'a str,
-    /// Sources of the events; none: all. In a set, because their order is part of the group.
+    /// Sources of the events; empty for all. It is a sorted set, because their order is part of the consumer group.
     pub sources: &'a BTreeSet<String>,
-    /// Actions of the events, for [`Model::Binary`] only; none: all.
+    /// Actions of the events, for [`Model::Binary`] only; empty for all.
     pub actions: &'a [&'a str],
-    /// Events at most; the dispatcher gives at most 1000.
+    /// Most events to return; the dispatcher gives at most 1000.
     pub count: usize,
-    /// How long the dispatcher gathers; less than a second would never be answered, so counts as one.
+    /// Longest time for which the dispatcher gathers events. Less than a second counts as one second, because the
+    /// dispatcher would never answer.
     pub deadline: Duration,
 }
 
@@ -53,19 +54,19 @@ pub struct Polled {
     pub events: usize,
     /// Length of the largest event in bytes.
     pub largest: usize,
-    /// Azul is being reprocessed: nothing is handed out, so ask again much later.
+    /// Whether Azul is being reprocessed. It hands out no events meanwhile, so the next poll should come much later.
     pub paused: bool,
 }
 
-/// Why a poll gave nothing.
+/// Error of a poll.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError {
-    /// No answer.
+    /// There was no usable answer.
     #[error("polling for {model} events failed")]
     NoAnswer {
-        /// What was polled for.
+        /// The kind of events that was polled for.
         model: Model,
-        /// Why.
+        /// Reason why there was no usable answer.
         #[source]
         source: PostError,
     },
@@ -84,14 +85,14 @@ pub enum PollError {
         #[source]
         source: PostError,
     },
-    /// An answer that is an error.
+    /// The answer is an error.
     #[error("polling for {model} events: the dispatcher answered {status}: {detail}")]
     Refused {
-        /// What was polled for.
+        /// The kind of events that was polled for.
         model: Model,
         /// HTTP status.
         status: u16,
-        /// Start of what it said.
+        /// Start of the answer's text.
         detail: String,
     },
 }
@@ -128,7 +129,7 @@ impl Dispatcher {
                 .append_pair("version", GROUP_VERSION)
                 .append_pair("count", &poll.count.to_string())
                 .append_pair("deadline", &seconds.to_string())
-                // JSON: one event that cannot be decoded costs itself alone.
+                // With JSON an event that cannot be decoded is lost alone.
                 .append_pair("avro-format", "false")
                 .append_pair("is-task", "true")
                 .append_pair("r-live", "true");

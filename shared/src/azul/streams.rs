@@ -1,4 +1,4 @@
-//! Content at the dispatcher: `/api/v3/stream/{source}/{label}`, up and down. Facts: azul-dispatcher v12.
+//! Uploads and downloads of content at the dispatcher: `/api/v3/stream/{source}/{label}`. Facts: azul-dispatcher v12.
 
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use super::{
 };
 use crate::http_client;
 
-/// From the start of an upload to its answer: a large sample over a slow link, and its identification.
+/// Longest time from the start of an upload to its answer. It covers a large sample over a slow link, and its
+/// identification by the dispatcher.
 pub const STREAM_TIME: Duration = Duration::from_mins(15);
-/// Bytes read of an answer.
+/// Most bytes that are read of an answer.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Where content is: its source and label in Azul, and its hash.
+/// Address of content in Azul: its source, its label and its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
     /// Source.
@@ -29,24 +30,24 @@ pub struct Place<'a> {
     pub sha256: &'a str,
 }
 
-/// Why content is not at the dispatcher.
+/// Error of a request for content at the dispatcher.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// No answer.
+    /// There was no usable answer.
     #[error("the dispatcher's store")]
     NoAnswer(#[source] PostError),
-    /// An answer that is an error.
+    /// The answer is an error.
     #[error("the dispatcher's store answered {status}: {detail}")]
     Refused {
         /// HTTP status.
         status: u16,
-        /// Start of what it said.
+        /// Start of the answer's text.
         detail: String,
     },
 }
 
 impl StreamError {
-    /// Whether the same may succeed later without anybody's help.
+    /// Returns whether the same request may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NoAnswer(_) => true,
@@ -64,7 +65,7 @@ impl Dispatcher {
         url
     }
 
-    /// Whether content is there.
+    /// Returns whether the dispatcher has the content.
     ///
     /// # Errors
     /// Any [`StreamError`].
@@ -80,7 +81,8 @@ impl Dispatcher {
         }
     }
 
-    /// Content as it streams out; `None` where it is not there. Reading it takes at most [`STREAM_TIME`].
+    /// Opens content for streaming; `None` if the dispatcher does not have it. Reading it takes at most
+    /// [`STREAM_TIME`].
     ///
     /// # Errors
     /// Any [`StreamError`].
@@ -95,11 +97,11 @@ impl Dispatcher {
         }
     }
 
-    /// Streams content in, within [`STREAM_TIME`]. Where a hash is `expected` (lower-case hex) the dispatcher
-    /// keeps nothing else. What it found out of the content comes back, under `label`.
+    /// Uploads content, within [`STREAM_TIME`]. If a hash is `expected` (lower-case hex), the dispatcher keeps only
+    /// content with that hash. Returns what the dispatcher found out about the content, under `label`.
     ///
     /// # Errors
-    /// Any [`StreamError`]; where `body` ends in an error the dispatcher keeps nothing, and this is
+    /// Any [`StreamError`]. If `body` ends in an error, the dispatcher keeps nothing, and this is
     /// [`StreamError::NoAnswer`].
     pub async fn put_stream(
         &self,
@@ -128,7 +130,7 @@ impl Dispatcher {
             let why = "it does not describe what was stored".to_owned();
             return Err(StreamError::NoAnswer(PostError::Nonsense(why)));
         };
-        // The dispatcher says `content` whatever it is.
+        // The dispatcher always answers with the label `content`.
         label.clone_into(&mut data.label);
         Ok(data)
     }

@@ -1,5 +1,5 @@
-//! Metrics of a Lambda: lines of CloudWatch's embedded metric format in its log, from which CloudWatch takes
-//! them by itself.
+//! Writes the metrics of a Lambda to its log, as lines of CloudWatch's embedded metric format. CloudWatch reads them
+//! from there.
 
 use std::{
     collections::BTreeMap,
@@ -17,24 +17,23 @@ use serde_json::{Map, Value, json};
 
 use super::Metric;
 
-/// CloudWatch's name for all of them.
+/// CloudWatch namespace of all metrics.
 pub const NAMESPACE: &str = "AzulVirusTotal";
 
-/// The format holds at most 100 observations of a metric: they are written before there are as many.
+/// Most observations that are collected before they are written. The format allows 100 observations of a metric.
 const MOST_OBSERVED: usize = 64;
 
 static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
 static OBSERVED: AtomicUsize = AtomicUsize::new(0);
-/// Gauges that were set and not told yet, by their labels. Not the collector's: it tells a value again and again,
-/// as that of now, until there is another one.
+/// Gauges that were set and not written yet, by their labels. They are not kept in the collector, because it writes an
+/// old value again and again as the current one.
 static GAUGES: Mutex<BTreeMap<Labels, Gauges>> = Mutex::new(BTreeMap::new());
 
 type Labels = Vec<(&'static str, String)>;
-/// Unit and value, by name.
+/// Unit and value of gauges, by the gauge's name.
 type Gauges = BTreeMap<&'static str, (String, f64)>;
 
-/// Begins to collect metrics in this process. A second call does nothing, nor does one where metrics go
-/// elsewhere already.
+/// Begins to collect metrics in this process. It does nothing if metrics are collected already, here or elsewhere.
 pub fn init() {
     let built = Builder::new().cloudwatch_namespace(NAMESPACE).init();
     if let Ok(collector) = built
@@ -48,7 +47,7 @@ pub(super) fn is_on() -> bool {
     COLLECTOR.get().is_some()
 }
 
-/// Sets a gauge.
+/// Keeps the value of a gauge until the next [`flush`].
 pub(super) fn set<'a>(
     metric: &Metric,
     labels: impl Iterator<Item = (&'static str, &'a str)>,
@@ -61,11 +60,12 @@ pub(super) fn set<'a>(
     gauges.entry(labels).or_default().insert(metric.name, (unit, value));
 }
 
-/// Writes to standard output what came since the last time: counters what was added, gauges what they were set to.
+/// Writes the metrics since the last call to standard output: counters with what was added, and gauges with their last
+/// value.
 pub fn flush() {
     let Some(collector) = COLLECTOR.get() else { return };
     OBSERVED.store(0, Ordering::Relaxed);
-    // At once, so that no line of the log comes between. There is nobody to tell of a failure.
+    // All lines are written at once, so that no line of the log comes between. A failure cannot be reported anywhere.
     let mut lines = Vec::new();
     let counted = collector.flush(&mut lines);
     let gauges = mem::take(&mut *GAUGES.lock().unwrap_or_else(PoisonError::into_inner));
@@ -78,7 +78,7 @@ pub fn flush() {
     }
 }
 
-/// Gauges of the same labels as a document of the format.
+/// Returns a document of the format with all gauges that have the same labels.
 fn line(labels: Labels, gauges: Gauges, now: Timestamp) -> Value {
     let names: Vec<_> = labels.iter().map(|(name, _)| *name).collect();
     let metrics: Vec<_> =
@@ -94,7 +94,7 @@ fn line(labels: Labels, gauges: Gauges, now: Timestamp) -> Value {
     Value::Object(line)
 }
 
-/// Counts an observation of a histogram.
+/// Counts an observation of a histogram, and writes all metrics before a document has too many.
 pub(super) fn observed() {
     if is_on() && OBSERVED.fetch_add(1, Ordering::Relaxed) >= MOST_OBSERVED {
         flush();

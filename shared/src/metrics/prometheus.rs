@@ -1,4 +1,4 @@
-//! Metrics of a process of `vt`: as text to be fetched, or pushed to a Pushgateway.
+//! Collects the metrics of a process of `vt`. Scrapers fetch them as text, or they are pushed to a Pushgateway.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -7,19 +7,19 @@ use url::Url;
 
 use crate::{errors::chain, http_client, peer_text};
 
-/// The media type of [`render`]: the text format that scrapers of all ages and the Pushgateway read.
+/// Media type of the text that [`render`] returns. Old and new scrapers and the Pushgateway can read this text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The `job` that pushed metrics are grouped under.
+/// Value of the grouping label `job` of pushed metrics.
 pub const JOB: &str = "virustotal_plugin";
 
-/// A gateway that is slow must not hold up what it is told of.
+/// Longest time of a push. A slow gateway must not hold up the work that the metrics are about.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Borders of histograms, in seconds.
+/// Upper bounds of the buckets of histograms, in seconds.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// How often observations are summed up, which only pile up before.
+/// Interval at which observations are summed up. Until then they take memory one by one.
 const UPKEEP: Duration = Duration::from_mins(1);
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -27,7 +27,7 @@ static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 /// Begins to collect metrics in this process. A second call does nothing.
 ///
 /// # Errors
-/// Metrics go elsewhere already.
+/// Fails if metrics are collected elsewhere already.
 pub fn init() -> Result<(), BuildError> {
     if HANDLE.get().is_some() {
         return Ok(());
@@ -35,7 +35,7 @@ pub fn init() -> Result<(), BuildError> {
     let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
     let kept = handle.clone();
     if HANDLE.set(handle).is_ok() {
-        // A thread: it is needed also where nobody asks, and not every command has a runtime.
+        // The upkeep is needed even if nobody scrapes. It has a thread, because not every command has a runtime.
         std::thread::spawn(move || {
             loop {
                 std::thread::sleep(UPKEEP);
@@ -47,28 +47,28 @@ pub fn init() -> Result<(), BuildError> {
     Ok(())
 }
 
-/// All metrics as text of the media type [`CONTENT_TYPE`]; `None` where they are not collected for Prometheus.
+/// Returns all metrics as text of the media type [`CONTENT_TYPE`]; `None` if they are not collected for Prometheus.
 pub fn render() -> Option<String> {
     HANDLE.get().map(PrometheusHandle::render)
 }
 
-/// Why metrics were not pushed.
+/// Reasons why metrics were not pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// No answer.
+    /// The gateway does not answer.
     #[error("the Pushgateway does not answer")]
     NoAnswer(#[source] reqwest::Error),
-    /// An answer that is no success.
+    /// The gateway answers with an error status.
     #[error("the Pushgateway answers {status}: {said}")]
     Refused {
-        /// Its status.
+        /// HTTP status of the answer.
         status: u16,
-        /// The beginning of its answer.
+        /// The beginning of the answer's body.
         said: String,
     },
 }
 
-/// Where metrics are pushed to.
+/// A group of a Pushgateway to which metrics are pushed.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     client: reqwest::Client,
@@ -76,7 +76,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The group `job=`[`JOB`], `function=<function>` of the Pushgateway at `base`.
+    /// Returns the group `job=`[`JOB`], `function=<function>` of the Pushgateway at `base`.
     pub fn new(client: reqwest::Client, base: &Url, function: &str) -> Self {
         let mut url = base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -85,13 +85,12 @@ impl Gateway {
         Self { client, url }
     }
 
-    /// Replaces those of the group's metrics that this process has; others stay, for whoever has nothing new
-    /// to say of them.
+    /// Pushes the metrics of this process. They replace the group's metrics of the same names; all others stay.
     ///
     /// # Errors
-    /// No answer within 5 s, or one that is no success. Never worth more than a warning.
+    /// Fails if there is no answer within 5 s, or one with an error status. Callers should only log a warning.
     pub async fn push(&self) -> Result<(), PushError> {
-        // Without the URL: it may hold a password.
+        // The URL is removed from the error, because it may hold a password.
         let failed = |error: reqwest::Error| PushError::NoAnswer(error.without_url());
         let request = self
             .client
@@ -109,7 +108,7 @@ impl Gateway {
         Err(PushError::Refused { status: status.as_u16(), said })
     }
 
-    /// As [`Gateway::push`]; a failure is a line in the log.
+    /// Pushes as [`Gateway::push`] does, and logs a failure.
     pub async fn try_push(&self) {
         if let Err(error) = self.push().await {
             let error = chain(&error);

@@ -1,4 +1,4 @@
-//! The pipeline that the settings describe.
+//! Builds the pipeline and its parts from the settings.
 
 use std::time::Instant;
 
@@ -21,22 +21,22 @@ use crate::{
     store::{Store, StoreError, aws},
 };
 
-/// Name of the author of mapped events from the feed. The Go plugin's, so that its events and ours merge.
+/// Name of the author of mapped events from the feed. It is the Go plugin's, so that the events of both programs merge.
 pub const FEED_AUTHOR: &str = "VirustotalFileFeed";
 
-/// Why there is no pipeline.
+/// Reason why the pipeline cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
-    /// HANDLERS names one that does not exist.
+    /// HANDLERS names a handler that does not exist.
     #[error("HANDLERS: {0}")]
     Handlers(#[from] UnknownHandler),
     /// The rules cannot be used.
     #[error(transparent)]
     Rules(#[from] RuleErrors),
-    /// No HTTP client.
+    /// The HTTP client cannot be built.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// No client of AWS.
+    /// The client of AWS cannot be built.
     #[error(transparent)]
     Aws(#[from] StoreError),
 }
@@ -46,7 +46,7 @@ pub fn feed_author() -> Author {
     Author::new(FEED_AUTHOR, "plugin")
 }
 
-/// The mapper that the settings describe; `ageless`: without an age limit.
+/// Returns the mapper that the settings describe, without an age limit if `ageless`.
 ///
 /// # Errors
 /// An unknown handler.
@@ -60,7 +60,7 @@ pub fn mapper(settings: &Settings, ageless: bool) -> Result<Mapper, UnknownHandl
     }))
 }
 
-/// What download requests are made with.
+/// Returns the options for download requests.
 pub fn selector_options(settings: &Settings) -> SelectorOptions {
     SelectorOptions {
         author: feed_author(),
@@ -70,30 +70,30 @@ pub fn selector_options(settings: &Settings) -> SelectorOptions {
     }
 }
 
-/// The dispatcher that the settings name.
+/// Returns a client of the dispatcher that the settings name.
 ///
 /// # Errors
-/// No HTTP client.
+/// The HTTP client cannot be built.
 pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
     let client = crate::http_client::build(settings)?;
     let options = DispatcherOptions::default();
     Ok(Dispatcher::new(client, settings.events_url.clone(), options).with_peers(&settings.peers))
 }
 
-/// The dispatcher's store of content that the settings name.
+/// Returns a client of the dispatcher's content store that the settings name.
 ///
 /// # Errors
-/// No HTTP client.
+/// The HTTP client cannot be built.
 pub fn content_store(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
     let client = crate::http_client::build(settings)?;
     let options = DispatcherOptions::default();
     Ok(Dispatcher::new(client, settings.data_url.clone(), options).with_peers(&settings.peers))
 }
 
-/// The rule files in a directory or a bucket.
+/// Returns the source of the rule files: a directory or a bucket.
 ///
 /// # Errors
-/// No client of AWS.
+/// The client of AWS cannot be built.
 pub async fn rule_source(
     settings: &Settings,
     root: &RulesRoot,
@@ -101,21 +101,21 @@ pub async fn rule_source(
     Ok(match root {
         RulesRoot::Dir(dir) => Box::new(Directory(dir.clone())),
         RulesRoot::Bucket { bucket, prefix } => {
-            // Boxed: its future is large, and asked for rarely.
+            // The future is boxed, because it is large and rarely used.
             let config = Box::pin(aws::config(settings)).await?;
             Box::new(aws::S3Rules::new(&config, bucket, prefix))
         }
     })
 }
 
-/// Rules that follow their files.
+/// Reloads the rules when their files change.
 pub(super) struct RuleFollower {
     rules: Rules,
     options: SelectorOptions,
 }
 
 impl RuleFollower {
-    /// The selector with changed rules, where they changed.
+    /// Returns a selector with the new rules if they changed.
     pub(super) async fn refresh(&mut self) -> Option<Selector> {
         match self.rules.refresh(Instant::now()).await {
             Refresh::Unchanged => None,
@@ -170,10 +170,10 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Tells Azul of this plugin, once in this pipeline's life; does nothing where that is done.
+    /// Registers this plugin at Azul, once in this pipeline's life. Does nothing if that is done already.
     ///
     /// # Errors
-    /// The dispatcher does not take it, or not in time: the next call tries again.
+    /// The dispatcher does not accept the registration, or not in time. The next call tries again.
     pub async fn register(&self, now: Timestamp, limits: &RunLimits) -> Result<(), PublishError> {
         let register = async || self.publisher.register(&self.registration(now), limits).await;
         self.registered.get_or_try_init(register).await.copied()

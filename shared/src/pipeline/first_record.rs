@@ -1,5 +1,5 @@
-//! Nothing of a feed bundle is settled before a record of a file was found in it: an error page or a list that
-//! VirusTotal sent in the place of a bundle leaves neither progress nor rejects.
+//! Holds back a feed bundle's lines until one of them is a record of a file. So an error page or a list that VirusTotal
+//! sent in the place of a bundle leaves neither progress nor rejects.
 
 use super::{
     BatchSender,

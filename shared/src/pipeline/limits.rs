@@ -1,4 +1,4 @@
-//! When a run stops, and how much it has loaded.
+//! Limits that stop a run, and the count of the bundles that it loaded.
 
 use std::{
     io,
@@ -14,16 +14,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::BundleReader;
 
-/// How long what is in flight may still take once the process is asked to end.
+/// Time that work in flight may still take after the process was asked to end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Stands for a wait that the system's clock cannot tell; it is far longer than any real wait.
+/// Wait that replaces one that the system's clock cannot represent. It is far longer than any real wait.
 const YEAR: Duration = Duration::from_hours(365 * 24);
 
-/// When to stop. One of them holds for a process or an invocation; clones share its token and its count.
+/// Limits of a process or of an invocation. Clones share the token and the count.
 #[derive(Clone, Debug, Default)]
 pub struct RunLimits {
-    /// No new batch is begun, and no post retried, after this.
+    /// Time after which no new batch is begun and no post is retried.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is asked to end.
     pub stop: CancellationToken,
@@ -33,7 +33,7 @@ pub struct RunLimits {
 #[derive(Debug, Default)]
 struct Bundles {
     loaded: AtomicU64,
-    /// Those, and those that are being loaded.
+    /// Number of bundles that are loaded or being loaded.
     begun: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// It was loaded to its end.
+    /// Counts the bundle as loaded to its end.
     pub fn loaded(mut self) {
         self.is_loaded = true;
         self.bundles.loaded.fetch_add(1, Ordering::Relaxed);
@@ -76,12 +76,12 @@ impl io::Read for LimitedReader {
 }
 
 impl RunLimits {
-    /// Until `deadline`.
+    /// Returns limits with this `deadline`.
     pub fn until(deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..Self::default() }
     }
 
-    /// The same, with a token of its own that is cancelled with this one's, or alone.
+    /// Returns limits with a token of their own, which is cancelled with this one's or alone.
     pub fn child(&self) -> Self {
         Self { stop: self.stop.child_token(), ..self.clone() }
     }
@@ -97,12 +97,12 @@ impl RunLimits {
         Self { bundles: Arc::default(), ..self.child() }
     }
 
-    /// Whether it is time to stop.
+    /// Returns whether a limit is reached, so that the run has to stop.
     pub fn reached(&self) -> bool {
         self.stop.is_cancelled() || self.deadline.is_some_and(|d| Instant::now() >= d)
     }
 
-    /// Waits, at most until it is time to stop. True where it is.
+    /// Waits, but not longer than until a limit is reached. Returns whether a limit is reached.
     pub async fn sleep(&self, wait: Duration) -> bool {
         let now = Instant::now();
         // A wait that the system's clock cannot tell is replaced by one of a year.
@@ -115,8 +115,8 @@ impl RunLimits {
         self.reached()
     }
 
-    /// What `work` comes to; `None` where it is not done at the deadline, or a second after the process
-    /// was asked to end: then it is broken off.
+    /// Returns the result of `work`. Returns `None` and drops the work if it is not done at the deadline, or a second
+    /// after the process was asked to end.
     pub async fn run_until<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let deadline = async {
             match self.deadline {
@@ -136,13 +136,13 @@ impl RunLimits {
         }
     }
 
-    /// Reads what `reader` reads, and fails once it is time to stop. Decoding runs on threads that nobody can break off
-    /// from outside, and a process ends only when they do.
+    /// Returns a reader that fails once a limit is reached. It is needed because decoding runs on threads that cannot
+    /// be stopped from outside, and the process ends only after them.
     pub fn reader(&self, reader: BundleReader) -> BundleReader {
         Box::new(LimitedReader { reader, limits: self.clone() })
     }
 
-    /// Begins a bundle, where those loaded under these limits and those being loaded are fewer than `most`.
+    /// Begins a bundle. Returns `None` if `most` bundles are loaded or being loaded under these limits already.
     pub fn begin_bundle(&self, most: Option<u64>) -> Option<Begun> {
         let begun = &self.bundles.begun;
         let more = |n: u64| most.is_none_or(|most| n < most).then(|| n.saturating_add(1));
@@ -150,7 +150,7 @@ impl RunLimits {
         Some(Begun { bundles: Arc::clone(&self.bundles), is_loaded: false })
     }
 
-    /// Bundles loaded under these limits.
+    /// Returns the number of bundles that were loaded under these limits.
     pub fn bundles(&self) -> u64 {
         self.bundles.loaded.load(Ordering::Relaxed)
     }

@@ -1,9 +1,9 @@
-//! A bundle's lines become events at the dispatcher, each line accounted for.
+//! Turns a bundle's lines into events at the dispatcher. Every line is accounted for.
 //!
-//! Lines are decoded, mapped and selected on several threads in order ([`map_lines`], [`prepare`]), grouped
-//! into batches, published with a few posts in flight ([`publish`], `requests`), and settled one batch after
-//! the other: rejects, progress. Progress is told only of lines before which everything
-//! was acknowledged, so a crash at any point repeats at most what was in flight.
+//! Lines are decoded, mapped and selected on several threads in order ([`map_lines`], [`prepare`]) and grouped into
+//! batches. The batches are published with a few posts in flight ([`publish`], `requests`), and settled one after the
+//! other: first their rejects, then the progress. Progress covers only lines before which everything was acknowledged.
+//! So a crash at any point repeats at most what was in flight.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -45,17 +45,17 @@ use refused::Refused;
 pub use requests::REQUESTS;
 use requests::{InFlightRequests, Requested};
 
-/// Posts in flight for one bundle.
+/// Most posts in flight for one bundle.
 const IN_FLIGHT: usize = 8;
-/// Prepared batches that wait for a post.
+/// Most prepared batches that wait for a post.
 const WAITING: usize = 2;
-/// Kibibytes of all batches from their preparation to the end of their settling, unless one alone has more.
+/// Most memory of all batches between their preparation and their settling, in KiB. A single larger batch is allowed.
 const BATCHES_KIB: u32 = 16 << 10;
 
-/// Why a bundle was not delivered to its end.
+/// Reason why a bundle was not delivered to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
-    /// The bundle cannot be decoded further; all before was delivered.
+    /// The bundle cannot be decoded further; all lines before were delivered.
     #[error("the bundle cannot be read")]
     Bundle(#[from] BundleError),
     /// No line of the bundle is a record of a file, and none was settled.
@@ -72,64 +72,64 @@ pub enum DeliverError {
     Panicked,
 }
 
-/// How far a delivery came without an error.
+/// End of a delivery without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// All lines are accounted for.
     Complete,
-    /// It was told to stop, and did at the border of a batch.
+    /// The delivery was told to stop, and stopped between two batches.
     Paused,
 }
 
-/// What happened to a batch.
+/// Outcome of a batch.
 #[derive(Debug, Default)]
 pub struct BatchReport {
     /// All lines up to this number are accounted for.
     pub lines_done: u64,
-    /// Counted in this batch alone.
+    /// Counts of this batch alone.
     pub counts: Counts,
     /// Refused lines of this batch: number and reason.
     pub rejected: Vec<(u64, String)>,
 }
 
-/// Is told of each batch, in order, after everything in it was acknowledged.
+/// Receives the outcome of each batch, in order, after everything in the batch was acknowledged.
 #[async_trait]
 pub trait Progress: Send {
-    /// Keeps what must survive. An error stops the delivery.
+    /// Saves the progress. An error stops the delivery.
     async fn done(&mut self, account: BatchReport) -> Result<(), StoreError>;
 }
 
 /// A bundle to deliver.
 pub struct DeliverInput {
-    /// Its bytes, compressed or not.
+    /// Bytes of the bundle, compressed or not.
     pub reader: BundleReader,
-    /// What rejects are filed under: `feed/<minute>`, `posted/<sha256>`.
+    /// Origin of the bundle, under which its rejects are kept: `feed/<minute>`, `posted/<sha256>`.
     pub origin: String,
-    /// Lines that are accounted for already.
+    /// Number of lines that are accounted for already.
     pub lines_done: u64,
-    /// The time that its events carry.
+    /// Timestamp of the bundle's events.
     pub now: Timestamp,
 }
 
-/// What is fixed for all bundles.
+/// The parts and settings that are the same for all bundles.
 pub struct Pipeline {
-    /// Record → event.
+    /// Maps records to events.
     pub mapper: Arc<Mapper>,
-    /// Events → dispatcher.
+    /// Publishes events at the dispatcher.
     pub publisher: Publisher,
-    /// State.
+    /// The state.
     pub store: Store,
-    /// Of the events.
+    /// Model version of the events.
     pub model_version: ModelVersion,
-    /// Larger events lose features.
+    /// Largest event in bytes. Larger events lose features.
     pub max_event_bytes: usize,
-    /// Of bundles and lines.
+    /// Size limits of bundles and lines.
     pub caps: Caps,
     /// Most bytes of rejects that are kept of one bundle. Further rejects are only counted.
     pub max_reject_bytes: u64,
-    /// For how long a download is not asked for again.
+    /// Time for which a download is not requested again.
     pub request_memory: SignedDuration,
-    /// Threads that prepare lines.
+    /// Number of threads that prepare lines.
     pub threads: usize,
     contact: String,
     registered: OnceCell<()>,
@@ -156,7 +156,7 @@ enum Lines {
     Late,
 }
 
-/// A batch on its way, and its share of [`BATCHES_KIB`].
+/// A batch that waits for its post, and its share of [`BATCHES_KIB`].
 struct Waiting {
     batch: Batch,
     room: OwnedSemaphorePermit,
@@ -171,7 +171,7 @@ struct Published {
     _room: OwnedSemaphorePermit,
 }
 
-/// Where prepared batches go, from a thread that may block.
+/// Sends prepared batches to the publisher, from a thread that may block.
 struct BatchSender {
     send: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
@@ -184,8 +184,8 @@ impl BatchSender {
         Self { send, room, runtime: Handle::current() }
     }
 
-    /// Waits for room, first in memory and then among the batches that wait. An error where nobody takes
-    /// batches any more.
+    /// Waits for room, first in memory and then in the channel, and sends a batch. An error means that the receiver is
+    /// gone.
     fn put(&self, batch: Batch) -> Result<(), ()> {
         let kib = u32::try_from(batch.bytes() >> 10).map_or(BATCHES_KIB, |k| k.min(BATCHES_KIB));
         let room = Arc::clone(&self.room).acquire_many_owned(kib);
@@ -195,7 +195,7 @@ impl BatchSender {
 }
 
 impl Pipeline {
-    /// Puts the parts together.
+    /// Makes a pipeline of its parts.
     pub fn new(
         settings: &crate::settings::Settings,
         store: Store,
@@ -224,15 +224,15 @@ impl Pipeline {
         }
     }
 
-    /// The rules in force.
+    /// Returns the selector with the current rules.
     pub fn selector(&self) -> Arc<Selector> {
         Arc::clone(&self.selector.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts changed rules in force, from the next bundle on. Looks at most once a minute.
+    /// Applies changed rules from the next bundle on. Looks for changes at most once a minute.
     async fn follow_rules(&self) {
         let Some(follower) = &self.follower else { return };
-        // Where another bundle is at it, this one does not wait for it.
+        // Another bundle may be checking the rules right now; this one does not wait for it.
         let Ok(mut follower) = follower.try_lock() else { return };
         if let Some(selector) = follower.refresh().await {
             *self.selector.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(selector);
@@ -358,7 +358,8 @@ impl Pipeline {
         while let Some(batch) = published.next().await {
             let account = match batch {
                 Ok(batch) => self.settle(batch, &origin, now, refused).await?,
-                // None of those in flight is left when the first was not begun any more.
+                // The batches end in their order. If the next one fails after a limit was reached, all before it are
+                // settled, so the delivery only pauses.
                 Err(_) if is_over => return Ok(Lines::Ended(Ended::Paused)),
                 Err(error) => return Err(error),
             };
@@ -383,9 +384,9 @@ impl Pipeline {
         }
     }
 
-    /// Decodes a whole staged bundle: after this every checksum in it is known to hold, and a fault shows before a line
-    /// leaves. Nothing is wrong with one that is not there any more. [`Ended::Paused`] where `limits` ended it: then
-    /// nothing is known of the bundle.
+    /// Decodes a whole staged bundle, so that all its checksums are verified before a line is sent. A bundle that is
+    /// not there any more is no error. [`Ended::Paused`] means that `limits` ended the work, so nothing is known of the
+    /// bundle.
     async fn verify(&self, key: &str, limits: &RunLimits) -> Result<Ended, DeliverError> {
         let Some(reader) = self.store.bundles.open(key).await? else { return Ok(Ended::Complete) };
         let reader = limits.reader(reader);
@@ -401,7 +402,7 @@ impl Pipeline {
     /// Moves a staged bundle that can never be decoded under `rejects/`, as `name` among what `origin` left there.
     ///
     /// # Errors
-    /// The state could not be kept; then the bundle stays.
+    /// The state could not be written. The bundle then stays.
     pub async fn bury(
         &self,
         key: &str,
@@ -412,7 +413,7 @@ impl Pipeline {
     ) -> Result<(), StoreError> {
         let bundles = &self.store.bundles;
         let Some(mut reader) = bundles.open(key).await? else { return Ok(()) };
-        // Named by the bundle, which only one task of a process works at a time.
+        // The name comes from the bundle's key, because only one task of a process works on a bundle at a time.
         let copy = key.replace('/', "-");
         let copy = bundles.scratch().join(format!("bury-{}-{copy}", std::process::id()));
         let to = copy.clone();
@@ -429,8 +430,8 @@ impl Pipeline {
         bundles.remove(key).await
     }
 
-    /// Prepares all lines on other threads; ends early where nobody takes the batches any more. False where lines
-    /// are in doubt.
+    /// Prepares all lines on other threads. Ends early if the receiver of batches is gone. Returns false if lines are
+    /// in doubt.
     fn prepare(
         &self,
         mapper: &Arc<Mapper>,
@@ -506,7 +507,7 @@ impl Pipeline {
             let mut wanted = Vec::new();
             for Prepared { line, outcome, .. } in &mut batch.lines {
                 if let Outcome::Event { requests, .. } = outcome
-                    // Where Azul does not want the binary no quota is spent on its content.
+                    // If Azul does not want the binary, no quota is spent on its content.
                     && matches!(outcomes.next(), Some(Delivery::Delivered))
                 {
                     wanted.extend(std::mem::take(requests).into_iter().map(|of| (*line, of)));
@@ -519,7 +520,7 @@ impl Pipeline {
         .await
     }
 
-    /// Everything that follows from a batch's outcome, before progress is told of it.
+    /// Counts a batch's outcome and keeps its rejects, before its progress is reported.
     async fn settle(
         &self,
         published: Published,
@@ -586,7 +587,7 @@ fn is_stopped(error: &BundleError, limits: &RunLimits) -> bool {
     error.is_transient() && limits.reached()
 }
 
-/// Told of a delivery beside its own listener.
+/// Passes progress on and remembers the last line of it.
 struct TrackedProgress<'a> {
     lines_done: u64,
     progress: &'a mut dyn Progress,

@@ -1,4 +1,5 @@
-//! One line → what is to be sent for it. Pure: the same line and `now` give the same bytes.
+//! Prepares a line: decides what is sent for it. This is a pure function, so the same line and `now` always give the
+//! same bytes.
 
 use jiff::Timestamp;
 
@@ -22,21 +23,21 @@ pub const BATCH_RECORD_BYTES: usize = 4 << 20;
 /// Most lines accounted for at once where few of them make events.
 pub const BATCH_LINES: usize = 2000;
 
-/// What becomes of a line before anything is sent.
+/// Outcome of a line before anything is sent.
 #[derive(Debug)]
 pub enum Outcome {
-    /// An event, and the download requests that go with it.
+    /// The line makes an event and the download requests that go with it.
     Event {
-        /// One event's Avro bytes.
+        /// The event in Avro.
         event: Vec<u8>,
-        /// The binary.
+        /// SHA-256 of the binary.
         sha256: String,
         /// Download requests, one for each rule that hit.
         requests: Vec<DownloadEvent>,
     },
-    /// Not wanted.
+    /// The record is not wanted, with the reason.
     Filtered(String),
-    /// Can never be delivered.
+    /// The record can never be delivered, with the reason.
     Rejected(String),
     /// The line is not a record of a file: it cannot be read, or is about something else.
     NoRecord(String),
@@ -47,26 +48,26 @@ pub enum Outcome {
 pub struct Prepared {
     /// Number of the line, from 1.
     pub line: u64,
-    /// What is to be sent.
+    /// Outcome of the line, with the event and requests to send.
     pub outcome: Outcome,
     /// The record, as it came; at most 4096 bytes of a line over the cap.
     pub record: Vec<u8>,
-    /// Values the mapping left out.
+    /// Number of values that the mapping left out.
     pub bad_values: u64,
     /// Invalid UTF-8 sequences that became U+FFFD.
     pub replaced_utf8: u64,
 }
 
-/// How lines are prepared.
+/// Prepares lines.
 #[derive(Debug)]
 pub struct Preparer<'a> {
-    /// Record → event.
+    /// Maps records to events.
     pub mapper: &'a Mapper,
-    /// Record → download requests.
+    /// Makes the download requests for a record.
     pub selector: &'a Selector,
-    /// Of the encoded events.
+    /// Model version of the encoded events.
     pub model_version: ModelVersion,
-    /// Larger events lose features from the end.
+    /// Largest event in bytes. Larger events lose features, beginning with the last.
     pub max_event_bytes: usize,
     /// Timestamp of all events.
     pub now: Timestamp,
@@ -110,10 +111,10 @@ impl Preparer<'_> {
     }
 }
 
-/// The record of a line, or why it is rejected.
+/// Reads the record of a line.
 ///
 /// # Errors
-/// The reason: too long, or no record.
+/// The reason why the line is rejected: it is too long, or not a record.
 pub fn read(line: &Line, bytes: &[u8]) -> Result<Record, String> {
     match line {
         Line::TooLong { length, .. } => {
@@ -123,7 +124,7 @@ pub fn read(line: &Line, bytes: &[u8]) -> Result<Record, String> {
     }
 }
 
-/// The download requests for a record that was mapped to `event`.
+/// Returns the download requests for a record that was mapped to `event`.
 pub fn select(
     selector: &Selector,
     record: &Record,
@@ -145,7 +146,7 @@ pub fn select(
 /// Lines that are sent and accounted for together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// In order; at least one.
+    /// The lines in order.
     pub lines: Vec<Prepared>,
     events: usize,
     event_bytes: usize,
@@ -153,13 +154,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Numbers of the first and the last line; zeros for an empty batch.
+    /// Returns the numbers of the first and the last line; zeros for an empty batch.
     pub fn span(&self) -> (u64, u64) {
         let number = |line: Option<&Prepared>| line.map_or(0, |p| p.line);
         (number(self.lines.first()), number(self.lines.last()))
     }
 
-    /// Bytes in memory while it is posted: the records, and the events twice, alone and in the post.
+    /// Returns the memory in bytes that the batch takes while it is posted. It has the records, and the events twice:
+    /// alone and in the post.
     pub fn bytes(&self) -> usize {
         self.record_bytes + 2 * self.event_bytes
     }
@@ -169,20 +171,20 @@ impl Batch {
         self.lines.iter().any(|line| !matches!(line.outcome, Outcome::NoRecord(_)))
     }
 
-    /// How many events it holds.
+    /// Returns the number of events in the batch.
     pub fn events(&self) -> usize {
         self.events
     }
 }
 
-/// Groups lines into batches: a pure function of the sequence of lines.
+/// Groups lines into batches. The result depends only on the sequence of lines.
 #[derive(Debug, Default)]
 pub struct Batcher {
     open: Batch,
 }
 
 impl Batcher {
-    /// Adds a line; gives the batch that it closed, if it did.
+    /// Adds a line. Returns the batch that the line closed, if it did.
     pub fn add(&mut self, line: Prepared) -> Option<Batch> {
         let event_bytes = match &line.outcome {
             Outcome::Event { event, .. } => event.len(),
@@ -202,7 +204,7 @@ impl Batcher {
         closed
     }
 
-    /// The rest; `None` where nothing is left.
+    /// Returns the last batch; `None` if no lines are left.
     pub fn finish(self) -> Option<Batch> {
         (!self.open.lines.is_empty()).then_some(self.open)
     }

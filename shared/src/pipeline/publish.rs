@@ -1,8 +1,8 @@
-//! Events go to the dispatcher, and each comes back with its outcome.
+//! Publishes events at the dispatcher and returns an outcome for each.
 //!
-//! Promise: an event is *delivered* only where the dispatcher acknowledged it, *rejected* only where the
-//! dispatcher refused this very event, and whatever is not certain ends in an error that leaves every
-//! position where it is. SEMANTICS.md lists the outcome of each answer; the module `verdict` decides it.
+//! An event is *delivered* only if the dispatcher acknowledged it, and *rejected* only if the dispatcher refused this
+//! very event. Everything uncertain ends in an error that leaves every position unchanged. SEMANTICS.md lists the
+//! outcome of each answer; the module `verdict` decides it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -24,21 +24,21 @@ use verdict::{Judgement, Queue, Verdict};
 
 mod verdict;
 
-/// How the publisher works.
+/// Options of the publisher.
 #[derive(Clone, Copy, Debug)]
 pub struct PublisherOptions {
     /// The model version that the events are encoded in.
     pub model_version: ModelVersion,
-    /// A larger event is rejected and never sent (`MAX_EVENT_BYTES`).
+    /// Largest event in bytes (`MAX_EVENT_BYTES`). A larger one is rejected and never sent.
     pub max_event_bytes: usize,
-    /// Longest wait before the second attempt; doubles with each.
+    /// Longest wait before the second attempt. It doubles with each further one.
     pub min_backoff: Duration,
-    /// Where the doubling ends.
+    /// Upper bound of the doubling wait.
     pub max_backoff: Duration,
 }
 
 impl PublisherOptions {
-    /// The usual limits: half a second to half a minute between attempts.
+    /// Returns the default options: waits from half a second to half a minute between attempts.
     pub fn new(model_version: ModelVersion, max_event_bytes: usize) -> Self {
         Self {
             model_version,
@@ -49,30 +49,30 @@ impl PublisherOptions {
     }
 }
 
-/// What became of an event.
+/// Outcome of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The dispatcher acknowledged it. An aged-off or filtered event that stood among wanted ones is
-    /// counted here too: the dispatcher counts it as taken and names it nowhere.
+    /// The dispatcher acknowledged the event. An aged-off or filtered event among wanted ones counts here too, because
+    /// the dispatcher counts it as taken and does not name it.
     Delivered,
-    /// The dispatcher does not want it, with its reason: aged off, or dropped by a filter.
+    /// The dispatcher does not want the event: it is aged off, or a filter dropped it. Holds the dispatcher's reason.
     Filtered(String),
-    /// The dispatcher will never take it, with its reason.
+    /// The dispatcher will never take the event. Holds the dispatcher's reason.
     Rejected(String),
 }
 
-/// Why the last attempt did not settle a post.
+/// Reason why the last attempt did not settle a post.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// No usable answer.
+    /// There was no usable answer.
     #[error(transparent)]
     NoAnswer(#[from] PostError),
-    /// An answer that says nothing of the events.
+    /// The answer says nothing about the events.
     #[error("the dispatcher answered {status}: {detail}")]
     Answered {
         /// HTTP status.
         status: u16,
-        /// The answer's words.
+        /// The answer's message.
         detail: String,
     },
     /// The deadline passed before any answer.
@@ -80,7 +80,7 @@ pub enum Failure {
     OutOfTime,
 }
 
-/// Why no event can be published until an operator has done something.
+/// Reason why no event can be published until an operator has done something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopReason {
     /// Azul's source configuration lacks a source.
@@ -89,9 +89,9 @@ pub enum StopReason {
         one_of(names)
     )]
     UnregisteredSource {
-        /// The source that the dispatcher named, else all that were in the post.
+        /// The source that the dispatcher named, else all sources in the post.
         names: Vec<String>,
-        /// The dispatcher's words.
+        /// The dispatcher's message.
         detail: String,
     },
     /// The request itself is refused, whatever the events are.
@@ -99,12 +99,12 @@ pub enum StopReason {
     Refused {
         /// HTTP status.
         status: u16,
-        /// What to look at.
+        /// Advice for the operator.
         advice: &'static str,
-        /// The answer's words.
+        /// The answer's message.
         detail: String,
     },
-    /// The plugin's registration is not taken.
+    /// The dispatcher does not accept the plugin's registration.
     #[error("the dispatcher does not take the registration of this plugin: {reason}")]
     Unregistrable {
         /// The dispatcher's reason.
@@ -118,26 +118,26 @@ pub enum PublishError {
     /// Trying again is useless until an operator has done something.
     #[error("{reason}")]
     Stop {
-        /// What to do.
+        /// Reason, with advice for the operator.
         reason: StopReason,
-        /// What is known of each event; `None`: it may have been published or not.
+        /// Outcome of each event; `None` if it may have been published or not.
         outcomes: Vec<Option<Delivery>>,
     },
     /// The process was asked to end before every event had its outcome.
     #[error("asked to stop before the dispatcher had acknowledged everything")]
     Interrupted {
-        /// What is known of each event; `None`: it may have been published or not.
+        /// Outcome of each event; `None` if it may have been published or not.
         outcomes: Vec<Option<Delivery>>,
     },
-    /// The deadline came first: try again later.
+    /// The deadline passed before every event had its outcome; try again later.
     #[error("publishing was not finished in time ({attempts} attempts at the last post)")]
     Failed {
-        /// Attempts at the post that could not be settled; 0 where the deadline had passed before.
+        /// Number of attempts at the post that was not settled; 0 if the deadline had passed before.
         attempts: u32,
-        /// What the last of them came to.
+        /// Failure of the last attempt.
         #[source]
         last: Failure,
-        /// What is known of each event; `None`: it may have been published or not.
+        /// Outcome of each event; `None` if it may have been published or not.
         outcomes: Vec<Option<Delivery>>,
     },
 }
@@ -149,7 +149,7 @@ pub struct Publisher {
     options: PublisherOptions,
 }
 
-/// How the attempts at one post ended, short of a verdict.
+/// End of the attempts at one post without a verdict.
 enum Ended {
     Stop(StopReason),
     Interrupted,
@@ -157,22 +157,22 @@ enum Ended {
 }
 
 impl Publisher {
-    /// A publisher at this dispatcher.
+    /// Makes a publisher for this dispatcher.
     pub fn new(dispatcher: Dispatcher, options: PublisherOptions) -> Self {
         Self { dispatcher, options }
     }
 
-    /// Publishes events of one model, each given as its own Avro bytes without framing, in as few posts
-    /// as the answers allow: one where all goes well, and never more than 2·n·log₂(n)+n that the
-    /// dispatcher answers. Gives an outcome an event, in their order. Tries until the deadline or
-    /// until it is asked to stop, else for ever.
+    /// Publishes events of one model and returns an outcome for each, in their order. Each event is given as its own
+    /// Avro bytes without framing. Usually this takes one post, and never more than 2·n·log₂(n)+n posts that the
+    /// dispatcher answers. Retries until the deadline or until the process is asked to stop; without these limits, for
+    /// ever.
     ///
-    /// Repeats: a binary event that was published before overwrites itself. A download event is a new
-    /// request each time, so it is sent again only where nothing says whether it arrived (no answer, a
-    /// broker's failure, one too large among the posted).
+    /// A binary event that is published twice overwrites itself. A download event is a new request each time, so it is
+    /// sent again only if nothing shows whether it arrived: there was no answer, the broker failed, or an event in the
+    /// post was too large.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing is rejected by it.
+    /// [`PublishError`]. An error never means that an event is rejected.
     pub async fn publish(
         &self,
         model: Model,
@@ -201,7 +201,7 @@ impl Publisher {
         Ok(queue.outcomes.into_iter().flatten().collect())
     }
 
-    /// Tells Azul of this plugin (see [`register_event`]); needed once a process start. Tries again as
+    /// Registers this plugin at Azul (see [`register_event`]), which is needed once in each process. Retries as
     /// [`Self::publish`] does.
     ///
     /// # Errors
@@ -219,7 +219,7 @@ impl Publisher {
                 reason: StopReason::Unregistrable { reason },
                 outcomes: Vec::new(),
             }),
-            // Azul does without it, and its operators filtered it for a reason.
+            // Azul works without the registration, and its operators had a reason to filter it.
             Some(Delivery::Filtered(reason)) => {
                 tracing::warn!(reason, "the dispatcher filtered the plugin's registration");
                 Ok(())
@@ -228,7 +228,7 @@ impl Publisher {
         }
     }
 
-    /// Posts until an answer says what became of these events.
+    /// Posts events until an answer shows their outcome.
     async fn settle(
         &self,
         model: Model,
@@ -295,7 +295,7 @@ impl Publisher {
     }
 }
 
-/// The event by which a plugin tells Azul of itself: every feature that it can ever emit.
+/// Returns the event by which a plugin registers at Azul. It lists every feature that the plugin can ever emit.
 pub fn register_event(
     author: &Author,
     contact: &str,
@@ -322,7 +322,7 @@ pub fn register_event(
     }
 }
 
-/// The sources in a body of ours, in order of name.
+/// Returns the sources of the events in a posted body, in order of name.
 fn sources(model: Model, body: &[u8]) -> Vec<String> {
     let names: Vec<String> = match model {
         Model::Binary => avro::decode_binary_bulk(body)

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use super::{DeliverError, Pipeline, RunLimits, prepare, publish::Delivery};
 use crate::azul::{avro, dispatcher::Model, event::DownloadEvent};
 
-/// What [`Memory`](crate::store::Memory) calls download requests.
+/// Kind under which [`Memory`](crate::store::Memory) remembers download requests.
 pub const REQUESTS: &str = "request";
 
-/// What became of a request.
+/// Outcome of a request.
 pub(super) struct Requested {
-    /// The line that it is for.
+    /// Number of the line that the request is for.
     pub(super) line: u64,
     pub(super) request: DownloadEvent,
     pub(super) delivery: Delivery,
@@ -25,7 +25,7 @@ pub(super) struct Requested {
 #[derive(Default)]
 pub(super) struct InFlightRequests(Mutex<BTreeSet<String>>);
 
-/// Some of them, until it is dropped.
+/// Ids that one batch is posting. Dropping the guard removes them.
 struct InFlightGuard<'a> {
     all: &'a InFlightRequests,
     ids: Vec<String>,
@@ -38,7 +38,7 @@ impl InFlightRequests {
 }
 
 impl InFlightGuard<'_> {
-    /// False where somebody is posting it.
+    /// Adds an id. Returns false if it is being posted already.
     fn add(&mut self, id: &str) -> bool {
         let is_new = self.all.change(|all| all.insert(id.to_owned()));
         if is_new {
@@ -59,9 +59,10 @@ impl Drop for InFlightGuard<'_> {
 }
 
 impl Pipeline {
-    /// Posts the download requests that were not posted lately: look, post, remember.
+    /// Posts the download requests that were not posted lately: looks them up, posts them and remembers them.
     ///
-    /// What another batch is posting is left to that one: should it fail, it comes again, as its lines do.
+    /// A request that another batch is posting is skipped. If that batch fails, its lines are delivered again, and the
+    /// request with them.
     pub(super) async fn request(
         &self,
         wanted: Vec<(u64, DownloadEvent)>,

@@ -10,13 +10,13 @@ pub struct DownloadSettings {
     pub direct_only: bool,
     /// `SKIPPED_ACTION`: a sample that Azul has already is reported as skipped, not as a success.
     pub skipped_action: bool,
-    /// `QUOTA_REJECT_EVENTS`: what a category's quota has no place for is reported as failed.
+    /// `QUOTA_REJECT_EVENTS`: a request for which the quota of its category has no place is reported as failed.
     pub quota_reject_events: bool,
-    /// `CONTENT_HOSTS`: where content may come from.
+    /// `CONTENT_HOSTS`: hosts from which content may be downloaded.
     pub content_hosts: ContentHosts,
-    /// `PCAP_LIMIT`: network captures of a sample, at most.
+    /// `PCAP_LIMIT`: most network captures that are fetched for a sample.
     pub pcap_limit: usize,
-    /// `PCAP_SANDBOXES`: whose captures come first, in this order.
+    /// `PCAP_SANDBOXES`: sandboxes whose captures are preferred, in this order.
     pub pcap_sandboxes: Vec<String>,
 }
 

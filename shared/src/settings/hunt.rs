@@ -8,9 +8,9 @@ use super::{FEED_RETENTION_HOURS, Reader, SettingError, hours, list, within};
 /// Settings of `hunt`.
 #[derive(Clone, Debug)]
 pub struct HuntSettings {
-    /// `HUNT_API`: `legacy` where notifications are read as they were before the IoC stream.
+    /// `HUNT_API`: whether it is `legacy`, so that notifications are read by the API before the IoC stream.
     pub is_legacy: bool,
-    /// `HUNT_BACKLOG_HOURS`: how far back the first run begins.
+    /// `HUNT_BACKLOG_HOURS`: age of the oldest notifications that the first run reads.
     pub backlog: SignedDuration,
     /// `HUNT_RULESETS`: names or ids of rulesets.
     pub rulesets: Globs,
@@ -18,17 +18,17 @@ pub struct HuntSettings {
     pub rules: Globs,
     /// `HUNT_TAGS`: tags of a notification or of its rule.
     pub tags: Globs,
-    /// `HUNT_MIN_POSITIVES`: detections that a file has at least.
+    /// `HUNT_MIN_POSITIVES`: smallest number of engines that must detect a file.
     pub min_positives: u64,
     /// `HUNT_SOURCE`: the Azul source of Livehunt's events.
     pub source: String,
-    /// `RETROHUNT_SOURCE`: that of Retrohunt's.
+    /// `RETROHUNT_SOURCE`: the Azul source of Retrohunt's events.
     pub retrohunt_source: String,
     /// `HUNT_DOWNLOAD`: whether the samples are asked for.
     pub download: bool,
     /// `HUNT_PCAP`: whether network captures are asked for too.
     pub pcap: bool,
-    /// `RESULT_LIMIT`: downloads of a rule's hits a day.
+    /// `RESULT_LIMIT`: most downloads of a rule's hits a day.
     pub result_limit: u32,
 }
 
@@ -84,7 +84,7 @@ pub struct Globs {
 }
 
 impl Globs {
-    /// Reads a list that commas separate. `None` where a pattern is too large to be one.
+    /// Reads a list of patterns separated by commas. `None` if a pattern is too large.
     pub fn parse(text: &str) -> Option<Self> {
         let mut globs = Self::default();
         for entry in list(text) {
@@ -98,8 +98,8 @@ impl Globs {
         Some(globs)
     }
 
-    /// Whether something that has these names is wanted: none of them is excluded, and, where there are patterns
-    /// that include, one of them fits one.
+    /// Whether something with these names is wanted. No name may match an excluding pattern, and if there are including
+    /// patterns, a name must match one of them.
     pub fn want(&self, names: &[&str]) -> bool {
         let any =
             |patterns: &[Regex]| names.iter().any(|name| patterns.iter().any(|p| p.is_match(name)));

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use super::{Reader, SettingError, hours, list, megabytes, within};
 use crate::{secrets::SecretSource, store::budget::Window};
 
-/// Settings of `query`, and of what it shares with `download`.
+/// Settings of `query`, some of which `download` uses too.
 #[derive(Clone, Debug)]
 pub struct LookupSettings {
     /// `LOOKUP_SOURCES`; empty where it is not set.
@@ -34,7 +34,8 @@ pub struct LookupSettings {
     pub workers: usize,
 }
 
-/// What a public key may ask: 4 a minute, 500 a day (VirusTotal's reference, "Public vs Premium API").
+/// Value that stands for the limits of a public key: 4 requests a minute and 500 a day (VirusTotal's reference, "Public
+/// vs Premium API").
 const PUBLIC: &str = "public";
 
 impl LookupSettings {

@@ -1,8 +1,8 @@
-//! Where rules are: a directory, or a part of a bucket.
+//! Reads the place of the rules: a directory, or a part of a bucket.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-/// Where rules are.
+/// The place of the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RulesRoot {
     /// A directory: all `*.yaml` below it.
@@ -16,7 +16,7 @@ pub enum RulesRoot {
     },
 }
 
-/// A text that begins as a bucket's URL does, and is none.
+/// A text begins with `s3://` but is not a valid URL of a bucket.
 #[derive(Debug, thiserror::Error)]
 #[error("a bucket is written s3://bucket/prefix/")]
 pub struct NotARulesRoot;
@@ -31,7 +31,7 @@ impl FromStr for RulesRoot {
         if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(plain) {
             return Err(NotARulesRoot);
         }
-        // `rules` must not find what is in `rules-of-others/`.
+        // The prefix ends with `/`, so that `rules` does not match keys of `rules-of-others/`.
         let end = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
         Ok(Self::Bucket { bucket: bucket.to_owned(), prefix: format!("{prefix}{end}") })
     }

@@ -1,4 +1,4 @@
-//! How many requests may be made of somebody in a time.
+//! A sliding-window rate limit that all processes share.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -6,34 +6,34 @@ use serde::Serialize;
 
 use super::StoreError;
 
-/// What is added to a window, so that the other side's clock and the way there cannot make one request
-/// too many of it.
+/// Time added to each window. It absorbs the difference between the clocks and the travel time of a request, so that
+/// the server never counts one request too many.
 pub const WINDOW_MARGIN: SignedDuration = SignedDuration::from_millis(250);
 
 /// At most `limit` requests in any stretch of time as long as `length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Window {
-    /// Its name, such as `minute`; `[a-z]`.
+    /// Name of the window, such as `minute`; `[a-z]`.
     pub name: &'static str,
-    /// Its length.
+    /// Length of the window.
     pub length: SignedDuration,
-    /// Requests at most.
+    /// Largest number of requests in the window.
     pub limit: u32,
 }
 
 impl Window {
-    /// How long a grant counts: the window's length and [`WINDOW_MARGIN`].
+    /// Returns for how long a grant counts: the window's length and [`WINDOW_MARGIN`].
     pub fn counted(&self) -> SignedDuration {
         self.length.saturating_add(WINDOW_MARGIN)
     }
 }
 
-/// Answer to somebody who wants to make a request.
+/// Answer to the question whether a request may be made now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// It may be made now, and is counted.
+    /// The request may be made now, and is counted.
     Granted,
-    /// Not now: not before so much time has passed. Nothing was counted.
+    /// The request may be made after this time at the earliest. Nothing was counted.
     Wait(SignedDuration),
 }
 
@@ -42,18 +42,18 @@ pub enum Permit {
 pub struct WindowUsage {
     /// The window.
     pub window: Window,
-    /// Requests granted in the length of it up to now.
+    /// Number of requests granted within the window's length before now.
     pub used: u64,
 }
 
 /// A sliding window of requests, exact under any concurrency.
 ///
-/// A request is granted when, in each window, the `limit`-th last one is at least the window's length and
-/// [`WINDOW_MARGIN`] old. What was granted stays counted whether or not the request was made.
+/// A request is granted if, in each window, the `limit`-th last grant is at least the window's length and
+/// [`WINDOW_MARGIN`] old. A grant stays counted even if its request is never made.
 #[async_trait]
 pub trait Budget: Send + Sync {
-    /// Asks for one request at `now`, within all of `windows`; without any, all are granted. `name` says
-    /// whose requests they are.
+    /// Asks to make one request at `now`, within all of `windows`. Without windows every request is granted. `name` is
+    /// the API that the request goes to.
     async fn ask(
         &self,
         name: &str,
@@ -61,7 +61,7 @@ pub trait Budget: Send + Sync {
         now: Timestamp,
     ) -> Result<Permit, StoreError>;
 
-    /// Use of each window at `now`; for display.
+    /// Returns the use of each window at `now`; for display.
     async fn usage(
         &self,
         name: &str,

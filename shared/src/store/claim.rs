@@ -1,11 +1,11 @@
-//! A lease that is held while something is worked.
+//! A lease that is held while work is done under it.
 
 use std::sync::Arc;
 
 use super::{Clock, Grant, Lease, Leases, StoreError, lease_renewer::LeaseRenewer};
 use crate::{lambda, pipeline::RunLimits};
 
-/// A lease that is kept, and limits for the work under it, reached also where it is lost.
+/// A lease that is renewed, and limits for the work under it. The limits are also reached when the lease is lost.
 pub struct Claim {
     /// The lease.
     pub lease: Lease,
@@ -16,11 +16,11 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes a lease; the inner `Err` says who holds it, and since when. Must be called inside of a tokio
-    /// runtime.
+    /// Takes a lease. The inner `Err` names the owner that holds it and the time since when. Must be called inside of a
+    /// tokio runtime.
     ///
     /// # Errors
-    /// What [`Leases`] gives.
+    /// Any error of [`Leases`].
     pub async fn take(
         leases: &Arc<dyn Leases>,
         clock: &Arc<dyn Clock>,
@@ -37,23 +37,23 @@ impl Claim {
         }
     }
 
-    /// Gives it back.
+    /// Gives the lease back.
     ///
     /// # Errors
-    /// What [`Leases`] gives.
+    /// Any error of [`Leases`].
     pub async fn give_back(self) -> Result<(), StoreError> {
         drop(self.keeper);
         self.leases.release(self.lease).await
     }
 }
 
-/// Who we are, so that an operator finds the process.
+/// Returns the name of this process as an owner of leases, by which an operator finds it.
 fn owner() -> String {
     if let Some(instance) = lambda::instance() {
         return instance;
     }
     let process = format!("process {}", std::process::id());
-    // Linux; elsewhere the process alone must do.
+    // Only Linux has this file. Elsewhere the name is the process number alone.
     match std::fs::read_to_string("/proc/sys/kernel/hostname") {
         Ok(host) => format!("{process} on {}", host.trim()),
         Err(_) => process,

@@ -13,7 +13,7 @@ use super::{
 use crate::errors::chain;
 
 const FOLDER: &str = "failures/";
-/// Most failures that are kept of a function: the last ones.
+/// Most failures that are kept of each function. The oldest ones are removed.
 const MOST: usize = 64;
 /// Characters of the digest of an item's id that are part of its key.
 const DIGEST_CHARS: usize = 16;

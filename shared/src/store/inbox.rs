@@ -1,4 +1,4 @@
-//! Waiting work: what came in and is not done yet.
+//! Queues of waiting work: items that came in and are not done yet.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +10,7 @@ use crate::{
     peers::{Peer, latest_written},
 };
 
-/// Whose work it is.
+/// The queue that an item waits in. Each queue is worked by one function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Queue {
@@ -23,7 +23,7 @@ pub enum Queue {
 }
 
 impl Queue {
-    /// Its name, as it is kept.
+    /// Returns the queue's name as the state stores it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Query => "query",
@@ -32,38 +32,39 @@ impl Queue {
         }
     }
 
-    /// The queue of that name.
+    /// Returns the queue with this name.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Query, Self::Download, Self::Minutes].into_iter().find(|queue| queue.name() == name)
     }
 }
 
-/// Work to be put.
+/// An item to be put into a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewItem {
-    /// Names it. An id that waits already is not put again where the implementation can tell (a
-    /// queue of SQS cannot), so work must bear being done twice.
+    /// Id of the item. An id that waits already is not put again, except by a queue of SQS, which cannot tell. So it
+    /// must be safe to do the work twice.
     pub id: String,
-    /// What is to be done, as JSON text; no secrets.
+    /// Description of the work as JSON text; it holds no secrets.
     pub body: String,
 }
 
-/// Work that was taken, and that nobody else gets before its time is up.
+/// An item that was taken. Nobody else gets it before the taker's time is up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// As it was put.
+    /// Id as it was put.
     pub id: String,
-    /// As it was put, or as [`Inbox::requeue`] left it.
+    /// Body as it was put, or as [`Inbox::requeue`] left it.
     pub body: String,
-    /// How often it was tried and failed: what [`Inbox::requeue`] counted.
+    /// Number of failed attempts that [`Inbox::requeue`] counted.
     pub attempts: u32,
-    /// How many takers in a row left it unended, as one does who dies at it; [`Inbox::requeue`] begins anew.
+    /// Number of workers in a row that took the item and neither ended it nor put it back, for example because they
+    /// died. [`Inbox::requeue`] resets it.
     pub lost: u32,
-    /// When it was put first.
+    /// Time at which the item was first put.
     pub since: Timestamp,
     /// The outage that the item waits for, or waited for last.
     pub outage: Option<Outage>,
-    /// What the implementation knows it by, this time.
+    /// Handle by which the implementation identifies this taking of the item.
     pub receipt: String,
 }
 
@@ -79,29 +80,29 @@ pub struct Outage {
     pub peer: Peer,
 }
 
-/// When and as what an item comes back.
+/// Options for putting an item back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retry {
-    /// Nobody gets it before.
+    /// Time until the item is due again.
     pub after: SignedDuration,
-    /// Whether this was a failed attempt. Waiting for a quota is none.
+    /// Whether this counts as a failed attempt. Waiting for a quota does not.
     pub is_attempt: bool,
     /// The outage that the item waits for; `None` keeps the one that is known.
     pub outage: Option<Outage>,
 }
 
-/// How much waits.
+/// Numbers of items in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InboxCounts {
-    /// Items that wait, also those that wait for their time.
+    /// Number of waiting items, including those that are not due yet.
     pub waiting: u64,
     /// Number of waiting items that are due.
     pub due: u64,
     /// Time at which the oldest waiting item was put, if the implementation knows it.
     pub oldest: Option<Timestamp>,
-    /// Items that somebody is at.
+    /// Number of items that a worker has taken.
     pub in_work: u64,
-    /// Items given up.
+    /// Number of items that were given up.
     pub buried: u64,
 }
 
@@ -109,33 +110,33 @@ pub struct InboxCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
-    /// What the queue names it; what is answered to say that it failed.
+    /// Id that the queue gives the message. The answer to an event names failed messages by it.
     pub message_id: String,
-    /// What this delivery of it is known by.
+    /// Handle of this delivery of the message.
     pub receipt_handle: String,
     /// The message's text: an item as JSON, as this program put it.
     pub body: String,
-    /// What the queue says of it beside.
+    /// Further attributes that the queue gives.
     #[serde(default)]
     pub attributes: DeliveryAttributes,
 }
 
-/// What SQS says of a message.
+/// Attributes that SQS gives a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct DeliveryAttributes {
-    /// How often it was handed over, this time among them: digits.
+    /// Number of deliveries of the message, in digits, including this one.
     pub approximate_receive_count: String,
 }
 
 impl Delivery {
-    /// How many takers before this one left the message unended.
+    /// Returns how many earlier receivers did not end the message.
     pub(super) fn lost(&self) -> u32 {
         let received: u32 = self.attributes.approximate_receive_count.parse().unwrap_or(1);
         received.saturating_sub(1)
     }
 
-    /// The messages of an event of SQS; `None` where it is an event of another kind.
+    /// Returns the messages of an event of SQS, or `None` if the event is of another kind.
     pub fn all_of(event: &serde_json::Value) -> Option<Vec<Self>> {
         let records = event.get("Records")?.as_array()?;
         let of_sqs = |record: &serde_json::Value| {
@@ -146,19 +147,19 @@ impl Delivery {
     }
 }
 
-/// What a message in a queue says of an item.
+/// An item as a message in a queue holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Message {
     /// [`Message::FORMAT`].
     pub(super) format: u8,
-    /// The function's queue: one of AWS's may be named to two functions by mistake.
+    /// Name of the function's queue. It shows if one queue of AWS was configured for two functions by mistake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) queue: Option<String>,
     pub(super) id: String,
     #[serde(default)]
     pub(super) attempts: u32,
     pub(super) since: Timestamp,
-    /// Not to be worked before.
+    /// Time before which the item is not to be worked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<Timestamp>,
     /// Time at which `due` was written.
@@ -174,16 +175,16 @@ pub(super) struct Message {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Body {
-    /// Itself.
+    /// The body itself.
     Body(String),
-    /// The key of an object.
+    /// The key of the object that holds the body.
     Object(String),
 }
 
 impl Message {
     pub(super) const FORMAT: u8 = 1;
 
-    /// A message of an item that is due at once.
+    /// Makes the message of an item that is due at once.
     pub(super) fn new(queue: Queue, id: &str, body: &str, attempts: u32, since: Timestamp) -> Self {
         Self {
             format: Self::FORMAT,
@@ -206,7 +207,7 @@ impl Message {
         self.due.map_or(SignedDuration::ZERO, |due| due.duration_since(now))
     }
 
-    /// Reads a message; the error says why it is none, and quotes nothing of it.
+    /// Reads a message. The error says why the text is not a message, without quoting it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match serde_json::from_str(text) {
             Ok(message @ Self { format: Self::FORMAT, .. }) => Ok(message),
@@ -267,15 +268,15 @@ impl Unput {
     }
 }
 
-/// Waiting work, durable. An item stays until it is done or buried; one whose taker died comes back when
-/// its time is up.
+/// Durable queues of waiting work. An item stays until it is done or buried. An item whose taker died comes back when
+/// the taker's time is up.
 #[async_trait]
 pub trait Inbox: Send + Sync {
     /// Puts items, which are durable once this returns. An item that cannot be put does not hold up the others.
     async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError>;
 
-    /// Takes at most `most` items that are due, for `hold` from `now`; those that wait longest first, as
-    /// far as the implementation knows.
+    /// Takes at most `most` items that are due, for `hold` from `now`. The items that have waited longest come first,
+    /// as far as the implementation knows.
     async fn take(
         &self,
         queue: Queue,
@@ -289,9 +290,9 @@ pub trait Inbox: Send + Sync {
         false
     }
 
-    /// Takes what a queue handed over by an event, for `hold` from `now`. `None` where it is not to be worked
-    /// now: it is not due, is done, was given up because it cannot be read, or waits because its body cannot be read
-    /// now. An implementation that is no queue of messages puts it first.
+    /// Takes an item that a queue delivered by an event, for `hold` from `now`. Returns `None` if the item is not due,
+    /// is done, was given up because it cannot be read, or waits because its body cannot be read now. An implementation
+    /// that is not a queue of messages puts the item first.
     async fn accept(
         &self,
         queue: Queue,
@@ -300,7 +301,7 @@ pub trait Inbox: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Item>, StoreError>;
 
-    /// Keeps an item for `hold` from `now`. False where it was lost to somebody else, or is done.
+    /// Keeps an item for `hold` from `now`. Returns false if the item is done or another worker has it.
     async fn hold(
         &self,
         queue: Queue,
@@ -309,10 +310,11 @@ pub trait Inbox: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Ends an item. False where it was lost to somebody else, or is done: no harm.
+    /// Ends an item. Returns false if the item is done already or another worker has it, which does no harm.
     async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError>;
 
-    /// Puts an item back, with its body as it is now in `item`. False where it was lost, as above.
+    /// Puts an item back, with the body that `item` has now. Returns false if the item is done or another worker has
+    /// it.
     async fn requeue(
         &self,
         queue: Queue,
@@ -321,7 +323,8 @@ pub trait Inbox: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Gives an item up; it stays, with the reason, for an operator. False where it was lost, as above.
+    /// Gives an item up. The item is kept with the reason, for an operator. Returns false if the item is done or
+    /// another worker has it.
     async fn bury(
         &self,
         queue: Queue,
@@ -330,13 +333,12 @@ pub trait Inbox: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Says that nobody is at any item of the queue: the caller holds the lease of the function, so
-    /// whoever took them is dead, and they need not wait for their time; but for those that were lost before,
-    /// which wait some seconds, more each time. Gives how many came back. Does nothing where several workers
-    /// may take from one queue.
+    /// Makes all taken items of the queue due again, and returns how many there were. The caller must hold the lease of
+    /// the function, because this means that every earlier taker is dead. Items that were lost before wait some
+    /// seconds, and more each time. Does nothing if several workers may take from one queue.
     async fn reclaim(&self, queue: Queue, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// How much waits at `now`; for display, and roughly right is enough.
+    /// Returns the numbers of items at `now`; for display, so they may be approximate.
     async fn counts(&self, queue: Queue, now: Timestamp) -> Result<InboxCounts, StoreError>;
 }
 

@@ -1,13 +1,14 @@
-//! What may be a key in [`Bundles`](super::Bundles) or the name of a lease: the same in every
-//! implementation, so that what one keeps can be moved to another.
+//! Rules for keys in [`Bundles`](super::Bundles) and names of leases. They are the same in every implementation, so
+//! that the state can be moved from one to another.
 
 use super::StoreError;
 
-/// S3's longest key, and the longest file name of common file systems.
+/// Longest key in bytes, which is S3's limit.
 const LONGEST_KEY: usize = 1024;
+/// Longest segment of a key in bytes, which is the longest file name of common file systems.
 const LONGEST_SEGMENT: usize = 255;
 
-/// Refuses what is no key: see [`BundleInfo::key`](super::BundleInfo::key).
+/// Checks that a text is a valid key: see [`BundleInfo::key`](super::BundleInfo::key).
 pub(super) fn check_key(key: &str) -> Result<(), StoreError> {
     let reason = if key.is_empty() {
         "it is empty"
@@ -27,7 +28,7 @@ pub(super) fn check_key(key: &str) -> Result<(), StoreError> {
     Err(bad_name(key, reason))
 }
 
-/// A prefix is a key that may end anywhere, also behind a `/`.
+/// Checks that a text is a valid prefix: a key that may end anywhere, also behind a `/`.
 pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
     match prefix.strip_suffix('/').unwrap_or(prefix) {
         "" if prefix.is_empty() => Ok(()),
@@ -35,7 +36,7 @@ pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
     }
 }
 
-/// Refuses what cannot name a lease.
+/// Checks that a text is a valid name of a lease.
 pub(super) fn check_lease_name(name: &str) -> Result<(), StoreError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
@@ -45,7 +46,8 @@ pub(super) fn check_lease_name(name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The error about a name, which may come from outside: kept short and on one line.
+/// Returns the error for an invalid name. The name may come from outside, so the error shows at most 100 characters of
+/// it, on one line.
 pub(super) fn bad_name(name: &str, reason: &'static str) -> StoreError {
     let name = name.chars().take(100).flat_map(char::escape_debug).collect();
     StoreError::BadName { name, reason }

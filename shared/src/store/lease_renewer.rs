@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Clock, Lease, Leases, StoreError};
 use crate::errors::chain;
 
-/// How often a lease is renewed: on AWS it runs out after 60 seconds, so that two renewals may fail.
+/// Interval between two renewals of a lease. On AWS a lease expires after 60 seconds, so two renewals in a row may
+/// fail.
 const EVERY: Duration = Duration::from_secs(20);
 
 /// Renews a lease every 20 seconds until it is dropped.
@@ -18,9 +19,9 @@ pub(super) struct LeaseRenewer {
 }
 
 impl LeaseRenewer {
-    /// Begins. Where the lease is lost `stop` is cancelled: the work under it is to end. A renewal that
-    /// merely fails is logged, and the next one is made in its time: whether the lease is still ours is
-    /// decided by each write.
+    /// Starts to renew a lease. If the lease is lost, `stop` is cancelled, so that the work under it ends. A renewal
+    /// that merely fails is logged and tried again at the next interval, because each write checks by itself whether
+    /// the lease is still held.
     ///
     /// Must be called inside of a tokio runtime.
     pub(super) fn start(
@@ -46,7 +47,7 @@ impl LeaseRenewer {
         let task = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            // The first tick is at once, when the lease was just taken.
+            // The first tick comes at once. It is skipped, because the lease was just taken.
             ticks.tick().await;
             loop {
                 ticks.tick().await;
@@ -68,7 +69,7 @@ impl LeaseRenewer {
 
 impl Drop for LeaseRenewer {
     fn drop(&mut self) {
-        // A renewal that is under way may still arrive: after the lease was given back it does nothing.
+        // A renewal that was already sent may still arrive. After the lease was given back it has no effect.
         self.task.abort();
     }
 }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
     use crate::store::{Grant, SystemClock};
 
-    /// Leases that are lost at the renewal after so many; each second one fails.
+    /// Leases that are lost at the renewal after `lost_after` renewals. Each second renewal fails.
     struct Lasting {
         renewals: AtomicU32,
         lost_after: u32,
@@ -144,7 +145,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(keeper);
-        // Its task has let go of everything: there is nobody left to renew.
+        // The renewer's task drops its reference when it has ended.
         while Arc::strong_count(&lasting) > 1 {
             tokio::task::yield_now().await;
         }

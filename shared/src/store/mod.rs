@@ -1,9 +1,8 @@
-//! State: small capabilities, each kept by two families: [`local`] (SQLite and a directory under STATEDIR)
-//! and [`aws`] (`DynamoDB` and S3). [`open`] chooses by the settings.
+//! The persistent state, as small traits. Each trait has two implementations: [`local`] (SQLite and a directory under
+//! STATEDIR) and [`aws`] (`DynamoDB` and S3). [`open`] chooses by the settings.
 //!
-//! The traits promise no more than a conditional write on one row, so that a key-value table can keep
-//! them as well as SQLite does. One suite of tests (`tests/it/store_suite.rs`) runs on
-//! every implementation.
+//! The traits need no more than a conditional write on one row, so that a key-value table can implement them as well as
+//! SQLite. One suite of tests (`tests/it/store_suite.rs`) runs on every implementation.
 
 use std::{
     fmt,
@@ -18,7 +17,7 @@ use url::Url;
 
 use crate::{http_client::HttpSetupError, minute::Minute, settings::Settings};
 
-/// What [`budget::Budget`] and the pauses call requests of VirusTotal's API.
+/// Name of the requests to VirusTotal's API in [`budget::Budget`] and in the pauses.
 pub const BUDGET: &str = "virustotal";
 
 pub mod aws;
@@ -34,52 +33,52 @@ pub mod totals;
 
 pub use claim::Claim;
 
-/// What went wrong with the state.
+/// Error of the state.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The state could not be read or written: try again.
+    /// The state could not be read or written. The same call may succeed later.
     #[error("state: {action} failed")]
     Unavailable {
-        /// What was attempted, for example `reading the cursor load`.
+        /// The action that was attempted, for example `reading the cursor load`.
         action: String,
-        /// Why it failed.
+        /// Reason of the failure.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// AWS refuses: an operator must act.
+    /// AWS refuses the call, so an operator must act.
     #[error("state: {action} was refused; {advice}")]
     Refused {
-        /// What was attempted.
+        /// The action that was attempted.
         action: String,
-        /// What to look at.
+        /// Advice for the operator.
         advice: String,
-        /// What AWS said.
+        /// The error that AWS returned.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A proxy or a certificate authority that AWS cannot be reached with.
+    /// A configured proxy or certificate authority cannot be used.
     #[error(transparent)]
     Http(#[from] HttpSetupError),
-    /// What was read makes no sense: an operator must look at it.
+    /// The stored data is not valid, so an operator must act.
     #[error("state: {what} is damaged: {reason}")]
     Damaged {
-        /// Which row or object.
+        /// The row or object that is damaged.
         what: String,
-        /// What is wrong with it.
+        /// Description of the damage.
         reason: String,
     },
-    /// The lease that a write was made under belongs to somebody else by now: stop working.
+    /// Another owner has taken over the lease that the write was made under, so the work must stop.
     #[error("the lease `{name}` was lost to another owner")]
     LeaseLost {
         /// Name of the lease.
         name: String,
     },
-    /// A key or a name that no state can be kept under: never.
+    /// The key or name is not valid, so no call with it can succeed.
     #[error("`{name}` cannot name anything in the state: {reason}")]
     BadName {
-        /// The key or name, cut where it is very long.
+        /// The key or name, shortened if it is very long.
         name: String,
-        /// What is wrong with it.
+        /// Rule that the key or name breaks.
         reason: &'static str,
     },
     /// The directory for the state cannot be used: an operator must act.
@@ -90,7 +89,7 @@ pub enum StoreError {
     StateDir {
         /// The path that failed.
         path: PathBuf,
-        /// Why.
+        /// Reason of the failure.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -110,7 +109,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// True where the same call may work later without anybody's help.
+    /// Returns whether the same call may succeed later without anybody's help.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
@@ -132,27 +131,27 @@ impl Clock for SystemClock {
     }
 }
 
-/// Positions in streams that are worked in order.
+/// Positions in streams whose parts are processed in order.
 #[async_trait]
 pub trait Cursors: Send + Sync {
-    /// Seconds since 1970 up to which everything is done; `None` before the first run.
+    /// Returns the time, in seconds since 1970, up to which everything is done. `None` before the first run.
     async fn read(&self, name: &str) -> Result<Option<i64>, StoreError>;
 
-    /// Moves the cursor from `expected` to `to`. False, and nothing changed, where it does not stand
-    /// at `expected` or `to` is not ahead of it.
+    /// Moves the cursor from `expected` to `to`. Returns false and changes nothing if the cursor is not at `expected`,
+    /// or if `to` is not ahead of it.
     async fn advance(&self, name: &str, expected: Option<i64>, to: i64)
     -> Result<bool, StoreError>;
 }
 
-/// The right to be the only one at work on something.
+/// The exclusive right to work on something.
 pub struct Lease {
-    /// What the lease is for.
+    /// Name of the work that the lease is for.
     pub name: String,
-    /// Who holds it, in words an operator understands.
+    /// Name of the owner, in words that an operator understands.
     pub owner: String,
-    /// Grows with each new owner; writes carry it.
+    /// Fencing number, which grows with each new owner. Each write under the lease carries it.
     pub fence: u64,
-    /// Held by the implementation (an open lock file locally); dropping it frees the lease.
+    /// Resource that the implementation holds for the lease (locally an open lock file). Dropping it frees the lease.
     pub guard: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
 
@@ -169,13 +168,13 @@ impl fmt::Debug for Lease {
 /// Answer to a request for a lease.
 #[derive(Debug)]
 pub enum Grant {
-    /// It is ours.
+    /// The caller has the lease.
     Acquired(Lease),
-    /// Somebody else works on it.
+    /// Another owner has the lease.
     Held {
-        /// Who.
+        /// Name of that owner.
         owner: String,
-        /// Since when.
+        /// Time at which that owner took it.
         since: Timestamp,
     },
 }
@@ -183,24 +182,24 @@ pub enum Grant {
 /// Leases with an owner, an expiry and a fencing number.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Takes the lease where it is free or its owner is dead.
+    /// Takes the lease if it is free or its owner is dead.
     async fn acquire(&self, name: &str, owner: &str, now: Timestamp) -> Result<Grant, StoreError>;
 
-    /// Stays the owner. [`StoreError::LeaseLost`] where somebody else took over.
+    /// Renews the lease. [`StoreError::LeaseLost`] if another owner took it over.
     async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Gives it back.
+    /// Gives the lease back.
     async fn release(&self, lease: Lease) -> Result<(), StoreError>;
 
-    /// Forgets leases that nobody took or renewed since `before`, and gives how many: long enough ago that
-    /// nobody lives whose fencing number would be given again. Here for those that expire by themselves:
-    /// nothing to do.
+    /// Removes leases that nobody took or renewed since `before`, and returns how many. `before` must be so long ago
+    /// that no owner is alive whose fencing number could be given again. Does nothing if leases expire by themselves,
+    /// as in this default.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         let _ = before;
         Ok(0)
     }
 
-    /// Who holds it at `now`, and since when; for display only.
+    /// Returns the owner of the lease at `now`, and the time since when it has it; for display only.
     async fn holder(
         &self,
         name: &str,
@@ -208,35 +207,36 @@ pub trait Leases: Send + Sync {
     ) -> Result<Option<(String, Timestamp)>, StoreError>;
 }
 
-/// What is known of a feed minute.
+/// State of a feed minute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum MinuteState {
-    /// It is to be loaded.
+    /// The minute is to be loaded.
     Planned,
-    /// Its bundle is staged and verified, and being delivered.
+    /// The bundle of the minute is staged and verified, and is being delivered.
     Loading {
         /// Key of the staged bundle in [`Bundles`].
         bundle: String,
-        /// Lines delivered, rejected or filtered so far; the next run goes on behind them.
+        /// Number of lines that are delivered, rejected or filtered. The next run continues behind them.
         lines_done: u64,
     },
-    /// All of it is delivered.
+    /// Everything in the minute is accounted for.
     Loaded,
-    /// It could not be loaded yet.
+    /// The minute could not be loaded yet.
     Gap {
-        /// Why.
+        /// Kind of the failure.
         kind: GapKind,
-        /// What VirusTotal or the decoder said.
+        /// Message of VirusTotal or of the decoder.
         reason: String,
-        /// How often it was tried.
+        /// Number of attempts so far.
         attempts: u32,
-        /// When to try again.
+        /// Time of the next attempt.
         next_try: Timestamp,
     },
-    /// Given up: it left VirusTotal's seven days before it could be loaded, or failed again and again.
+    /// The minute was given up, because it left VirusTotal's seven days before it could be loaded, or failed again and
+    /// again.
     Buried {
-        /// Why.
+        /// Reason why it was given up.
         reason: String,
     },
 }
@@ -254,7 +254,7 @@ pub enum GapKind {
 /// Fewest rejected records of a bundle that are worth a warning, if they are also a tenth of all.
 const MUCH_REJECTED: u64 = 10;
 
-/// What was counted while a minute was loaded.
+/// Counts of a minute while it is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
@@ -297,7 +297,7 @@ impl Counts {
         self.rejected >= MUCH_REJECTED && self.rejected.saturating_mul(10) >= self.records
     }
 
-    /// What was counted since `earlier`, which this count grew from.
+    /// Returns the difference to `earlier`, an earlier value of the same counts.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             records: self.records.saturating_sub(earlier.records),
@@ -316,15 +316,15 @@ impl Counts {
 pub struct LedgerRow {
     /// The feed minute.
     pub minute: Minute,
-    /// What became of it.
+    /// State of the minute.
     pub state: MinuteState,
-    /// Counted so far.
+    /// Counts of the minute so far.
     pub counts: Counts,
-    /// When the row was written last.
+    /// Time of the last write of the row.
     pub updated: Timestamp,
 }
 
-/// How many minutes are in which state.
+/// Number of minutes in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LedgerTotals {
     /// Minutes planned.
@@ -344,14 +344,14 @@ pub struct LedgerTotals {
 /// A row for each feed minute.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// The row of a minute.
+    /// Returns the row of a minute.
     async fn get(&self, minute: Minute) -> Result<Option<LedgerRow>, StoreError>;
 
-    /// Writes a row under a lease. [`StoreError::LeaseLost`], and nothing written, where the lease's
-    /// fencing number is not the newest.
+    /// Writes a row under a lease. [`StoreError::LeaseLost`], and nothing is written, if the lease's fencing number is
+    /// not the newest.
     async fn put(&self, row: &LedgerRow, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Rows from `from` to before `to`, oldest first.
+    /// Returns the rows from `from` to before `to`, oldest first.
     async fn range(&self, from: Minute, to: Minute) -> Result<Vec<LedgerRow>, StoreError>;
 
     /// Writes several rows under a lease, as [`put`](Ledger::put) does one; an error may leave some
@@ -363,32 +363,32 @@ pub trait Ledger: Send + Sync {
         Ok(())
     }
 
-    /// What is to be gone on with: gaps whose next try is at or before `now`, and minutes planned or in
-    /// mid load; oldest first, at most `limit`.
+    /// Returns the minutes that are to be worked on, oldest first and at most `limit`: gaps whose next try is at or
+    /// before `now`, and minutes that are planned or half loaded.
     async fn unfinished(&self, now: Timestamp, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
 
-    /// All gaps, oldest first, at most `limit`.
+    /// Returns all gaps, oldest first, at most `limit`.
     async fn gaps(&self, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
 
-    /// Counts by state.
+    /// Returns the number of minutes in each state, and the sums of their counts.
     async fn totals(&self) -> Result<LedgerTotals, StoreError>;
 
-    /// Forgets minutes before `before` that are loaded or given up, and gives how many. Here for those
-    /// whose rows expire by themselves: nothing to do.
+    /// Removes rows of minutes before `before` that are loaded or given up, and returns how many. Does nothing if rows
+    /// expire by themselves, as in this default.
     async fn prune(&self, before: Minute) -> Result<u64, StoreError> {
         let _ = before;
         Ok(0)
     }
 }
 
-/// What to remember, for a while.
+/// Remembers ids of several kinds, each until it expires.
 #[async_trait]
 pub trait Memory: Send + Sync {
-    /// Is it remembered at `now`?
+    /// Returns whether the id is remembered at `now`.
     async fn knows(&self, kind: &str, id: &str, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Remembers it until `now` + `ttl`. True where it was not remembered before; where it was, false,
-    /// and its time stays as it is (so that one conditional write does it).
+    /// Remembers an id until `now` + `ttl`, and returns true. If the id is remembered already, returns false and leaves
+    /// its expiry unchanged, so that one conditional write is enough.
     async fn remember(
         &self,
         kind: &str,
@@ -397,11 +397,11 @@ pub trait Memory: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Forgets it; no error where it was not remembered.
+    /// Forgets an id. It is no error if the id was not remembered.
     async fn forget(&self, kind: &str, id: &str) -> Result<(), StoreError>;
 
-    /// [`remember`](Memory::remember) for several ids of one kind: an answer each, in their order. An
-    /// implementation may do it in fewer writes; an error may leave some of them remembered.
+    /// Does [`remember`](Memory::remember) for several ids of one kind, and returns an answer for each, in their order.
+    /// An implementation may use fewer writes. After an error some of the ids may be remembered.
     async fn remember_all(
         &self,
         kind: &str,
@@ -417,7 +417,7 @@ pub trait Memory: Send + Sync {
     }
 }
 
-/// How far a reserved download has come.
+/// Stage that a reserved download has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -436,11 +436,11 @@ pub enum Stage {
 pub enum Reservation {
     /// A place was free and is taken now.
     Granted,
-    /// This id has had a place all along.
+    /// The id already had a place, whose work has reached this stage.
     Already(Stage),
     /// No place is left.
     Full {
-        /// Places taken.
+        /// Number of places taken.
         used: u64,
     },
 }
@@ -450,15 +450,15 @@ pub enum Reservation {
 pub struct QuotaUsage {
     /// `<rule file>/<rule>`.
     pub category: String,
-    /// Places taken.
+    /// Number of places taken.
     pub used: u64,
 }
 
 /// Places in daily quotas: exact under any concurrency, idempotent by id.
 #[async_trait]
 pub trait Quotas: Send + Sync {
-    /// Takes a place for `id` in `category` on the UTC day `day`, where fewer than `limit` are taken: with 0
-    /// it only asks.
+    /// Takes a place for `id` in `category` on the UTC day `day` if fewer than `limit` are taken. With a limit of 0 no
+    /// place is taken, and the answer only says whether `id` has one.
     async fn reserve(
         &self,
         category: &str,
@@ -467,8 +467,8 @@ pub trait Quotas: Send + Sync {
         id: &str,
     ) -> Result<Reservation, StoreError>;
 
-    /// Notes how far the work of a reservation has come; never goes back to an earlier stage. False
-    /// where there is no such reservation.
+    /// Notes the stage that the work of a reservation has reached. A stage never goes back to an earlier one. Returns
+    /// false if there is no such reservation.
     async fn set_stage(
         &self,
         category: &str,
@@ -477,36 +477,37 @@ pub trait Quotas: Send + Sync {
         stage: Stage,
     ) -> Result<bool, StoreError>;
 
-    /// How many places of a category are taken for good: [`Stage::Sourced`] or later, never given back.
+    /// Returns how many places of a category are taken for good: those at [`Stage::Sourced`] or later, which are never
+    /// given back.
     async fn settled(&self, category: &str, day: Date) -> Result<u64, StoreError>;
 
-    /// Gives a place back. False where there was none, or it is taken for good.
+    /// Gives a place back. Returns false if there was none, or if it is taken for good.
     async fn release(&self, category: &str, day: Date, id: &str) -> Result<bool, StoreError>;
 
-    /// Places taken on a day, by category in order of name.
+    /// Returns the number of places taken on a day for each category, in order of name.
     async fn usage(&self, day: Date) -> Result<Vec<QuotaUsage>, StoreError>;
 }
 
-/// Something kept in [`Bundles`].
+/// Metadata of an object in [`Bundles`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BundleInfo {
-    /// Its key: `/`-separated segments of 1 to 255 bytes, none of which begins with a dot; no control
+    /// Key of the object: `/`-separated segments of 1 to 255 bytes, none of which begins with a dot; no control
     /// characters or backslashes; at most 1024 bytes.
     pub key: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// When it was put.
+    /// Time at which the object was put.
     pub modified: Timestamp,
 }
 
-/// How to put an object by an HTTP PUT of one's own.
+/// A presigned HTTP PUT by which another program uploads an object.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Upload {
-    /// Where to. It carries the right to put, so it is a secret until it expires.
+    /// URL of the upload. It carries the right to put, so it is a secret until it expires.
     pub url: Url,
-    /// Headers to send as they are: they are signed.
+    /// Headers to send unchanged, because they are signed.
     pub headers: Vec<(String, String)>,
-    /// Until when it may begin.
+    /// Time until which the upload may begin.
     pub expires: Timestamp,
 }
 
@@ -516,23 +517,23 @@ impl fmt::Debug for Upload {
     }
 }
 
-/// An open bundle. Reading blocks, so do it off the async threads.
+/// Reader of an open bundle. Reading blocks, so it must be done off the async threads.
 pub type BundleReader = Box<dyn std::io::Read + Send>;
 
 /// Objects by key: staged bundles, posted bodies, rejects.
 #[async_trait]
 pub trait Bundles: Send + Sync {
-    /// Moves the finished local file `from` in under `key`, durably. False where the key exists
-    /// already (then the old content stays). `from` is gone after either answer.
+    /// Moves the finished local file `from` under `key`, durably. Returns false if the key exists already, whose
+    /// content then stays. `from` is gone after either answer.
     async fn put_file(&self, key: &str, from: &Path) -> Result<bool, StoreError>;
 
-    /// Puts small content, durably; replaces what was there.
+    /// Puts small content durably, and replaces an existing object.
     async fn put(&self, key: &str, content: &[u8]) -> Result<(), StoreError>;
 
-    /// Opens for reading; `None` where there is no such key.
+    /// Opens an object for reading; `None` if there is no such key.
     async fn open(&self, key: &str) -> Result<Option<BundleReader>, StoreError>;
 
-    /// Reads small content whole; `None` where there is no such key, or what is there cannot be read.
+    /// Reads small content as a whole; `None` if there is no such key, or if its content cannot be read.
     async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(mut reader) = self.open(key).await? else { return Ok(None) };
         let read = tokio::task::spawn_blocking(move || {
@@ -542,14 +543,13 @@ pub trait Bundles: Send + Sync {
         Ok(read.await.ok().and_then(Result::ok))
     }
 
-    /// What is kept under keys that begin with `prefix` (any text, not only whole folders), in order
-    /// of key.
+    /// Returns the objects whose keys begin with `prefix` (any text, not only whole folders), in order of key.
     async fn list(&self, prefix: &str) -> Result<Vec<BundleInfo>, StoreError>;
 
-    /// Removes; no error where it is not there.
+    /// Removes an object. It is no error if there is none.
     async fn remove(&self, key: &str) -> Result<(), StoreError>;
 
-    /// Removes what begins with `prefix` and was put longer ago than `age` before `now`.
+    /// Removes the objects whose keys begin with `prefix` and that were put longer ago than `age` before `now`.
     async fn remove_older(
         &self,
         prefix: &str,
@@ -564,8 +564,8 @@ pub trait Bundles: Send + Sync {
         Ok(())
     }
 
-    /// A request by which somebody else puts a new object under `key` by themselves, once, until `now` +
-    /// `valid`. `None` where objects are kept on this machine: then there is nobody to send it to.
+    /// Returns a presigned request by which another program can put a new object under `key` once, until `now` +
+    /// `valid`. `None` if objects are kept on this machine, because no server could take the request.
     async fn presign_put(
         &self,
         key: &str,
@@ -576,21 +576,21 @@ pub trait Bundles: Send + Sync {
         keys::check_key(key).map(|()| None)
     }
 
-    /// A directory on this machine for files that are to be put. What is left in it by a process that
-    /// ended is removed when the next one starts.
+    /// Returns a directory on this machine for files that are to be put. Files that a dead process left in it are
+    /// removed when the next process starts.
     fn scratch(&self) -> &Path;
 }
 
-/// All capabilities of one family.
+/// All traits of the state, in one implementation.
 #[derive(Clone)]
 pub struct Store {
-    /// Positions.
+    /// Positions in streams.
     pub cursors: Arc<dyn Cursors>,
     /// Leases.
     pub leases: Arc<dyn Leases>,
     /// Feed minutes.
     pub ledger: Arc<dyn Ledger>,
-    /// What was requested already.
+    /// Ids that are remembered for a while, such as those of download requests.
     pub memory: Arc<dyn Memory>,
     /// Daily quotas.
     pub quotas: Arc<dyn Quotas>,
@@ -598,7 +598,7 @@ pub struct Store {
     pub bundles: Arc<dyn Bundles>,
     /// Waiting work.
     pub inbox: Arc<dyn inbox::Inbox>,
-    /// Requests of VirusTotal.
+    /// Rate limit of requests to VirusTotal.
     pub budget: Arc<dyn budget::Budget>,
 }
 
@@ -608,8 +608,8 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Opens the state that the settings describe: on AWS where `STATE_TABLE` and `BUNDLE_BUCKET` are set, else
-/// under STATEDIR.
+/// Opens the state that the settings describe: on AWS if `STATE_TABLE` and `BUNDLE_BUCKET` are set, else under
+/// STATEDIR.
 ///
 /// # Errors
 /// As [`local::open`] and [`aws::open`].
@@ -624,8 +624,8 @@ pub async fn open(settings: &Settings) -> Result<Store, StoreError> {
     })
 }
 
-/// Opens the state for reading. Makes and changes nothing if the state is under STATEDIR. `None` if nothing was kept
-/// there yet.
+/// Opens the state for reading; `None` if nothing was kept there yet. If the state is under STATEDIR, nothing is
+/// created or changed.
 ///
 /// # Errors
 /// As [`local::look`] and [`aws::open`].

@@ -1,5 +1,5 @@
-//! What was refused for good, kept with its reason until somebody looks at it: JSON lines in [`Bundles`],
-//! an object for each batch that had any.
+//! Keeps everything that was refused for good, with the reason, until somebody looks at it. The rejects of a batch are
+//! JSON lines in one object of [`Bundles`].
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{BundleInfo, Bundles, StoreError, keys::bad_name};
 
-/// How much of a record is kept, in bytes: real ones are about 30 KB, the largest about 1 MB.
+/// Most bytes of a record that are kept. Real records have about 30 KB, the largest about 1 MB.
 pub const MAX_KEPT: usize = 1024 * 1024;
 
 const FOLDER: &str = "rejects/";
 const ENDING: &str = ".jsonl";
 
-/// What was refused.
+/// Kind of thing that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectStage {
@@ -41,13 +41,13 @@ pub enum RejectStage {
     NotKept,
 }
 
-/// How [`Reject::record`] is written.
+/// Encoding of [`Reject::record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoding {
-    /// As it was: it is valid UTF-8.
+    /// As text, because it is valid UTF-8.
     Text,
-    /// In base64, since it is not.
+    /// In base64, because it is not valid UTF-8.
     Base64,
 }
 
@@ -59,26 +59,26 @@ pub struct Reject {
     pub origin: String,
     /// Number of the line, or of a hit's object in VirusTotal's page, counted from 1; 0 for a whole bundle.
     pub line: u64,
-    /// What was refused.
+    /// Kind of thing that was refused.
     pub stage: RejectStage,
-    /// Why, in words for an operator.
+    /// Reason of the reject, in words for an operator.
     pub reason: String,
     /// SHA-256 of the sample, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// When.
+    /// Time of the reject.
     pub now: Timestamp,
-    /// True where the record was longer than [`MAX_KEPT`] and is kept up to there.
+    /// Whether the record was longer than [`MAX_KEPT`], so that only its start is kept.
     #[serde(default)]
     pub cut: bool,
-    /// How `record` is written.
+    /// Encoding of `record`.
     pub encoding: Encoding,
-    /// The record, as `encoding` says.
+    /// The record in the encoding that `encoding` names.
     pub record: String,
 }
 
 impl Reject {
-    /// Keeps the bytes of a record, at most [`MAX_KEPT`] of them. The SHA-256 is for the caller to add.
+    /// Makes a reject with the bytes of a record, at most [`MAX_KEPT`] of them. The caller adds the SHA-256.
     pub fn new(
         origin: impl Into<String>,
         line: u64,
@@ -91,7 +91,7 @@ impl Reject {
         let kept = record.get(..MAX_KEPT).unwrap_or(record);
         let (encoding, record) = match str::from_utf8(kept) {
             Ok(text) => (Encoding::Text, text.to_owned()),
-            // The end was cut within a character, and all before it is text.
+            // The record was cut within a character, and all of it before is text.
             Err(e) if cut && e.error_len().is_none() => {
                 let whole = kept.get(..e.valid_up_to()).unwrap_or_default();
                 (Encoding::Text, String::from_utf8_lossy(whole).into_owned())
@@ -111,8 +111,8 @@ impl Reject {
         }
     }
 
-    /// The record's bytes as they were read, up to where it was cut. `None` where `record` was changed
-    /// and is no base64 any more.
+    /// Returns the record's bytes as they were read, up to where it was cut. `None` if `record` was changed and is not
+    /// valid base64 any more.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match self.encoding {
             Encoding::Text => Some(self.record.clone().into_bytes()),
@@ -139,7 +139,7 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// All that was refused and not settled yet.
+/// The store of all rejects that nobody has removed yet.
 #[derive(Clone)]
 pub struct Rejects {
     bundles: Arc<dyn Bundles>,
@@ -151,18 +151,18 @@ impl Rejects {
         Self { bundles }
     }
 
-    /// The object for a batch of `origin` that begins at `first_line`. Zeros in front put objects of an
-    /// origin in order of their lines.
+    /// Returns the key of the object for a batch of `origin` that begins at `first_line`. Leading zeros keep the
+    /// objects of an origin in order of their lines.
     pub fn key(origin: &str, first_line: u64) -> String {
         format!("{FOLDER}{origin}/{first_line:012}{ENDING}")
     }
 
-    /// Keeps what was refused of a batch, durably, in one object whose name depends on `origin` and
-    /// `first_line` alone: a repeat of the batch replaces it. No rejects, no object; what an earlier
-    /// try of the batch left is removed.
+    /// Keeps the rejects of a batch, durably, in one object. Its key depends only on `origin` and `first_line`, so a
+    /// repeat of the batch replaces the object. Without rejects there is no object, and one that an earlier try of the
+    /// batch left is removed.
     ///
     /// # Errors
-    /// [`StoreError::BadName`] where `origin` is no part of a key, else what [`Bundles`] gives.
+    /// [`StoreError::BadName`] if `origin` cannot be part of a key, else any error of [`Bundles`].
     pub async fn write(
         &self,
         origin: &str,
@@ -279,21 +279,21 @@ impl Rejects {
         self.write(origin, 0, &[reject]).await
     }
 
-    /// The objects kept, in order of key.
+    /// Returns the objects that hold rejects, in order of key.
     ///
     /// # Errors
-    /// What [`Bundles`] gives.
+    /// Any error of [`Bundles`].
     pub async fn list(&self) -> Result<Vec<BundleInfo>, StoreError> {
         let mut objects = self.bundles.list(FOLDER).await?;
         objects.retain(|object| object.key.ends_with(ENDING));
         Ok(objects)
     }
 
-    /// What an object holds; `None` where there is none of that key.
+    /// Returns the rejects in an object; `None` if there is no object with this key.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] where it holds anything else than rejects, [`StoreError::BadName`] where
-    /// `key` is not one of theirs.
+    /// [`StoreError::Damaged`] if the object holds anything else than rejects, [`StoreError::BadName`] if `key` is not
+    /// the key of an object with rejects.
     pub async fn read(&self, key: &str) -> Result<Option<Vec<Reject>>, StoreError> {
         check(key)?;
         let Some(reader) = self.bundles.open(key).await? else { return Ok(None) };
@@ -317,10 +317,10 @@ impl Rejects {
         read.await.unwrap_or_else(|e| Err(StoreError::Unavailable { action, source: e.into() }))
     }
 
-    /// Removes an object; no error where it is not there.
+    /// Removes an object with rejects. It is no error if there is none.
     ///
     /// # Errors
-    /// [`StoreError::BadName`] where `key` is not one of theirs, else what [`Bundles`] gives.
+    /// [`StoreError::BadName`] if `key` is not the key of an object with rejects, else any error of [`Bundles`].
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
         check(key)?;
         self.bundles.remove(key).await
@@ -338,7 +338,8 @@ fn unwritable(key: &str, error: serde_json::Error) -> StoreError {
     StoreError::Unavailable { action: format!("writing {key}"), source: error.into() }
 }
 
-/// Other objects are out of reach from here, whatever an operator types.
+/// Checks that a key is that of an object with rejects, so that an operator cannot read or remove other objects from
+/// here.
 fn check(key: &str) -> Result<(), StoreError> {
     if key.starts_with(FOLDER) && key.ends_with(ENDING) {
         return Ok(());
@@ -382,7 +383,7 @@ mod tests {
         assert!(reject.cut);
         assert_eq!(reject.encoding, Encoding::Text);
         assert_eq!(reject.bytes().unwrap(), vec![b'a'; MAX_KEPT - 1]);
-        // Cut in the middle of text that is broken before: bytes, not text.
+        // The text was already invalid before the cut, so the record counts as bytes.
         *record.first_mut().unwrap() = 0xff;
         assert_eq!(kept(&record).bytes().unwrap(), record[..MAX_KEPT]);
     }

@@ -1,40 +1,41 @@
-//! What was downloaded on a day.
+//! Totals of the downloads of a day.
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::Serialize;
 
 use super::{QuotaUsage, Quotas, StoreError};
 
-/// The limit where there is none.
+/// Limit for quotas that are only counted and never full.
 pub const UNLIMITED: u64 = i64::MAX as u64;
 
-/// Quotas whose categories no rule can have count what a day's downloads cost.
+/// Category that counts the downloads of a day that cost a request. No rule can have this name.
 const API: &str = "=api";
+/// Category that counts the network captures of a day. No rule can have this name.
 const CAPTURES: &str = "=pcap";
 
-/// The UTC day of a time.
+/// Returns the UTC day of a time.
 pub fn utc_day(time: Timestamp) -> Date {
     TimeZone::UTC.to_datetime(time).date()
 }
 
-/// What was downloaded on a UTC day, or is reserved to be.
+/// Numbers of downloads on a UTC day, including those that are only reserved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// Samples, in all categories.
+    /// Number of samples in all categories.
     pub total: u64,
-    /// Those that cost a request of the API quota.
+    /// Number of samples that cost a request of the API quota.
     pub api_charged: u64,
-    /// Network captures.
+    /// Number of network captures.
     pub pcaps: u64,
-    /// Samples by category.
+    /// Number of samples in each category.
     pub categories: Vec<QuotaUsage>,
 }
 
 impl Totals {
-    /// Those of a day.
+    /// Reads the totals of a day.
     ///
     /// # Errors
-    /// What [`Quotas`] gives.
+    /// Any error of [`Quotas`].
     pub async fn of(quotas: &dyn Quotas, day: Date) -> Result<Self, StoreError> {
         let mut totals = Self::default();
         for usage in quotas.usage(day).await? {
@@ -50,18 +51,18 @@ impl Totals {
         Ok(totals)
     }
 
-    /// Counts a download that cost a request, once an `id`.
+    /// Counts a download that cost a request. Each `id` counts once.
     ///
     /// # Errors
-    /// What [`Quotas`] gives.
+    /// Any error of [`Quotas`].
     pub async fn charge(quotas: &dyn Quotas, day: Date, id: &str) -> Result<(), StoreError> {
         quotas.reserve(API, day, UNLIMITED, id).await.map(drop)
     }
 
-    /// Counts a network capture, once an `id`.
+    /// Counts a network capture. Each `id` counts once.
     ///
     /// # Errors
-    /// What [`Quotas`] gives.
+    /// Any error of [`Quotas`].
     pub async fn capture(quotas: &dyn Quotas, day: Date, id: &str) -> Result<(), StoreError> {
         quotas.reserve(CAPTURES, day, UNLIMITED, id).await.map(drop)
     }

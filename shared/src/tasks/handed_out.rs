@@ -1,8 +1,8 @@
 //! Events that the dispatcher handed out and that are not in the inbox yet.
 //!
 //! The dispatcher hands an event out once, so this process is the only one that has it. The event stays here until the
-//! inbox has it, however long that takes; no more events are polled meanwhile. What cannot be read, or put into any
-//! inbox, is kept as a reject with its reason, for an operator.
+//! inbox has it, however long that takes; no more events are polled meanwhile. An event that cannot be read, or that no
+//! inbox takes, is kept as a reject with its reason, for an operator.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ const LAST_TRY: Duration = Duration::from_secs(5);
 /// Events that were handed out and are not in the inbox yet.
 pub(super) struct HandedOut {
     items: Mutex<Vec<NewItem>>,
-    /// Those that are not for the inbox, until they are kept.
+    /// Events that cannot go into the inbox, until they are kept as rejects.
     rejects: Mutex<Vec<Reject>>,
     /// Size in bytes of the largest recent event.
     largest: AtomicUsize,
@@ -72,7 +72,7 @@ impl HandedOut {
         self.items().push(item);
     }
 
-    /// Adds an event that is kept as a reject. `id` is that of the item that it is, or would be.
+    /// Adds an event that is kept as a reject. `id` is the id of the item that the event is or would be.
     pub(super) fn reject(
         &self,
         (queue, id): (Queue, &str),
@@ -101,9 +101,9 @@ impl HandedOut {
         (MAX_ANSWER_BYTES / largest).clamp(1, self.most.load(Ordering::Relaxed))
     }
 
-    /// Notes that an answer of `asked` events came whole, or else that it broke off. A slow peer that did not manage so
-    /// many in time would lose as many again with the next poll, so that asks for half of them, and each whole answer
-    /// doubles the number.
+    /// Notes whether an answer to a poll for `asked` events came whole or broke off. If it broke off, the next poll
+    /// asks for half as many events, because a slow peer would lose as many again. Each whole answer doubles the
+    /// number.
     pub(super) fn came(&self, asked: usize, is_whole: bool) {
         let most = if is_whole {
             self.most.load(Ordering::Relaxed).saturating_mul(2).min(MAX_EVENTS)
@@ -120,8 +120,9 @@ impl HandedOut {
         self.largest.store(largest.max(before / 2), Ordering::Relaxed);
     }
 
-    /// Puts all events into the inbox, or keeps them as rejects, with repeated tries until it has them, and once more when `limits` are reached.
-    /// Returns false if events are left; they stay here for as long as the process lives.
+    /// Puts all events into the inbox or keeps them as rejects. It tries again until all events are kept, and for a
+    /// last time when `limits` are reached. Returns false if events are left; they stay here for as long as the process
+    /// lives.
     pub(super) async fn keep(
         &self,
         store: &Store,
@@ -200,7 +201,7 @@ impl HandedOut {
     async fn put_rejects(&self, store: &Store) -> Result<(), StoreError> {
         let rejects = Rejects::new(Arc::clone(&store.bundles));
         loop {
-            // It stays here until it is kept: a call that is dropped halfway loses nothing.
+            // The reject stays here until it is kept, so that a call that is dropped halfway loses nothing.
             let next = self.rejects().last().cloned();
             let Some(reject) = next else { return Ok(()) };
             rejects.write(&reject.origin, reject.line, std::slice::from_ref(&reject)).await?;

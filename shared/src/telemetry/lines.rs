@@ -1,7 +1,7 @@
 //! Shortens lines of the log to [`MAX_LINE_BYTES`], and removes secrets from them.
 //!
-//! Text of peers is short and clean before it comes here ([`crate::peer_text`]). This module holds for everything else,
-//! such as messages of libraries.
+//! Texts of peers were shortened and cleaned before they come here ([`crate::peer_text`]). This module does the same
+//! for all other texts, such as messages of libraries.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ pub(super) const MAX_LINE_BYTES: usize = 2048;
 /// Makes writers that take a whole line at a time, which is how `tracing-subscriber` writes.
 pub(super) struct Bounded<M> {
     pub(super) inner: M,
-    /// Whether lines are JSON objects, and have to stay such.
+    /// Whether lines are JSON objects. A shortened line is a JSON object too.
     pub(super) is_json: bool,
 }
 

@@ -1,10 +1,10 @@
-//! Where content may come from.
+//! The hosts that content may come from.
 //!
-//! VirusTotal redirects to hosts that it does not document. So any https host with a public name is
-//! followed, without the key; what could reach into our own network is not: addresses written as numbers,
-//! local names and, where names are resolved here ([`PublicNames`]), names of non-public addresses.
+//! VirusTotal redirects to hosts that it does not document. So redirects to any https host with a public name are
+//! followed, without the key. Targets inside our own network are refused: numeric addresses, local names and, if names
+//! are resolved here ([`PublicNames`]), names of non-public addresses.
 //!
-//! Two exceptions, for stand-ins and for VirusTotal behind a gateway of one's own:
+//! There are two exceptions, for stand-ins and for VirusTotal behind a gateway of one's own:
 //! - the host of the configured VIRUSTOTAL, by any port, and by plain http where VIRUSTOTAL is plain http;
 //! - where VIRUSTOTAL is itself a loopback address, any loopback address, by http or https.
 
@@ -19,43 +19,43 @@ use url::{Host, Url};
 
 use crate::settings::Settings;
 
-/// Why a URL is not followed.
+/// Reason why a URL is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
-    /// It is not https.
+    /// The URL is not https.
     #[error("the target is not https")]
     NotHttps,
-    /// Its host is an address.
+    /// The host is an address.
     #[error("the target's host is an address, not a name")]
     Address,
-    /// Its host is a name that only means something locally.
+    /// The host is a name that is only valid locally.
     #[error("the target's host is a local name")]
     LocalName,
-    /// It has a user name or a password.
+    /// The URL has a user name or a password.
     #[error("the target has a user name or a password in it")]
     Credentials,
-    /// Its host is not one of [`ContentHosts`].
+    /// The host is not one of [`ContentHosts`].
     #[error("the target's host is not among CONTENT_HOSTS")]
     NotListed,
 }
 
-/// Where content of samples may come from (`CONTENT_HOSTS`), beside VirusTotal's own origin: hosts by https,
-/// and origins as they are written.
+/// The hosts that content of samples may come from (`CONTENT_HOSTS`), beside VirusTotal's own origin: hosts, which must
+/// use https, and origins, which must match as they are written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentHosts {
-    /// Names, or `.name` for all below a name.
+    /// Host names; `.name` stands for all names below `name`.
     hosts: Vec<String>,
     origins: Vec<Url>,
 }
 
 impl ContentHosts {
-    /// VirusTotal's own hosts, and those of the storage that its documents' signed links lead to (its
-    /// reference, "Get a file's download URL").
+    /// Default of `CONTENT_HOSTS`: VirusTotal's own hosts, and those of the storage that the signed links in its
+    /// documents lead to (its reference, "Get a file's download URL").
     pub const DEFAULT: &str =
         "virustotal.com,*.virustotal.com,storage.googleapis.com,*.storage.googleapis.com";
 
-    /// Reads a list that commas separate: names, `*.name`, or http and https URLs without a path. `None`
-    /// where one of them is none of these.
+    /// Reads a comma-separated list of names, `*.name`, and http and https URLs without a path. Returns `None` if an
+    /// entry is anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let mut hosts = Self::default();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -82,7 +82,7 @@ impl ContentHosts {
         Some(hosts)
     }
 
-    /// Checks a URL that content is to come from; `origin` is the configured VIRUSTOTAL.
+    /// Checks a URL from which content is to be fetched; `origin` is the configured VIRUSTOTAL.
     ///
     /// # Errors
     /// The rule that `target` breaks.
@@ -114,7 +114,7 @@ impl ContentHosts {
     }
 }
 
-/// Checks a URL that a server whose own origin is `origin` (the configured VIRUSTOTAL) sent us to.
+/// Checks the URL of a redirect; `origin` is the configured VIRUSTOTAL.
 ///
 /// # Errors
 /// The rule that `target` breaks.
@@ -152,8 +152,8 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A public name has a dot and does not end in a name that is kept for local use (RFC 6761, RFC 6762,
-/// RFC 8375, and ICANN's `internal`).
+/// Returns whether a host name is public: it has a dot and does not end in a name that is reserved for local use (RFC
+/// 6761, RFC 6762, RFC 8375, and ICANN's `internal`).
 fn is_public_name(name: &str) -> bool {
     let name = name.trim_end_matches('.');
     let local = [".localhost", ".local", ".internal", ".home.arpa", ".lan", ".intranet"];
@@ -183,7 +183,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_documentation())
 }
 
-/// Global unicast, `2000::/3`, without documentation, and 6to4 only around a public address.
+/// Returns whether an IPv6 address is public: global unicast (`2000::/3`) without the addresses for documentation. An
+/// address of NAT64 or 6to4 is public if the IPv4 address in it is.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
@@ -195,15 +196,15 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// Resolves names to public addresses only, so that a public name cannot lead into our own network. The
-/// hosts that the settings name (VIRUSTOTAL, the proxies, origins in `CONTENT_HOSTS`) are resolved as they are.
+/// A resolver that returns only public addresses, so that a public name cannot lead into our own network. The hosts
+/// that the settings name (VIRUSTOTAL, the proxies, origins in `CONTENT_HOSTS`) are resolved without that restriction.
 #[derive(Debug)]
 pub struct PublicNames {
     configured: Arc<BTreeSet<String>>,
 }
 
 impl PublicNames {
-    /// A resolver for a client that only speaks to VirusTotal and to where it redirects.
+    /// Makes a resolver for a client that only connects to VirusTotal and to the targets of its redirects.
     pub fn new(settings: &Settings) -> Self {
         let urls = [
             Some(&settings.virustotal),

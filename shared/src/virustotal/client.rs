@@ -25,13 +25,13 @@ use crate::{
     settings::Settings,
 };
 
-/// How many redirects are followed.
+/// Most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
 
-/// Bytes read of an error's body.
+/// Most bytes that are read of an error's body.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
-/// Which product asks: VirusTotal wants `organisation.product.major.minor`.
+/// Name of this product in requests. VirusTotal wants it as `organisation.product.major.minor`.
 const X_TOOL: &str =
     concat!("azul.azul-vt.", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
@@ -39,19 +39,20 @@ const X_APIKEY: HeaderName = HeaderName::from_static("x-apikey");
 const X_TOOL_NAME: HeaderName = HeaderName::from_static("x-tool");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a request may cost. The connect timeout is the HTTP client's own.
+/// Limits of a request. The connect timeout is the HTTP client's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Until an answer's headers are there, connecting included.
+    /// Longest time until the answer's headers have arrived, connecting included.
     pub headers_timeout: Duration,
-    /// Between two pieces of a body.
+    /// Longest time between two pieces of a body.
     pub idle_timeout: Duration,
-    /// Bytes of a bundle as received.
+    /// Largest bundle in bytes, as received.
     pub max_body_bytes: u64,
 }
 
 impl Options {
-    /// 30 seconds each; a bundle as received may be as large as `MAX_BUNDLE_BYTES` lets it be decompressed.
+    /// Returns the default limits: 30 seconds for each timeout. A bundle may have as many bytes as received as
+    /// `MAX_BUNDLE_BYTES` allows after decompression.
     pub fn new(settings: &Settings) -> Self {
         Self {
             headers_timeout: Duration::from_secs(30),
@@ -61,7 +62,7 @@ impl Options {
     }
 }
 
-/// VirusTotal's API at the configured origin. Cheap to clone.
+/// Client of VirusTotal's API at the configured origin. It is cheap to clone.
 #[derive(Clone)]
 pub struct VirusTotal {
     client: reqwest::Client,
@@ -80,24 +81,24 @@ impl std::fmt::Debug for VirusTotal {
     }
 }
 
-/// Which redirects are followed.
+/// Rule that says which redirects are followed.
 #[derive(Clone, Copy)]
 pub(super) enum Follow<'a> {
-    /// None: the redirect is the answer.
+    /// No redirect is followed; it is returned as the answer.
     Never,
-    /// To public hosts ([`allowed_hosts::check`]).
+    /// Redirects to public hosts are followed ([`allowed_hosts::check`]).
     Public,
-    /// To hosts that are listed.
+    /// Redirects to listed hosts are followed.
     Listed(&'a ContentHosts),
 }
 
-/// A request on its way: what it is called in errors and in the log.
+/// A request that was sent, as errors and the log name it.
 pub(super) struct Asked {
     what: String,
     request_id: String,
 }
 
-/// An answer that is neither an error nor, unless it was asked for, a redirect.
+/// A successful answer, or a redirect if the request does not follow them.
 pub(super) struct Reply {
     pub(super) response: Response,
     pub(super) asked: Asked,
@@ -106,12 +107,13 @@ pub(super) struct Reply {
 }
 
 impl VirusTotal {
-    /// VirusTotal through `client`, which must not follow redirects ([`http_client::builder`]).
+    /// Makes a client of VirusTotal's API that uses `client`, which must not follow redirects
+    /// ([`http_client::builder`]).
     pub fn new(client: reqwest::Client, settings: &Settings) -> Self {
         Self::with_options(client, settings, Options::new(settings))
     }
 
-    /// As [`VirusTotal::new`], with `options` of one's own.
+    /// As [`VirusTotal::new`], but with other limits than the default ones.
     pub fn with_options(client: reqwest::Client, settings: &Settings, options: Options) -> Self {
         settings.peers.uses_virustotal();
         Self {
@@ -123,11 +125,11 @@ impl VirusTotal {
         }
     }
 
-    /// VirusTotal through a client of its own, which also refuses names of non-public addresses
-    /// ([`allowed_hosts::PublicNames`]). What a running function uses.
+    /// Makes a client of VirusTotal's API as a running function uses it. It has an HTTP client of its own, which also
+    /// refuses names of non-public addresses ([`allowed_hosts::PublicNames`]).
     ///
     /// # Errors
-    /// A proxy or a `CA_BUNDLE` that cannot be used.
+    /// A proxy or a `CA_BUNDLE` cannot be used.
     pub fn from_settings(settings: &Settings) -> Result<Self, HttpSetupError> {
         let client = http_client::builder(settings)?
             .dns_resolver(allowed_hosts::PublicNames::new(settings))
@@ -136,7 +138,7 @@ impl VirusTotal {
         Ok(Self::new(client, settings))
     }
 
-    /// GET `path` of VirusTotal's origin.
+    /// Sends a GET request for `path` at VirusTotal's origin.
     pub(super) async fn get(
         &self,
         what: &str,
@@ -148,7 +150,7 @@ impl VirusTotal {
         self.get_url(what, url, follow).await
     }
 
-    /// GET a URL that may be used; the key goes to VirusTotal's origin alone.
+    /// Sends a GET request for a URL that was already checked. The key is sent to VirusTotal's origin alone.
     pub(super) async fn get_url(
         &self,
         what: &str,
@@ -161,7 +163,8 @@ impl VirusTotal {
         key.set_sensitive(true);
         let request_id = http_client::request_id();
         let mut asked = Asked { what: what.to_owned(), request_id };
-        // Once an answer came from elsewhere, no way leads back to the key.
+        // After an answer from another host, the key is not sent any more, even if that host redirects back to
+        // VirusTotal.
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
             own = own && allowed_hosts::is_same_origin(&url, &self.origin);
@@ -234,7 +237,7 @@ impl VirusTotal {
         }
     }
 
-    /// Where `response` to a request for `from` redirects to.
+    /// Returns the URL that `response` to a request for `from` redirects to.
     fn target(
         &self,
         asked: &Asked,
@@ -264,7 +267,7 @@ impl VirusTotal {
         Ok(target)
     }
 
-    /// The next piece of a body; `None` at its end. `received` is how much there was before.
+    /// Reads the next piece of a body; `None` at its end. `received` is the number of bytes before it.
     pub(super) async fn piece(
         &self,
         reply: &mut Reply,
@@ -285,7 +288,7 @@ impl VirusTotal {
         }
     }
 
-    /// The configured VIRUSTOTAL.
+    /// Returns the configured VIRUSTOTAL.
     pub(super) fn origin(&self) -> &Url {
         &self.origin
     }
@@ -294,8 +297,8 @@ impl VirusTotal {
         self.options.max_body_bytes
     }
 
-    /// A whole body of at most `most` bytes; `None` where it is longer, slower than one idle timeout as a
-    /// whole, or breaks off.
+    /// Reads a whole body of at most `most` bytes. Returns `None` if it is longer, takes longer than one idle timeout
+    /// in total, or breaks off.
     pub(super) async fn small_body(&self, response: &mut Response, most: usize) -> Option<Vec<u8>> {
         let read = async {
             let mut body = Vec::new();
@@ -310,7 +313,7 @@ impl VirusTotal {
         timeout(self.options.idle_timeout, read).await.ok()?
     }
 
-    /// What an answer that is neither 200 nor a redirect means.
+    /// Returns the error for an answer that is neither 200 nor a redirect.
     async fn refused(&self, mut reply: Reply) -> VirusTotalError {
         let status = reply.response.status();
         let headers = reply.response.headers();
@@ -329,7 +332,7 @@ impl VirusTotal {
             424 | 429 | 500..=599 => {
                 VirusTotalError::Transient { answer, retry_after, source: None }
             }
-            // Another host's refusal is about the link it was reached by; the next one may do.
+            // A refusal by another host concerns the link that led there, so the next link may work.
             400..=499 if !reply.own => {
                 VirusTotalError::Transient { answer, retry_after, source: None }
             }
@@ -337,7 +340,7 @@ impl VirusTotal {
             400 => VirusTotalError::BadRequest(answer),
             401 => VirusTotalError::Unauthorized(answer),
             403 => VirusTotalError::Forbidden(answer),
-            // The server gave up on waiting for our request: as good as no answer.
+            // The server stopped waiting for the request, which is like no answer.
             408 => VirusTotalError::Transient { answer, retry_after, source: None },
             _ => VirusTotalError::Unexpected(answer),
         }
@@ -351,7 +354,7 @@ impl Asked {
         Box::new(Answer::new(&self.what, status, code, &message, &self.request_id))
     }
 
-    /// Code and message of `{"error":{"code","message"}}`; of any other body its start as the message.
+    /// Reads code and message of `{"error":{"code","message"}}`. For any other body the message is its start.
     fn read_error(body: &[u8]) -> (Option<String>, String) {
         #[derive(Deserialize)]
         struct Body {
@@ -375,7 +378,7 @@ impl Asked {
         &self.request_id
     }
 
-    /// No answer, or none to its end.
+    /// Returns the error for a request without an answer, or whose answer broke off.
     pub(super) fn broken(
         &self,
         code: &str,
@@ -385,12 +388,12 @@ impl Asked {
         VirusTotalError::Transient {
             answer: self.answer(None, code, message),
             retry_after: None,
-            // A redirect's URL is signed: who has it has the content.
+            // The URL of a redirect is signed and gives access to the content, so it is removed.
             source: source.map(reqwest::Error::without_url),
         }
     }
 
-    /// The server's own id of the request is the one that its operators can look up.
+    /// Takes over the server's own id of the request, because VirusTotal's operators can look that one up.
     fn take_id(&mut self, headers: &HeaderMap) {
         let given = ["x-request-id", "x-cloud-trace-context"]
             .into_iter()
@@ -402,7 +405,7 @@ impl Asked {
     }
 }
 
-/// What metrics call an answer.
+/// Returns the name of an answer's class in the metrics.
 fn class(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200..=399 => "ok",

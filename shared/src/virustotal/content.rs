@@ -15,7 +15,7 @@ use crate::json::{Document, Value};
 /// Most bytes of a page of behaviour reports. A report holds all that a sandbox saw, and may be large.
 const MAX_BEHAVIOURS_BYTES: u64 = 33_554_432;
 
-/// Content on its way.
+/// Content that is being received.
 pub struct Content {
     virustotal: VirusTotal,
     reply: Reply,
@@ -23,7 +23,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// How many bytes it will have, where that was said.
+    /// Returns the length of the content in bytes, if the answer says it.
     pub fn length(&self) -> Option<u64> {
         self.reply.response.content_length()
     }
@@ -40,10 +40,10 @@ impl Content {
         }
     }
 
-    /// The next piece; `None` at the end.
+    /// Reads the next piece; `None` at the end.
     ///
     /// # Errors
-    /// [`VirusTotalError::Transient`]: it broke off, or stood still.
+    /// [`VirusTotalError::Transient`] if the content broke off or stalled.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, VirusTotalError> {
         let piece = self.virustotal.piece(&mut self.reply, self.received).await?;
         let more = piece.as_ref().map_or(0, |piece| piece.len() as u64);
@@ -52,14 +52,14 @@ impl Content {
     }
 }
 
-/// A behaviour report of a file, as far as its network capture goes.
+/// The parts of a behaviour report of a file that concern its network capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BehaviourReport {
     /// `<sha256>_<sandbox>`.
     pub id: String,
     /// The sandbox's name.
     pub sandbox: String,
-    /// When it ran, seconds since 1970; 0 where that is not said.
+    /// Time of the analysis, in seconds since 1970; 0 if the report does not say it.
     pub analysis_date: i64,
     /// Whether there is a capture.
     pub has_pcap: bool,
@@ -94,12 +94,12 @@ impl BehaviourReport {
 }
 
 impl VirusTotal {
-    /// Content by a direct link of the feed, which costs no quota. The key goes along where the link is at
+    /// Opens content by a direct link of the feed, which costs no quota. The key is sent only if the link is at
     /// VirusTotal's own origin.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]; [`VirusTotalError::Redirect`]: it leads, at once or later, to where content may
-    /// not come from.
+    /// Any [`VirusTotalError`]. [`VirusTotalError::Redirect`] means that the link, or a redirect from it, leads to a
+    /// host that is not allowed.
     pub async fn open_link(
         &self,
         sha256: &str,
@@ -108,7 +108,8 @@ impl VirusTotal {
     ) -> Result<Content, VirusTotalError> {
         let what = format!("file {sha256} by its direct link");
         hosts.check(&link, self.origin()).map_err(|source| refused(&what, &link, Some(source)))?;
-        // Whoever wrote the link must not choose what is asked for with the key, and with what quota.
+        // The link comes from a record. Its author must not be able to choose a request that uses the key and its
+        // quota.
         let is_own = allowed_hosts::is_same_origin(&link, self.origin());
         if is_own && !link.path().starts_with("/api/v3/feeds/") {
             return Err(refused(&what, &link, None));
@@ -117,7 +118,7 @@ impl VirusTotal {
         Ok(self.content(reply))
     }
 
-    /// Content of a file by its hash: `GET /api/v3/files/{sha256}/download`. Costs one request.
+    /// Opens the content of a file by its hash: `GET /api/v3/files/{sha256}/download`. Costs one request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`] means that VirusTotal itself says that it does not have
@@ -154,7 +155,7 @@ impl VirusTotal {
         Ok(BehaviourReports { reports, unreadable, cursor })
     }
 
-    /// The network capture of a behaviour report: `GET /api/v3/file_behaviours/{id}/pcap`. Costs one request.
+    /// Opens the network capture of a behaviour report: `GET /api/v3/file_behaviours/{id}/pcap`. Costs one request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
@@ -165,7 +166,7 @@ impl VirusTotal {
     ) -> Result<Content, VirusTotalError> {
         let mut url = self.origin().clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            // The id holds the sandbox's name, and that any characters.
+            // The id holds the sandbox's name, which may have any characters.
             path.clear().extend(["api", "v3", "file_behaviours", &report.id, "pcap"]);
         }
         let what = format!("the network capture {}", report.id);

@@ -1,30 +1,31 @@
-//! What VirusTotal answers when it does not give what was asked for (its reference, "Errors").
+//! Errors of requests to VirusTotal (its reference, "Errors").
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::allowed_hosts::Untrusted;
 use crate::{peer_text, secrets::SecretError};
 
-/// An answer, or its absence, as errors tell it. Nothing in it is secret.
+/// Description of an answer, or of a missing one, for errors. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What was asked for, such as `feed minute 202611240857`.
+    /// The requested thing, such as `feed minute 202611240857`.
     pub asked: String,
-    /// The HTTP status; `None` where there was no answer.
+    /// The HTTP status; `None` if there was no answer.
     pub status: Option<u16>,
-    /// VirusTotal's own code, such as `NotAvailableYet`; one of ours, such as `Timeout`, where it gave none.
+    /// VirusTotal's error code, such as `NotAvailableYet`. If the answer has none, a code of this program, such as
+    /// `Timeout`.
     pub code: String,
-    /// VirusTotal's message, shortened and without the key, or what happened.
+    /// VirusTotal's message, shortened and without the key, or a description of what happened.
     pub message: String,
-    /// Names the request in our log: the server's id of it where it gave one, else the id we sent.
+    /// Id of the request in the log: the server's id if it sent one, else the id that was sent to it.
     pub request_id: String,
     /// Whether the request went to VirusTotal's own origin, not to a host that it redirected to.
     pub is_own: bool,
 }
 
-/// Longest code that an error tells, in characters.
+/// Longest code that an error shows, in characters.
 const MAX_CODE_CHARS: usize = 60;
-/// Longest message that an error tells, in characters.
+/// Longest message that an error shows, in characters.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 impl Answer {
@@ -62,7 +63,7 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Why VirusTotal did not give what was asked for.
+/// Reason why VirusTotal did not return the requested thing.
 #[derive(Debug, thiserror::Error)]
 pub enum VirusTotalError {
     /// There is no key.
@@ -74,7 +75,7 @@ pub enum VirusTotalError {
     /// The key has bytes that no header can carry.
     #[error("VIRUSTOTAL_APIKEY holds characters that no key has, such as a line break")]
     KeyUnusable,
-    /// 404: there is no such thing; for a feed minute, no bundle was made for it (yet).
+    /// 404: VirusTotal does not have the requested thing. For a feed minute: it has no bundle (yet).
     #[error("{0}")]
     Missing(Box<Answer>),
     /// 400 `NotAvailableYet`: the feed minute is too young.
@@ -83,7 +84,7 @@ pub enum VirusTotalError {
     /// Any other 400: asking again changes nothing.
     #[error("{0}")]
     BadRequest(Box<Answer>),
-    /// 401: the key does not count.
+    /// 401: VirusTotal does not accept the key.
     #[error(
         "{0}: check that VIRUSTOTAL_APIKEY holds the whole key of an active user, without quotes"
     )]
@@ -97,27 +98,27 @@ pub enum VirusTotalError {
     /// 424, 429, 5xx, no answer, or an answer that broke off: asking again later may help.
     #[error("{answer}")]
     Transient {
-        /// The answer; its `status` is 429 where a quota is used up.
+        /// The answer; its `status` is 429 if a quota is used up.
         answer: Box<Answer>,
-        /// How long the server asks to wait.
+        /// Wait that the server asks for.
         retry_after: Option<Duration>,
-        /// Why there was no answer, or none to its end.
+        /// Reason why there was no answer, or an incomplete one.
         #[source]
         source: Option<reqwest::Error>,
     },
     /// A status that VirusTotal does not document for this call: asking again changes nothing.
     #[error("{0}")]
     Unexpected(Box<Answer>),
-    /// It sent us somewhere we do not go.
+    /// The answer redirects to a host that is not allowed, without a target, or too often.
     #[error("{answer}")]
     Redirect {
         /// The redirecting answer.
         answer: Box<Answer>,
-        /// What is wrong with the target, where that is the reason.
+        /// The rule that the target breaks, if that is the reason.
         #[source]
         source: Option<Untrusted>,
     },
-    /// The body is larger than what is taken.
+    /// The body is larger than the limit.
     #[error("{answer}: the body has more than {limit} bytes, which is the limit")]
     TooLarge {
         /// The answer.
@@ -125,12 +126,12 @@ pub enum VirusTotalError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// What was received could not be written.
+    /// The received content could not be written to a file.
     #[error("{path} cannot be written")]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -138,12 +139,12 @@ pub enum VirusTotalError {
 
 /// The code that VirusTotal itself sends with a 404.
 const NOT_FOUND: &str = "NotFoundError";
-/// Our code for an answer with status 200 that is something else than what was asked for.
+/// Code of this program for an answer with status 200 whose body is not the requested thing.
 pub(super) const NOT_THAT: &str = "NotWhatWasAskedFor";
 
 impl VirusTotalError {
-    /// Makes a 404 transient unless VirusTotal's own code shows that it wrote it. It is for requests for a single
-    /// object: the 404 of a proxy or a gateway does not say that the object is missing.
+    /// Makes a 404 transient unless its code shows that VirusTotal itself wrote it. For requests for a single object,
+    /// because the 404 of a proxy or a gateway does not mean that the object is missing.
     pub(super) fn unless_its_own_word(self) -> Self {
         match self {
             Self::Missing(answer) if answer.code != NOT_FOUND => {
@@ -171,9 +172,9 @@ impl VirusTotalError {
         }
     }
 
-    /// Whether something else than VirusTotal seems to have answered in its place, such as a proxy with a page of its
-    /// own: the answer is not what was asked for, and has no error code of VirusTotal's. Odd content of a host that
-    /// VirusTotal redirected to is about that file.
+    /// Returns whether something else than VirusTotal seems to have answered, such as a proxy with an error page. The
+    /// body is then not the requested thing and has no error code of VirusTotal. Unexpected content from a host that
+    /// VirusTotal redirected to does not count, because it concerns only that file.
     pub fn is_of_another(&self) -> bool {
         match self {
             Self::Transient { answer, .. } => {
@@ -183,7 +184,7 @@ impl VirusTotalError {
         }
     }
 
-    /// Returns the error with the note whether the request went to VirusTotal's own origin.
+    /// Returns the error with [`Answer::is_own`] set to `is_own`.
     pub(super) fn of(mut self, is_own: bool) -> Self {
         if let Self::Transient { answer, .. } = &mut self {
             answer.is_own = is_own;
@@ -191,7 +192,7 @@ impl VirusTotalError {
         self
     }
 
-    /// Whether nothing can be asked for until somebody changes the key or its privileges.
+    /// Returns whether all requests fail until an operator changes the key or its privileges.
     pub fn needs_operator(&self) -> bool {
         matches!(self, Self::NoKey | Self::KeyUnusable | Self::Unauthorized(_) | Self::Forbidden(_))
     }
@@ -204,7 +205,7 @@ impl VirusTotalError {
         }
     }
 
-    /// The answer, where a request was sent.
+    /// Returns the answer, if a request was sent.
     pub fn answer(&self) -> Option<&Answer> {
         match self {
             Self::Missing(answer)
@@ -220,7 +221,7 @@ impl VirusTotalError {
         }
     }
 
-    /// The id that names the request in the log, where one was sent.
+    /// Returns the id of the request in the log, if one was sent.
     pub fn request_id(&self) -> Option<&str> {
         self.answer().map(|answer| answer.request_id.as_str())
     }

@@ -15,28 +15,28 @@ use crate::{http_client, minute::Minute};
 /// A bundle that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// Its size as received.
+    /// Size in bytes, as received.
     pub bytes: u64,
-    /// SHA-256 of it as received, in lower-case hexadecimal.
+    /// SHA-256 of the received bytes, in lower-case hexadecimal.
     pub sha256_hex: String,
 }
 
-/// What asking for a minute without fetching it told.
+/// Result of a request for a minute that does not fetch its bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// The time that the server says it is.
+    /// Time of the server's clock, if the answer has it.
     pub date: Option<Timestamp>,
-    /// Names the request in the log.
+    /// Id of the request in the log.
     pub request_id: String,
 }
 
 impl VirusTotal {
-    /// Fetches the bundle of `minute` into the file `into`, which is created or replaced once a body
-    /// comes, and removed again where that breaks off. The bytes are as VirusTotal sends them: compressed,
-    /// and not yet known to be whole where no `Content-Length` came with them (`bundle::verify` finds out).
+    /// Fetches the bundle of `minute` into the file `into`. The file is created or replaced once a body arrives, and
+    /// removed if the body breaks off. It holds the bytes as VirusTotal sends them, which are compressed. Without a
+    /// `Content-Length` it is not known whether they are complete; `bundle::verify` finds out.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]. Nothing is tried again here.
+    /// Any [`VirusTotalError`]. The request is not retried here.
     pub async fn fetch_minute(
         &self,
         minute: Minute,
@@ -46,18 +46,18 @@ impl VirusTotal {
             self.get(&format!("feed minute {minute}"), &path(minute), Follow::Public).await?;
         let result = self.receive(reply, into).await;
         if result.is_err() {
-            // What is left of it is of no use; that it cannot be removed changes nothing.
+            // The partial file is useless. If it cannot be removed, the result is the same.
             drop(tokio::fs::remove_file(into).await);
         }
         result
     }
 
-    /// Asks for `minute` without fetching its bundle: cheap, free of quota, and enough to know whether the
-    /// key may read the feed.
+    /// Requests `minute` without fetching its bundle. This is cheap, costs no quota, and shows whether the key may read
+    /// the feed.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`] and [`VirusTotalError::NotAvailableYet`] too
-    /// say that the key may.
+    /// Any [`VirusTotalError`]. [`VirusTotalError::Missing`] and [`VirusTotalError::NotAvailableYet`] also show that
+    /// the key may read the feed.
     pub async fn probe_minute(&self, minute: Minute) -> Result<Probe, VirusTotalError> {
         let reply =
             self.get(&format!("feed minute {minute}"), &path(minute), Follow::Never).await?;

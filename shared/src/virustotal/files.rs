@@ -1,4 +1,4 @@
-//! Files: what VirusTotal knows about one (its reference, "Get a file report").
+//! Reports on files (VirusTotal's reference, "Get a file report").
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::json::{Document, Kind, Value};
 
-/// Bytes of a report that are taken: the longest record of the feed by default, too.
+/// Largest report in bytes. It equals the default limit of a record of the feed.
 const MAX_REPORT_BYTES: u64 = 33_554_432;
 
 impl VirusTotal {
@@ -40,7 +40,7 @@ impl VirusTotal {
         }
     }
 
-    /// A whole body of at most `limit` bytes.
+    /// Reads a whole body of at most `limit` bytes.
     pub(super) async fn whole(
         &self,
         mut reply: Reply,

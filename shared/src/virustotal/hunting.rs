@@ -1,4 +1,4 @@
-//! Livehunt and Retrohunt: what rules of one's own matched (VirusTotal's reference, "Get objects from the IoC
+//! Livehunt and Retrohunt: the matches of the user's own rules (VirusTotal's reference, "Get objects from the IoC
 //! Stream", "Get hunting notification files", "Get a Retrohunt job's matching files", "Get Livehunt rulesets").
 
 use std::{borrow::Cow, fmt};
@@ -16,30 +16,30 @@ use super::{
 };
 use crate::json::{Document, Kind, Value};
 
-/// Objects of a page: the most that the IoC stream gives.
+/// Number of objects in a page, which is the most that the IoC stream allows.
 const PAGE: &str = "40";
 /// Most bytes of a page: ten times the size of 40 objects on the real feed, and readable within 256 MB of memory.
 const MAX_PAGE_BYTES: u64 = 32 * 1024 * 1024;
-/// Most objects of a page: many times what any list of VirusTotal gives.
+/// Most objects that are read of a page. It is many times what any list of VirusTotal gives.
 const MAX_OBJECTS: usize = 1000;
 
-/// A page of objects, each as it came.
+/// A page of objects in their original JSON.
 #[derive(Debug)]
 pub struct Page {
-    /// The objects, JSON.
+    /// JSON text of each object.
     pub objects: Vec<Box<RawValue>>,
-    /// Where the next page begins; `None`: this is the last.
+    /// Cursor of the next page; `None` if this is the last.
     pub cursor: Option<String>,
 }
 
 /// A ruleset of Livehunt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Its id.
+    /// Id of the ruleset.
     pub id: String,
-    /// Its name.
+    /// Name of the ruleset.
     pub name: String,
-    /// Whether it matched more than its limit a day, so that notifications were lost.
+    /// Whether the ruleset had more matches than its daily limit, so that notifications were lost.
     pub rate_limited: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct Rulesets {
 }
 
 impl VirusTotal {
-    /// A page of the IoC stream: file notifications of Livehunt since `from` (seconds since 1970), the oldest
+    /// Reads a page of the IoC stream: file notifications of Livehunt since `from` (seconds since 1970), the oldest
     /// first. Costs one request.
     ///
     /// # Errors
@@ -70,8 +70,8 @@ impl VirusTotal {
         self.page("the IoC stream", "/api/v3/ioc_stream", &query, cursor).await
     }
 
-    /// A page of Livehunt's notifications as they were told of before the IoC stream, the newest first. Costs
-    /// one request.
+    /// Reads a page of Livehunt's notifications from the API that preceded the IoC stream, the newest first. Costs one
+    /// request.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
@@ -83,10 +83,10 @@ impl VirusTotal {
         self.page("hunting notifications", path, &[], cursor).await
     }
 
-    /// A page of the files that a Retrohunt job matched. Costs one request.
+    /// Reads a page of the files that a Retrohunt job matched. Costs one request.
     ///
     /// # Errors
-    /// Any [`VirusTotalError`]; [`VirusTotalError::Missing`]: there is no such job.
+    /// Any [`VirusTotalError`]. [`VirusTotalError::Missing`] means that there is no such job.
     pub async fn retrohunt_matches(
         &self,
         job: &str,
@@ -242,7 +242,7 @@ mod tests {
             (0, Some("ab".into()))
         );
         assert_eq!(read(r#"{"data":[],"meta":{"cursor":12}}"#), (0, Some("12".into())));
-        // A byte that is not UTF-8 costs a character, not the page.
+        // A byte that is not UTF-8 is replaced by one character, and the page stays readable.
         assert_eq!(read_page(b"{\"data\":[\"\xff\"]}").unwrap().objects.len(), 1);
     }
 

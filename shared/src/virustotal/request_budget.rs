@@ -1,4 +1,4 @@
-//! When VirusTotal may be asked: the request budget, and quotas that it says are used up.
+//! Decides when VirusTotal may be asked: by the request budget, and by pauses after it reports that a quota is used up.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,21 +12,23 @@ use crate::{
     },
 };
 
-/// What [`crate::store::Memory`] calls that VirusTotal wants to be left alone.
+/// Kind under which [`crate::store::Memory`] remembers that requests to VirusTotal are paused.
 const PAUSED: &str = "pause";
 /// Kind of the requests to the file feed, which do not count against the request budget.
 pub const FEED: &str = "virustotal feed";
-/// When it is looked again whether it still does.
+/// Time after which a caller checks again whether the pause is over.
 const POLL_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
-/// How long VirusTotal is left alone where it says that a quota is used up and not for how long.
+/// Length of the pause if VirusTotal reports that a quota is used up but does not say for how long.
 const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(60);
-/// However long it asks for: a quota may be raised meanwhile, and a clock may be wrong.
+/// Longest pause, even if VirusTotal asks for a longer one, because a quota may be raised meanwhile and a clock may be
+/// wrong.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
-/// Takes a grant to ask VirusTotal once, now; `Some`: there is none for so long.
+/// Asks for permission to send one request to VirusTotal now. Returns `None` if it is granted, else how long to wait
+/// before asking again.
 ///
 /// # Errors
-/// What the state gives.
+/// [`StoreError`] if the state cannot be read or written.
 pub async fn acquire(
     store: &Store,
     windows: &[Window],
@@ -41,15 +43,15 @@ pub async fn acquire(
     })
 }
 
-/// Whether VirusTotal wants to be left alone.
+/// Returns whether requests to VirusTotal's API are paused.
 ///
 /// # Errors
-/// What the state gives.
+/// [`StoreError`] if the state cannot be read.
 pub async fn is_paused(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
     is_left_alone(store, BUDGET, now).await
 }
 
-/// Whether VirusTotal asked for a pause of the requests of a kind: [`BUDGET`] or [`FEED`].
+/// Returns whether requests of a kind, [`BUDGET`] or [`FEED`], are paused.
 ///
 /// # Errors
 /// [`StoreError`] if the state cannot be read.
@@ -57,7 +59,7 @@ pub async fn is_left_alone(store: &Store, kind: &str, now: Timestamp) -> Result<
     store.memory.knows(PAUSED, kind, now).await
 }
 
-/// Whether a run has to end, because an answer asks for a longer wait than the run may hold its leases. In this case
+/// Returns whether a run has to end because an answer asks for a longer wait than the run may hold its leases. If so,
 /// all processes pause requests of that kind for [`MAX_RETRY_AFTER`].
 ///
 /// # Errors
@@ -78,11 +80,11 @@ pub async fn pause_if_wait_is_long(
     Ok(true)
 }
 
-/// Where an error says that a quota is used up: notes that VirusTotal is to be left alone, by all, and gives
-/// for how long. Another host's 429 is about the link to it.
+/// If an error says that a quota is used up, pauses the requests of all processes and returns the length of the pause.
+/// A 429 of another host does not count, because it concerns only the link to it.
 ///
 /// # Errors
-/// What the state gives.
+/// [`StoreError`] if the pause cannot be written.
 pub async fn note_rate_limited(
     store: &Store,
     error: &VirusTotalError,
@@ -94,7 +96,7 @@ pub async fn note_rate_limited(
     let asked = error.retry_after().and_then(|wait| SignedDuration::try_from(wait).ok());
     let wait = asked.unwrap_or(QUOTA_WAIT).min(LONGEST_PAUSE);
     tracing::warn!(error = chain(error), wait_s = wait.as_secs(), "quota used up");
-    // Whoever comes next need not ask to find out.
+    // Other processes learn of the pause without a request.
     store.memory.remember(PAUSED, BUDGET, wait, now).await?;
     Ok(Some(wait))
 }

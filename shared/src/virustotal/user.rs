@@ -1,4 +1,4 @@
-//! Who a key belongs to.
+//! The user that a key belongs to, and its quotas.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,10 @@ use super::{
     error::VirusTotalError,
 };
 
-/// Bytes read of a user object.
+/// Most bytes that are read of a user object.
 const MAX_USER_BYTES: usize = 1024 * 1024;
 
-/// Who the key belongs to, as VirusTotal's "User object" tells it; the key itself, which is in it, is not
-/// kept.
+/// The user that the key belongs to, from VirusTotal's "User object". That object holds the key, which is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentUser {
     /// The user's name at VirusTotal.
@@ -28,27 +27,27 @@ pub struct Privilege {
     /// Whether the user has it.
     #[serde(default)]
     pub granted: bool,
-    /// Its end, seconds since 1970, where it has one.
+    /// Time at which the privilege ends, in seconds since 1970, if it does.
     #[serde(default)]
     pub expiration_date: Option<i64>,
 }
 
-/// A quota of the key's user or of its group, as "Get a user's overall quotas" tells it.
+/// A quota of the key's user or group, from "Get a user's overall quotas".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Allowance {
-    /// VirusTotal's name of it, such as `api_requests_daily`.
+    /// VirusTotal's name of the quota, such as `api_requests_daily`.
     pub name: String,
-    /// `user` or `group`.
+    /// Holder of the quota: `user` or `group`.
     pub of: String,
-    /// How much may be used.
+    /// Amount that the quota allows.
     pub allowed: u64,
-    /// How much is.
+    /// Amount that is used.
     pub used: u64,
 }
 
 impl VirusTotal {
-    /// Quotas of the key's user and group: `GET /api/v3/users/me/overall_quotas`, free of quota; see
-    /// [`current_user`](Self::current_user) for `me`. In order of name.
+    /// Reads the quotas of the key's user and group, in order of name: `GET /api/v3/users/me/overall_quotas`, which
+    /// costs no quota. [`current_user`](Self::current_user) explains `me`.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
@@ -73,12 +72,11 @@ impl VirusTotal {
         Ok(quotas.collect())
     }
 
-    /// Who the key belongs to and what it may do: `GET /api/v3/users/me`.
+    /// Reads the user that the key belongs to, and its privileges: `GET /api/v3/users/me`.
     ///
-    /// VirusTotal documents `/users/{id}`, where the id may be the key, but a key has no place in a URL.
-    /// `me` is not documented, though many programs use it: [`VirusTotalError::Missing`] or
-    /// [`VirusTotalError::BadRequest`] say nothing about the key, and [`VirusTotal::probe_minute`] then
-    /// tells what matters.
+    /// VirusTotal documents `/users/{id}`, where the id may be the key, but a key must not be in a URL. `me` is not
+    /// documented, though many programs use it. So [`VirusTotalError::Missing`] and [`VirusTotalError::BadRequest`] say
+    /// nothing about the key, and [`VirusTotal::probe_minute`] has to show whether it works.
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
@@ -104,7 +102,7 @@ impl VirusTotal {
         Ok(CurrentUser { id: data.id, privileges: data.attributes.privileges })
     }
 
-    /// Asks for what belongs to the key, which may stand in the answer: nothing of it gets into an error.
+    /// Requests data about the key. The answer may hold the key, so no part of it is put into an error.
     async fn of_the_key<T: DeserializeOwned>(
         &self,
         subject: &str,

@@ -1,8 +1,8 @@
-//! Bodies that are arriving share a bounded room.
+//! Limits the memory or disk space of all bodies that are arriving.
 //!
-//! A signature can be checked only at the end of a body, so anybody may begin one and hold room with it. Where the room
-//! is full, the body that has not grown for the longest time is broken off: to hold room, a stranger has to go on
-//! sending.
+//! A signature can be checked only at the end of a body, so anybody can begin a body and hold room with it. If the room
+//! is full, the body that has not grown for the longest time is broken off. So a stranger has to keep sending to hold
+//! room.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,8 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Room is taken in such steps. A body that grows by less counts as one that does not grow, so that single bytes now and
-/// then hold no room.
+/// Number of bytes by which a body takes room. A body that grows by less counts as not growing, so that a sender cannot
+/// hold room with a single byte now and then.
 const STEP_BYTES: u64 = 1024;
 
 /// There is no room for a body, because others that are whole take it, or because it was broken off for another.
@@ -40,7 +40,7 @@ struct Inside {
 #[derive(Debug)]
 struct Body {
     bytes: u64,
-    /// When it took room last.
+    /// Time at which the body last took room.
     grown: Instant,
     is_whole: bool,
     broken_off: CancellationToken,
@@ -55,7 +55,7 @@ pub struct Arriving<'a> {
 }
 
 impl ArrivingBodies {
-    /// Room for `most_bytes`.
+    /// Creates a room of `most_bytes` bytes.
     pub fn new(most_bytes: u64) -> Self {
         Self { most_bytes, inside: Mutex::default() }
     }
@@ -131,10 +131,10 @@ impl Arriving<'_> {
         Ok(())
     }
 
-    /// The body is there to its end: from now on it is not broken off.
+    /// Notes that the whole body has arrived. From now on the body is not broken off.
     ///
     /// # Errors
-    /// It was broken off before.
+    /// [`NoRoom`] if the body was broken off before.
     pub fn finish(&self) -> Result<(), NoRoom> {
         let mut inside = self.all.inside();
         inside.bodies.get_mut(&self.id).ok_or(NoRoom)?.is_whole = true;
@@ -144,7 +144,7 @@ impl Arriving<'_> {
     /// Waits for `reading`, which reads this body, and returns its result.
     ///
     /// # Errors
-    /// The body was broken off meanwhile.
+    /// [`NoRoom`] if the body was broken off meanwhile.
     pub async fn unless_broken_off<T>(
         &self,
         reading: impl Future<Output = T>,
@@ -177,7 +177,7 @@ mod tests {
         }
         whole.finish().unwrap();
         grows.grow(3 * STEP_BYTES + 1).unwrap();
-        // It takes no further room, so it does not count as growing.
+        // The body takes no further room, so it does not count as growing.
         drips.grow(3 * STEP_BYTES).unwrap();
         new.grow(1).unwrap();
         assert_eq!(drips.finish(), Err(NoRoom));

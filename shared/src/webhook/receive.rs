@@ -1,7 +1,7 @@
 //! A webhook's request, from its headers to durable work.
 //!
-//! Order: size → caller → type → body and signature → events → inbox → its id is remembered → 202. A crash
-//! before the end costs nothing: the sender sees no 202, sends again, and the same items are put again.
+//! The order is: size → caller → type → body and signature → events → inbox → the webhook's id is remembered → 202. A
+//! crash before the end loses nothing. The sender gets no 202 and sends again, and the same items are put again.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -28,52 +28,53 @@ use crate::{
     },
 };
 
-/// What a function URL of Lambda takes, and so what is taken everywhere.
+/// Most bytes of a body. A function URL of Lambda takes no more, so the limit is the same everywhere.
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
-/// A body of which nothing came for so long is given up.
+/// Time after which a body is given up if nothing more of it came.
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// Most bytes of all bodies that are arriving. They are in memory before their signatures are checked.
 const MAX_ARRIVING_BYTES: u64 = 32 * 1024 * 1024;
 /// Most KiB of all bodies whose events are being read, which take a multiple of that in memory. A single body always
 /// fits.
 const MAX_READING_KIB: u32 = 8 * 1024;
-/// For how long a webhook's id is known: longer than senders repeat themselves.
+/// Time for which a webhook's id is remembered. It is longer than senders repeat a webhook.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// What [`crate::store::Memory`] calls ids of webhooks.
+/// Kind under which [`crate::store::Memory`] remembers ids of webhooks.
 const KIND: &str = "webhook";
 
-/// What became of an event.
+/// The outcome of a received event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// It waits in the inbox.
+    /// The event waits in the inbox.
     Accepted,
-    /// It is none of our work.
+    /// The event is not work of this function.
     Ignored {
-        /// Why.
+        /// Reason why the event is ignored.
         reason: String,
     },
-    /// It is no event that can be read.
+    /// The event cannot be read.
     Rejected {
-        /// What is wrong with it.
+        /// Reason why the event cannot be read.
         reason: String,
     },
 }
 
-/// What became of a body's or a poll's events.
+/// The outcomes of the events of a body or a poll.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accepted {
-    /// How many events wait in the inbox.
+    /// Number of events that wait in the inbox.
     pub accepted: usize,
-    /// How many are none of our work.
+    /// Number of events that are not work of this function.
     pub ignored: usize,
-    /// How many cannot be read.
+    /// Number of events that cannot be read.
     pub rejected: usize,
-    /// Each event's outcome, in their order.
+    /// The outcome of each event, in the order of the events.
     pub events: Vec<Outcome>,
 }
 
-/// Decides about an event: the work that it is, as JSON text, or why it is none of ours.
+/// Decides whether an event is work of this function. `Ok` has the inbox item's body as JSON text, and `Err` the reason
+/// why the event is ignored.
 pub type Decide<E> = dyn Fn(E) -> Result<String, String> + Send + Sync;
 
 impl Accepted {
@@ -98,10 +99,10 @@ impl Accepted {
     }
 }
 
-/// Puts what is wanted of `events` into the inbox, as items `<name>/<place>`.
+/// Puts the wanted events of `events` into the inbox, as items `<name>/<place>`.
 ///
 /// # Errors
-/// The inbox cannot be written: nothing is lost if the sender sends again.
+/// Fails if the inbox cannot be written. Nothing is lost if the sender sends the events again.
 pub async fn accept<E: Incoming>(
     store: &Store,
     queue: Queue,
@@ -136,10 +137,10 @@ pub async fn accept<E: Incoming>(
     }
 }
 
-/// Why a request is not taken.
+/// Reasons why a request is refused.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    /// One body for whatever is wrong with a signature: a stranger learns nothing.
+    /// The answer is the same for every fault of a signature, so that a stranger learns nothing.
     #[error("no valid signature: sign the body as Standard Webhooks describes")]
     Unauthorized,
     #[error("the body is larger than {MAX_BODY_BYTES} bytes: send fewer events at once")]
@@ -199,10 +200,10 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver for `queue`. Without `secrets` only requests marked with [`PreAuthenticated`] are taken.
+    /// Creates a receiver for `queue`. Without `secrets` only requests marked with [`PreAuthenticated`] are taken.
     ///
     /// # Errors
-    /// A secret that is none.
+    /// [`BadSecret`] if a configured secret is not a valid `whsec_` key.
     pub fn new(
         secrets: Option<Secret>,
         queue: Queue,
@@ -215,7 +216,7 @@ impl Receiver {
         Ok(Self { secrets, queue, store, clock, arriving, reading })
     }
 
-    /// Answers one request. Never fails: whatever goes wrong is an answer.
+    /// Answers one request. It never fails; an error becomes an answer with an error status.
     pub async fn handle<E, B>(&self, request: Request<B>, decide: &Decide<E>) -> Response<Bytes>
     where
         E: Incoming,
@@ -284,10 +285,10 @@ impl Receiver {
             Some("application/avro") => true,
             _ => return Err(Problem::ContentType),
         };
-        // It holds the room for the body until the answer is known.
+        // This value holds the room for the body until the answer is known.
         let arriving = self.arriving.begin();
         let body = arriving.unless_broken_off(whole(request.into_body(), &arriving)).await??;
-        // Without a signature the same body is the same request.
+        // Without a signature there is no webhook id, so requests with the same body count as the same request.
         let name = match pending {
             None => format!("sha256-{}", hex::encode(Sha256::digest(&body))),
             Some(mut pending) => {
@@ -298,7 +299,7 @@ impl Receiver {
         self.keep(&name, &body, is_avro, decide).await
     }
 
-    /// What of the caller can be checked before the body is read. `None`: it need not sign.
+    /// Checks the caller as far as possible before the body is read. `None`: the caller need not sign.
     async fn pending(
         &self,
         headers: &HeaderMap,
@@ -351,7 +352,7 @@ impl Receiver {
     }
 }
 
-/// Reads a whole body.
+/// Reads a whole body into memory.
 async fn whole<B>(body: B, arriving: &Arriving<'_>) -> Result<Vec<u8>, Problem>
 where
     B: http_body::Body<Data = Bytes>,
@@ -378,7 +379,7 @@ fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The media type without its parameters.
+/// Returns the media type of `Content-Type` without its parameters.
 fn media_type(headers: &HeaderMap) -> Option<&str> {
     let text = header_text(headers, header::CONTENT_TYPE.as_str())?;
     Some(text.split(';').next().unwrap_or_default().trim())

@@ -1,4 +1,5 @@
-//! What every inbox promises. A queue's time is the real one, so each case passes time as its family does.
+//! Tests of what every inbox promises. The time of a queue is the real one, so each case lets time pass as its
+//! implementation needs.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::store_suite::{at, at_once};
 
-/// Makes a test of each case. `$fresh` gives a future of an optional store, as in the other suite; `$time` a
+/// Makes a test of each case. `$fresh` returns a future of an optional store, as in the suite for stores; `$time` is a
 /// [`Time`].
 macro_rules! inbox_suite {
     ($fresh:path, $time:expr) => {
@@ -41,16 +42,16 @@ macro_rules! inbox_suite {
 }
 pub(crate) use inbox_suite;
 
-/// Time, given or real.
+/// A clock that the test sets, or the real one.
 pub(crate) struct Time(Option<AtomicI64>);
 
 impl Time {
-    /// Passes when it is told to.
+    /// Makes a clock that only the test advances.
     pub(crate) fn given() -> Self {
         Self(Some(AtomicI64::new(0)))
     }
 
-    /// Passes by itself.
+    /// Makes a clock of the real time.
     pub(crate) fn real() -> Self {
         Self(None)
     }
@@ -89,7 +90,7 @@ async fn take(store: &Store, most: usize, hold: SignedDuration, time: &Time) -> 
     store.inbox.take(Queue::Query, most, hold, time.now()).await.unwrap()
 }
 
-/// The next item, when it comes.
+/// Waits for the next item and takes it.
 async fn comes(store: &Store, hold: SignedDuration, time: &Time) -> Item {
     for _ in 0..600 {
         if let Some(item) = take(store, 1, hold, time).await.pop() {
@@ -162,7 +163,7 @@ pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(
         assert!(store.inbox.requeue(Queue::Query, &item, again, put).await.unwrap());
         assert!(take(store, 1, LONG, time).await.is_empty());
         item = comes(store, LONG, time).await;
-        // As exact as the clocks of a queue and of its users agree.
+        // A queue and its users allow a difference of 2 seconds between their clocks.
         assert!(time.now().duration_since(put) > seconds(2));
         assert_eq!(item.body, format!("{{\"round\":{round}}}"));
     }
@@ -207,11 +208,11 @@ pub(crate) async fn bodies_come_back_whole_however_long_and_whatever_is_in_them(
     let mut items: Vec<NewItem> = (0..12).map(new_item).collect();
     for (item, kilobytes) in items.iter_mut().zip([0, 1, 199, 190, 190, 190, 190, 190, 250, 3000]) {
         item.body = "\u{1}\"\\ü".repeat(kilobytes * 1024 / 5);
-        // SQS does not take these characters unescaped.
+        // SQS refuses these characters if they are not escaped.
         item.body.push_str("\u{7f}\u{fffe}\u{ffff}\u{1fffe}\0");
         item.id = format!("{}/é \"{}\"", item.id, "x".repeat(200));
     }
-    // One body, two items.
+    // These two items have the same body.
     items[10].body = items[9].body.clone();
     store.inbox.put(Queue::Query, &items, time.now()).await.unwrap();
     let mut came = BTreeSet::new();
@@ -231,7 +232,7 @@ pub(crate) async fn bodies_come_back_whole_however_long_and_whatever_is_in_them(
     assert!(store.bundles.list("inbox/").await.unwrap().is_empty(), "nothing is left behind");
 }
 
-/// As a queue hands over a message of ours that was put a day ago.
+/// Returns a delivery of a message that was put a day ago, as a queue hands it over.
 fn delivery(body: &str) -> Delivery {
     let body = serde_json::Value::from(body);
     let event = serde_json::json!({"Records": [{

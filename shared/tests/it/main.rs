@@ -1,6 +1,6 @@
-//! Integration tests of the library: one binary, a module a subject.
+//! Integration tests of the library: one binary with a module for each subject.
 
-// `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
+// `cfg(test)` always holds here. It tells clippy that helpers are tests too, in which `unwrap` is allowed.
 #[cfg(test)]
 mod inbox_suite;
 #[cfg(test)]

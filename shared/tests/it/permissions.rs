@@ -20,7 +20,7 @@ type Permissions = BTreeMap<String, Vec<String>>;
 const NAME: &str = "azul-vt";
 const BUCKET: &str = "azul-vt-bundles";
 
-/// Everything that `query` does with its state.
+/// Does everything that `query` does with its state.
 async fn work(store: &Store) -> Result<(), StoreError> {
     let (queue, now) = (Queue::Query, Timestamp::now());
     let hour = SignedDuration::from_hours(1);
@@ -35,7 +35,7 @@ async fn work(store: &Store) -> Result<(), StoreError> {
     for report in bundles.list("reports/").await? {
         bundles.remove(&report.key).await?;
     }
-    // The second is too large for a message.
+    // The second item is too large for a message.
     let item = |id: &str, body: String| NewItem { id: id.to_owned(), body };
     let items = [item("1", "{}".into()), item("2", format!("{:?}", "x".repeat(250_000)))];
     inbox.put(queue, &items, now).await?;
@@ -72,7 +72,7 @@ async fn without_any_one_of_its_permissions_query_is_refused_and_told_which() {
         serde_json::from_str(include_str!("../../../infra/permissions.json")).unwrap();
     let mut all = all["query"].clone();
     all.retain(|what, _| !what.ends_with("_SECRET"));
-    // With a queue of its own, in which no earlier one left anything.
+    // Each store has a queue of its own, in which no earlier one left anything.
     let store = async |permissions: &Permissions| {
         let queue = emulator.name("inbox");
         let url = aws::init::queue(&owner, &queue).await.unwrap();

@@ -131,7 +131,7 @@ async fn errors_and_nonsense_are_errors() {
     }
     dispatcher.fail_polls(&Fault::TruncateBody, 1);
     assert!(ask(&client, &poll(&sources, 1)).await.0.unwrap_err().is_transient());
-    // Actions are refused by the dispatcher for other models; they are not sent.
+    // The dispatcher refuses actions for other models, so they are not sent.
     let downloads = Poll { model: Model::Download, ..poll(&sources, 1) };
     assert!(events(&client, &downloads).await.is_empty());
 }

@@ -20,7 +20,7 @@ use testkit::samples;
 mod faults;
 mod random;
 
-/// What the stand-in takes at most in these tests, in bytes.
+/// Largest event that the stand-in takes in these tests, in bytes.
 const SMALL: usize = 4000;
 
 struct World {
@@ -33,7 +33,7 @@ impl World {
         let options = PublisherOptions {
             min_backoff: Duration::from_millis(1),
             max_backoff: Duration::from_millis(5),
-            // Else the dispatcher never sees a large one.
+            // With a lower limit the dispatcher would never get a large event.
             ..PublisherOptions::new(ModelVersion::V6, usize::MAX)
         };
         Self { sim: sim::Dispatcher::start().await.unwrap(), options }
@@ -51,7 +51,7 @@ impl World {
         self.publisher().publish(Model::Binary, events, &RunLimits::default()).await
     }
 
-    /// How often each event's binary arrived, by the number of the event.
+    /// Returns how often each event's binary arrived, by the number of the event.
     fn arrived(&self, count: usize) -> Vec<usize> {
         let arrived = self.sim.arrived();
         assert!(arrived.problems.is_empty(), "{:?}", arrived.problems);
@@ -77,7 +77,7 @@ fn sha256(n: usize) -> String {
     format!("{n:064x}")
 }
 
-/// The event of number `n`, of today.
+/// Returns the event with number `n`, with today's time.
 fn event(n: usize, version: ModelVersion) -> BinaryEvent {
     let mut event = samples::mapped(version);
     event.entity.sha256 = sha256(n);
@@ -108,7 +108,7 @@ fn too_large(n: usize) -> Vec<u8> {
     encoded(&event)
 }
 
-/// No value of any schema: an overlong number.
+/// Returns bytes that no schema can decode: an overlong number.
 fn undecodable() -> Vec<u8> {
     vec![0xff; 40]
 }
@@ -137,7 +137,7 @@ fn encoded_request(event: &DownloadEvent) -> Vec<u8> {
     bytes
 }
 
-/// Fifty good events, but for the culprits.
+/// Returns fifty events, which are good except for the culprits.
 fn fifty(culprits: &[(usize, Vec<u8>)]) -> Vec<Vec<u8>> {
     let mut events: Vec<Vec<u8>> = (0..50).map(good).collect();
     for (at, culprit) in culprits {
@@ -146,7 +146,8 @@ fn fifty(culprits: &[(usize, Vec<u8>)]) -> Vec<Vec<u8>> {
     events
 }
 
-/// Exactly the events at `places` are rejected, for a reason with these words, and the others arrived.
+/// Asserts that exactly the events at `places` are rejected, for a reason that contains `words`, and that the others
+/// arrived.
 #[track_caller]
 fn assert_rejected(world: &World, outcomes: &[Delivery], places: &[usize], words: &str) {
     let arrived = world.arrived(outcomes.len());

@@ -1,4 +1,4 @@
-//! Rules in a bucket: the same set as in a directory, and no worse when something is wrong.
+//! Rules in a bucket give the same set as those in a directory, and handle errors no worse.
 
 use std::{fs, path::Path, time::Instant};
 
@@ -111,7 +111,7 @@ async fn rules_follow_their_bucket_and_a_broken_set_keeps_the_old_one() {
         (found, rules.current().rules().first().unwrap().daily_quota)
     };
     assert!(matches!(look().await, (Refresh::Unchanged, 5)));
-    // As long as the one before, and maybe of the same second.
+    // The text has the same length as the one before, and maybe the same second of change.
     place.put("azul/vt/a.yaml", GOOD.replace('5', "6")).await;
     assert!(matches!(look().await, (Refresh::Reloaded(errors), 6) if errors.is_empty()));
     place.put("azul/vt/a.yaml", BAD).await;

@@ -1,4 +1,4 @@
-//! Bundles on S3: what only a bucket on an emulator can show.
+//! Tests of bundles on S3 that need a bucket on an emulator.
 
 use std::{io::Read, sync::Arc};
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{store_aws::config, store_suite::large};
 
-/// A new bucket, spoken to by S3's own client and by ours.
+/// A new bucket, which S3's own client and this project's use.
 struct Place {
     aws: Shared,
     name: String,
@@ -43,7 +43,7 @@ impl Place {
         listed.uploads().len()
     }
 
-    /// Puts without our code.
+    /// Puts an object without this project's code.
     async fn put(&self, key: &str, content: Vec<u8>) {
         let put = self.client.put_object().bucket(&self.name).key(key);
         put.body(content.into()).send().await.unwrap();
@@ -88,8 +88,8 @@ async fn objects_are_encrypted_and_say_what_they_are() {
 
 const ROLE: &str = "AZUL_VT_TEST_S3_CHILD";
 
-/// Puts and reads a large object, and says how much memory that took; nothing where nobody asks for it.
-/// A process of its own, since other tests hold large objects themselves.
+/// Puts and reads a large object, and prints how much memory that took. It does nothing unless the environment asks for
+/// it. It runs in a process of its own, because other tests hold large objects themselves.
 #[tokio::test(flavor = "multi_thread")]
 async fn child() {
     let Ok(asked) = std::env::var(ROLE) else { return };
@@ -107,7 +107,7 @@ async fn child() {
     println!("\n> {} KiB", peak() - before);
 }
 
-/// The most memory that this process ever had, in KiB.
+/// Returns the most memory that this process ever had, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -161,7 +161,7 @@ async fn a_body_that_gives_nothing_more_is_an_error_and_not_an_end() {
     });
     let (outcome, content) = read.await.unwrap();
     let error = outcome.unwrap_err();
-    // That kind would be taken for a bundle that is cut off.
+    // This kind would mean that the bundle is truncated.
     assert_ne!(error.kind(), std::io::ErrorKind::UnexpectedEof);
     assert!(large.starts_with(&content) && !content.is_empty());
 }
@@ -193,13 +193,13 @@ async fn an_upload_that_fails_leaves_no_parts_behind() {
     let from = bundles.scratch().join("from");
     let large = large();
     std::fs::write(&from, &large).unwrap();
-    // The beginning passes, a part does not.
+    // The start of the upload passes, but not all of its parts do.
     chaos.set(Mode::CutRequestAfter(4 * 1024 * 1024));
     let failed = bundles.put_file("staged/large", &from).await;
     assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
     assert!(from.exists(), "what failed can be tried again");
     chaos.set(Mode::Pass);
-    // An abort is sent beside; one that the fault hit is left to the bucket's lifecycle.
+    // The abort is sent in the background. If the fault hits it, the bucket's lifecycle rule removes the upload.
     let mut looks = 0;
     while place.uploads().await > 0 && looks < 100 {
         looks += 1;

@@ -9,7 +9,7 @@ use sim::{Chaos, Shared};
 
 use crate::store_aws::config;
 
-/// An entry of its own.
+/// An entry that only one test uses.
 struct Entry {
     aws: Shared,
     client: Client,

@@ -1,4 +1,4 @@
-//! SEMANTICS.md names tests that hold its promises: they exist, and every fault has one.
+//! Checks that the tests that SEMANTICS.md names exist, and that every fault has one.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! Waiting work in SQS: the suite, and what only a queue of messages can show.
+//! Tests of the inbox in SQS: the suite, and cases that need a queue of messages.
 
 use std::{collections::BTreeMap, future::pending, time::Duration};
 
@@ -31,7 +31,7 @@ struct Place {
     aws: Shared,
 }
 
-/// New queues and a new bucket.
+/// Creates new queues and a new bucket.
 async fn fresh() -> Option<(Store, Place)> {
     let emulator = sim::Aws::shared().unwrap()?;
     let config = config(&emulator.endpoint()).await;
@@ -40,7 +40,7 @@ async fn fresh() -> Option<(Store, Place)> {
     Box::pin(place(emulator, state)).await
 }
 
-/// New queues beside a state that may be there.
+/// Creates new queues beside a state, which need not exist.
 async fn place(emulator: Shared, state: AwsState) -> Option<(Store, Place)> {
     let config = config(&emulator.endpoint()).await;
     let (inbox, minutes) = (emulator.name("inbox"), emulator.name("minutes"));
@@ -67,7 +67,7 @@ impl Place {
         self.client.send_message().queue_url(&self.inbox).message_body(text).send().await.unwrap();
     }
 
-    /// Waits for a message, and has it for a second; the queue says that it was received `times` times.
+    /// Waits for a message whose receive count is `times`, and keeps it for a second.
     async fn received(&self, times: u32) -> Delivery {
         loop {
             let asked = self.client.receive_message().queue_url(&self.inbox).visibility_timeout(1);
@@ -86,7 +86,7 @@ impl Place {
         }
     }
 
-    /// What is in the dead-letter queue.
+    /// Returns the messages in the dead-letter queue.
     async fn dead(&self) -> Vec<Message> {
         let received = self.client.receive_message().queue_url(&self.dead).visibility_timeout(0);
         let received = received.max_number_of_messages(10).message_attribute_names("All");
@@ -126,7 +126,7 @@ async fn what_waits_longer_than_a_queue_lets_a_message_wait_goes_round() {
     assert_eq!(store.inbox.take(Queue::Query, 1, LONG, now).await.unwrap(), []);
     let counts = store.inbox.counts(Queue::Query, now).await.unwrap();
     assert_eq!((counts.waiting, counts.in_work, counts.buried), (1, 0, 0));
-    // The queue keeps it for a quarter of an hour now. One that comes after its time is worked.
+    // The queue now delays the message for 15 minutes. A message that arrives after its time is worked.
     place.send(&message("b", now + hour)).await;
     let taken = store.inbox.take(Queue::Query, 1, LONG, now + hour).await.unwrap();
     assert_eq!(taken.first().map(|item| item.id.as_str()), Some("b"));
@@ -139,7 +139,7 @@ async fn an_item_that_nobody_ever_ends_is_put_aside() {
     let item = NewItem { id: "a".into(), body: "{}".into() };
     store.inbox.put(Queue::Query, &[item], now).await.unwrap();
     let mut takers = 0;
-    // Each taker dies at once, also those who should have given it up.
+    // Each taker dies at once, even those that should have given the item up.
     while let [item] =
         store.inbox.take(Queue::Query, 1, SignedDuration::ZERO, now).await.unwrap().as_slice()
     {
@@ -257,18 +257,18 @@ async fn a_body_that_cannot_be_read_now_holds_up_no_other_and_its_item_waits() {
     // This body becomes an object in the bucket.
     items[2].body = "x".repeat(300 * 1024);
     store.inbox.put(Queue::Query, &items, now).await.unwrap();
-    // The same queue, and a bucket that gives nothing.
+    // This inbox has the same queue, and a bucket that does not exist.
     let config = config(&place.aws.endpoint()).await;
     let state = AwsState { table: "not-used".into(), bucket: place.aws.name("gone") };
     let out = aws::store(&place.settings, &config, &state).unwrap();
     let taken = out.inbox.take(Queue::Query, 10, LONG, now).await.unwrap();
     assert_eq!(taken.len(), 5, "{taken:?}");
-    // The other one waits, and has lost no life: the queue does not count this receive.
+    // The other item waits, and this receive does not count as a lost worker.
     let counts = out.inbox.counts(Queue::Query, now).await.unwrap();
     assert_eq!((counts.waiting, counts.in_work, counts.buried), (1, 5, 0));
 }
 
-/// The end that a worker gives each of its items.
+/// Way in which a worker ends each of its items.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Does {
     End,
@@ -297,8 +297,8 @@ async fn an_item_that_no_worker_began_has_a_try_before_it_is_given_up() {
     let (store, place) = Box::pin(place(emulator, state)).await.unwrap();
     let workers = Workers { store: &store, queue: Queue::Query, clock: &SystemClock, at_once: 1 };
     place.send(&message("a", Timestamp::now())).await;
-    // Each time the queue had given the message to functions that could not start. The first function that can
-    // begins it, and begins it again where it came back and none could start once more.
+    // Before each delivery the queue had given the message to functions that could not start. The first function that
+    // starts works on the item. It does so again after the item was put back and more functions could not start.
     for does in [Does::PutBack, Does::PutBack, Does::Die] {
         let delivery = [place.received(7).await];
         let limits = RunLimits::default();
@@ -308,7 +308,7 @@ async fn an_item_that_no_worker_began_has_a_try_before_it_is_given_up() {
         let counts = store.inbox.counts(Queue::Query, Timestamp::now()).await.unwrap();
         assert_eq!(counts.buried, 0);
     }
-    // A worker began it and died at it: that was its last try.
+    // A worker began the item and died, which was the item's last try.
     let delivery = [place.received(8).await];
     workers.deliver(&Does::End, &delivery, &RunLimits::default()).await;
     let dead = place.dead().await;

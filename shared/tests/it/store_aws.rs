@@ -1,4 +1,4 @@
-//! The AWS family, on an emulator: the suite, and what only AWS can show.
+//! Tests of the state on AWS, on an emulator: the suite, and cases that need AWS.
 
 use std::sync::atomic::Ordering;
 
@@ -28,7 +28,7 @@ struct Place {
     _aws: Shared,
 }
 
-/// A new table. What expires in it stays: the cases' time is not the emulator's.
+/// Creates a new table. Expired items stay in it, because the cases' time is not the emulator's.
 async fn place() -> Option<Place> {
     let emulator = sim::Aws::shared().unwrap()?;
     let config = config(&emulator.endpoint()).await;
@@ -49,12 +49,12 @@ fn settings_in(dir: &TempDir) -> Settings {
     Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap()
 }
 
-/// An emulator, spoken to as its owner.
+/// Returns the configuration of an emulator's owner.
 pub(crate) async fn config(endpoint: &str) -> SdkConfig {
     config_of(endpoint, "test", "test").await
 }
 
-/// An emulator, spoken to as the user of a key.
+/// Returns the configuration of the user with this key at an emulator.
 pub(crate) async fn config_of(endpoint: &str, id: &str, secret: &str) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .endpoint_url(endpoint)
@@ -73,7 +73,7 @@ async fn fresh() -> Option<(Store, Place)> {
 
 store_suite!(fresh);
 
-/// Each call arrives twice, and its first answer is lost: what is said then is as true.
+/// Each call arrives twice and its first answer is lost. The second answer must be just as true.
 mod twice {
     use super::*;
 
@@ -252,7 +252,7 @@ async fn aws_is_reached_through_the_proxy_of_the_settings() {
         .retry_config(RetryConfig::disabled())
         .build();
     let client = aws_sdk_dynamodb::Client::new(&config);
-    // There is nobody behind it; that it was asked is enough.
+    // No server is behind the proxy, so the test checks only that the proxy was asked.
     client.list_tables().send().await.unwrap_err();
     let through = proxy.through();
     assert_eq!((through[0].method.as_str(), through[0].host.as_str()), ("CONNECT", "127.0.0.1:9"));

@@ -1,4 +1,4 @@
-//! The local family: the suite, and what only files and processes can show.
+//! Tests of the local state: the suite, and cases that need files and processes.
 //!
 //! Other processes are this test program itself, told by the environment to be a [`child`].
 
@@ -34,7 +34,7 @@ fn fresh() -> Ready<Option<(Store, TempDir)>> {
 store_suite!(fresh);
 inbox_suite!(fresh, Time::given());
 
-/// The one item waits in the queue of `query`.
+/// Returns a store in which one item waits in the queue of `query`.
 async fn with_an_item() -> (Store, TempDir) {
     let (store, dir) = fresh().await.unwrap();
     let item = NewItem { id: "a".into(), body: "{}".into() };
@@ -167,7 +167,7 @@ async fn what_a_dead_owner_had_comes_back_at_once_and_what_one_after_the_other_h
     assert!(take(22).await.is_none());
     let fourth = take(33).await.unwrap();
     assert!(!store.inbox.done(Queue::Query, &second).await.unwrap());
-    // Where a worker had a word the count starts anew.
+    // After a worker has put the item back, the count starts at zero.
     let again = Retry { after: SignedDuration::ZERO, is_attempt: false, ..Retry::default() };
     assert!(store.inbox.requeue(Queue::Query, &fourth, again, at(34)).await.unwrap());
     assert_eq!(take(34).await.unwrap().lost, 0);
@@ -205,7 +205,7 @@ async fn leases_leave_no_files_and_old_ones_that_nobody_holds_are_forgotten() {
     };
     store.leases.release(acquire(&store, "load-1").await).await.unwrap();
     assert_eq!(locks(), Vec::<String>::new());
-    // One whose owner died, one that is held, and one that was renewed since.
+    // The leases are one whose owner died, one that is held, and one that was renewed since.
     drop(acquire(&store, "load-2").await);
     let held = acquire(&store, "load-3").await;
     let renewed = acquire(&store, "load-4").await;
@@ -214,7 +214,7 @@ async fn leases_leave_no_files_and_old_ones_that_nobody_holds_are_forgotten() {
     assert_eq!(locks(), ["lease-load-2", "lease-load-3", "lease-load-4"]);
     assert_eq!(store.leases.prune(at(10)).await.unwrap(), 2);
     assert_eq!(locks(), ["lease-load-3", "lease-load-4"]);
-    // The held one is its owner's still; the number of a forgotten one begins anew.
+    // The held lease still belongs to its owner. The fencing numbers of a forgotten lease start again.
     store.leases.renew(&held, at(11)).await.unwrap();
     assert_eq!(acquire(&store, "load-1").await.fence, 1);
     assert_eq!(acquire(&store, "load-4").await.fence, 2);
@@ -223,7 +223,7 @@ async fn leases_leave_no_files_and_old_ones_that_nobody_holds_are_forgotten() {
 const ROLE: &str = "AZUL_VT_TEST_CHILD";
 const STATE: &str = "AZUL_VT_TEST_STATE";
 
-/// What the tests start as other processes; nothing where nobody asks for it.
+/// Main function of the other processes that the tests start. It does nothing unless the environment asks for it.
 #[test]
 fn child() {
     let (Ok(role), Ok(state)) = (std::env::var(ROLE), std::env::var(STATE)) else { return };
@@ -238,7 +238,7 @@ fn child() {
             "hold" => {
                 let lease = acquire(&store, "load").await;
                 say(&format!("holds {}", lease.fence));
-                // For good: only a kill ends it.
+                // The process holds the lease until it is killed.
                 std::future::pending::<()>().await;
             }
             "write" => write_until_killed(&store).await,
@@ -265,7 +265,7 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
-/// Every kind of write in turn; each is said once it is acknowledged.
+/// Makes every kind of write in turn, and prints each once it is acknowledged.
 async fn write_until_killed(store: &Store) {
     let lease = acquire(store, "load").await;
     for n in 1..i64::MAX {
@@ -297,7 +297,7 @@ fn ledger_row(n: i64) -> LedgerRow {
     }
 }
 
-/// A process of its own; killed when it is dropped.
+/// Another process, which is killed when this is dropped.
 struct Other {
     process: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -316,7 +316,7 @@ impl Other {
         Self { process, lines }
     }
 
-    /// The next line that it says; `None` when it has ended.
+    /// Returns the next line that the process prints; `None` when it has ended.
     fn hears(&mut self) -> Option<String> {
         self.lines
             .by_ref()
@@ -324,7 +324,7 @@ impl Other {
             .find_map(|l| l.strip_prefix("> ").map(str::to_owned))
     }
 
-    /// SIGKILL, and all it said until then.
+    /// Kills the process with SIGKILL, and returns all that it printed until then.
     fn kill(&mut self) -> Vec<String> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -407,7 +407,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
 
         let store = open(&state).unwrap();
         let cursor = store.cursors.read("load").await.unwrap().unwrap_or(0);
-        // The lines may be cut at the kill: a last one without its end counts for nothing.
+        // The kill may cut the last line, so an incomplete one is ignored.
         let complete = said.iter().filter_map(|line| line.split_once(' '));
         for (what, n) in complete.take(said.len().saturating_sub(1)) {
             let number: i64 = n.parse().unwrap();
@@ -433,7 +433,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
             }
         }
         drop(acquire(&store, "load").await);
-        // What it had not finished is gone, and only that.
+        // Unfinished files of the process are gone, and nothing else.
         let scratch = store.bundles.scratch();
         assert_eq!(fs::read_dir(scratch).unwrap().count(), 0);
         assert_eq!(fs::read_dir(scratch.parent().unwrap()).unwrap().count(), 2);
@@ -516,7 +516,8 @@ async fn a_second_opening_in_one_process_keeps_the_locks_of_the_first() {
     let database = format!(":{} ", fs::metadata(state.join("state.sqlite")).unwrap().ino());
     let process = format!(" {} ", std::process::id());
     let locked = || {
-        // The list changes while it is read, so a look may miss a lock; a lock that is lost is in none.
+        // The list changes while it is read, so one look may miss a lock. A lock that was lost is missing in every
+        // look.
         (0..100).any(|_| {
             let locks = fs::read_to_string("/proc/locks").unwrap();
             locks.lines().any(|lock| lock.contains(&database) && lock.contains(&process))
@@ -581,7 +582,7 @@ async fn a_newer_schema_and_a_foreign_file_are_refused_and_left_alone() {
     let database = state.join("state.sqlite");
     store.cursors.advance("load", None, 7).await.unwrap();
     drop(store);
-    // It opens again, and holds what it held.
+    // The state opens again with its content.
     assert_eq!(open(&state).unwrap().cursors.read("load").await.unwrap(), Some(7));
 
     let raw = rusqlite::Connection::open(&database).unwrap();

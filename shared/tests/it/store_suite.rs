@@ -1,5 +1,5 @@
-//! What every implementation of the state promises. Each case takes a fresh, empty store;
-//! [`store_suite!`] runs all of them on one implementation.
+//! Tests of what every implementation of the state promises. Each case takes a fresh, empty store; [`store_suite!`]
+//! runs all cases on one implementation.
 
 use std::{future::Future, io::Read, sync::Arc};
 
@@ -15,8 +15,8 @@ use azul_vt::{
 use jiff::{SignedDuration, Timestamp, civil::date};
 use tokio::task::JoinSet;
 
-/// Makes a test of each case. `$fresh` is a function that gives a future of a store and of something
-/// to keep alive while it is used; `None` where this machine has nothing to keep it in.
+/// Makes a test of each case. `$fresh` is a function that returns a future of a store and of something to keep alive
+/// while it is used; `None` if this machine cannot run the implementation.
 macro_rules! store_suite {
     ($fresh:path) => {
         $crate::store_suite::store_suite!($fresh:
@@ -33,7 +33,7 @@ macro_rules! store_suite {
         );
         $crate::store_suite::store_suite!(@table $fresh);
     };
-    // What a table keeps, without the longest case.
+    // The cases of a table, without the longest one.
     (@table $fresh:path) => {
         $crate::store_suite::store_suite!($fresh:
             a_cursor_moves_only_from_where_it_is_expected_and_only_forward
@@ -73,7 +73,7 @@ macro_rules! store_suite {
 }
 pub(crate) use store_suite;
 
-/// 2026-11-24T08:57:00.123456789Z and so many seconds.
+/// Returns the time `seconds` after 2026-11-24T08:57:00.123456789Z.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     let start: Timestamp = "2026-11-24T08:57:00.123456789Z".parse().unwrap();
     start + SignedDuration::from_secs(seconds)
@@ -86,7 +86,7 @@ pub(crate) async fn acquire(store: &Store, name: &str) -> Lease {
     }
 }
 
-/// Runs `work` in `n` tasks at once and gives what they gave.
+/// Runs `work` in `n` tasks at once and returns their results.
 pub(crate) async fn at_once<T, F>(n: usize, work: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -121,7 +121,7 @@ pub(crate) async fn eight_tasks_move_a_cursor_without_losing_a_step(store: &Stor
     assert_eq!(store.cursors.read("steps").await.unwrap(), Some(8 * 25));
 }
 
-/// Moves the cursor `steps` on by one, so many times; gives how often it did.
+/// Moves the cursor `steps` on by one, until this succeeded `times` times. Returns how often it succeeded.
 pub(crate) async fn step_a_cursor(store: Store, times: u64) -> u64 {
     let mut moved = 0;
     while moved < times {
@@ -193,7 +193,7 @@ pub(crate) async fn a_lease_that_was_taken_over_can_neither_write_nor_be_renewed
         updated: at(0),
     };
     store.ledger.put(&row, &old).await.unwrap();
-    // What is left of an owner that was thought dead: its number without its right.
+    // A lease of an owner that was thought dead: it has the number, but no right any more.
     let stale = Lease {
         name: old.name.clone(),
         owner: old.owner.clone(),
@@ -208,7 +208,7 @@ pub(crate) async fn a_lease_that_was_taken_over_can_neither_write_nor_be_renewed
     let lost = store.leases.renew(&old, at(1)).await;
     assert!(matches!(lost, Err(StoreError::LeaseLost { .. })), "{lost:?}");
     assert_eq!(store.ledger.get(minute).await.unwrap().unwrap().state, MinuteState::Planned);
-    // Giving back what is lost does not take it from the new owner.
+    // Giving back a lost lease does not take it from the new owner.
     store.leases.release(old).await.unwrap();
     assert!(matches!(
         store.leases.acquire("load", "third", at(2)).await.unwrap(),
@@ -225,7 +225,7 @@ pub(crate) async fn a_lease_whose_owner_is_silent_for_a_minute_is_taken_and_the_
     store.leases.renew(&silent, at(19)).await.unwrap();
     let early = store.leases.acquire("load", "second", at(78)).await.unwrap();
     assert!(matches!(early, Grant::Held { .. }), "{early:?}");
-    // Where the system tells of an owner's death no time need pass.
+    // If the system reports an owner's death, no time needs to pass.
     silent.guard = None;
     let taken = store.leases.acquire("load", "second", at(79)).await.unwrap();
     let Grant::Acquired(second) = taken else { panic!("{taken:?}") };
@@ -283,7 +283,7 @@ async fn fill_ledger(store: &Store) -> Vec<LedgerRow> {
         let minute = first.plus(i64::from(n));
         rows.push(LedgerRow { minute, state, counts, updated: at(i64::from(n)) });
     }
-    // Not in order of time, so that an order read back is the ledger's own.
+    // The rows are not put in order of time, so the order that is read back is the ledger's own.
     for row in rows.iter().rev() {
         store.ledger.put(row, &lease).await.unwrap();
     }
@@ -297,7 +297,7 @@ pub(crate) async fn the_ledger_gives_back_every_state_as_it_was_put(store: &Stor
         assert_eq!(store.ledger.get(row.minute).await.unwrap().as_ref(), Some(row));
     }
     assert_eq!(store.ledger.get(rows[0].minute.plus(-1)).await.unwrap(), None);
-    // All in one call, and none of them where the lease is lost.
+    // All rows are written in one call, and none of them if the lease is lost.
     let old = acquire(store, "load").await;
     let stale =
         Lease { name: old.name.clone(), owner: String::new(), fence: old.fence, guard: None };
@@ -434,7 +434,7 @@ pub(crate) async fn workers_under_leases_of_their_own_write_one_ledger(store: &S
 
 pub(crate) async fn many_rows_at_once_are_all_written(store: &Store) {
     let lease = acquire(store, "load").await;
-    // Across the end of a month and of a year, and more than any transaction takes.
+    // The rows cross the end of a month and of a year, and are more than a transaction takes.
     let first: Minute = "202612312300".parse().unwrap();
     let row = |n: i64| LedgerRow {
         minute: first.plus(n),
@@ -492,7 +492,7 @@ pub(crate) async fn memory_lasts_for_its_time_and_no_longer(store: &Store) {
     assert!(!memory.knows("request", "a", at(3600)).await.unwrap());
     assert!(memory.remember("request", "a", hour, at(3600)).await.unwrap());
     assert!(memory.knows("request", "a", at(7199)).await.unwrap());
-    // What expired may be removed, what did not may not.
+    // Expired ids may be removed, others may not.
     for n in 0..300_i64 {
         assert!(memory.remember("request", &format!("b{n}"), hour, at(7200 + n)).await.unwrap());
     }
@@ -514,7 +514,7 @@ pub(crate) async fn memory_of_many_ids_answers_for_each(store: &Store) {
     let new = memory.remember_all("request", &ids("c b d"), hour, at(1)).await.unwrap();
     assert_eq!(new, [true, false, true]);
     assert!(memory.remember_all("request", &[], hour, at(1)).await.unwrap().is_empty());
-    // More than one write takes, some of them known, one of them long.
+    // The ids are more than one write takes. Some are known, and one is long.
     let mut many: Vec<String> = (0..250).map(|n| format!("m{n}")).collect();
     many[7] = "é".repeat(2000);
     let known = [many[7].clone(), many[60].clone(), many[249].clone()];
@@ -545,7 +545,7 @@ pub(crate) async fn a_quota_grants_its_limit_once_an_id_to_sixteen_clients_that_
     race_for_a_quota(store, 200, 1000).await;
 }
 
-/// Sixteen clients ask twice for each of so many ids of their own.
+/// Lets sixteen clients reserve places, each twice for each of its `ids` ids.
 pub(crate) async fn race_for_a_quota(store: &Store, ids: usize, limit: u64) {
     let day = date(2026, 11, 24);
     let granted: Vec<u64> = at_once(16, |client: usize| {
@@ -599,7 +599,7 @@ pub(crate) async fn a_quota_knows_its_ids_and_its_places_come_back(store: &Store
     assert_eq!(usage, [("other".to_owned(), 1), (CATEGORY.to_owned(), 2)]);
     assert!(quotas.usage(date(2026, 1, 1)).await.unwrap().is_empty());
 
-    // Names that differ far behind.
+    // These long names differ only at their ends.
     let long = |end: char| "é".repeat(1500) + &end.to_string();
     for end in ['b', 'a'] {
         for id in ["1", &long('1'), &long('2')] {
@@ -653,7 +653,7 @@ pub(crate) async fn stages_only_go_forward(store: &Store) {
 
 async fn content(store: &Store, key: &str) -> Option<Vec<u8>> {
     let mut reader = store.bundles.open(key).await.unwrap()?;
-    // Reading blocks.
+    // Reading blocks, so it runs on another thread.
     let read = move || {
         let mut content = Vec::new();
         reader.read_to_end(&mut content).map(|_| content)
@@ -673,7 +673,7 @@ pub(crate) async fn a_file_that_is_put_keeps_its_content_for_good(store: &Store)
     std::fs::write(&first, "first").unwrap();
     assert!(bundles.put_file(key, &first).await.unwrap());
     assert!(!first.exists());
-    // From a directory of its own, as a file that was posted may be.
+    // The file comes from another directory, as a posted file may.
     let elsewhere = tempfile::tempdir().unwrap();
     let second = elsewhere.path().join("second");
     std::fs::write(&second, "second").unwrap();
@@ -703,7 +703,7 @@ pub(crate) async fn of_many_who_put_a_file_one_wins(store: &Store) {
     assert_eq!(content(store, "posted/abc").await.unwrap(), winners[0].to_string().as_bytes());
 }
 
-/// As large as a minute of the feed is; no two stretches of it are alike.
+/// Returns content as large as a minute of the feed, in which no two parts are alike.
 pub(crate) fn large() -> Vec<u8> {
     (0..30 * 1024 * 1024 / 8).flat_map(|n: u64| (n * n).to_le_bytes()).collect()
 }
@@ -719,7 +719,7 @@ pub(crate) async fn a_large_file_comes_back_whole_and_is_never_overwritten(store
     assert!(!from.exists());
     assert!(content(store, "staged/large").await.unwrap() == large, "another content");
     assert_eq!(bundles.list("staged/").await.unwrap()[0].size, large.len() as u64);
-    // Whoever reads only the start of it leaves nothing behind that hinders.
+    // A reader that stops after the start leaves nothing behind that hinders others.
     let mut reader = bundles.open("staged/large").await.unwrap().unwrap();
     let start = tokio::task::spawn_blocking(move || {
         let mut start = [0; 64];
@@ -770,7 +770,7 @@ pub(crate) async fn removing_leaves_nothing_and_hinders_nobody(store: &Store) {
     bundles.remove("posted/abc/1").await.unwrap();
     assert!(bundles.open("posted/abc/1").await.unwrap().is_none());
     assert!(keys(store, "").await.is_empty());
-    // Whoever puts beside one who removes is not disturbed.
+    // Putting an object is not disturbed by a concurrent removal.
     at_once(8, |n| {
         let bundles = Arc::clone(bundles);
         async move {
@@ -939,7 +939,7 @@ pub(crate) async fn eight_askers_never_exceed_a_budget(store: &Store) {
     for second in 0..24 {
         granted.push(ask(second).await.iter().sum::<u64>());
     }
-    // All that may be, at once when it may be: 10 seconds and the margin apart.
+    // All permitted requests are granted as soon as they may be: 10 seconds and the margin apart.
     let expected: Vec<u64> = (0..24).map(|n| if n % 11 == 0 { 5 } else { 0 }).collect();
     assert_eq!(granted, expected);
 }

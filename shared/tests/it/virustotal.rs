@@ -1,4 +1,4 @@
-//! VirusTotal's feed over HTTP: every answer, every fault, and where the key goes.
+//! Tests of VirusTotal's feed over HTTP: every answer, every fault, and which hosts get the key.
 
 use std::{error::Error as _, fmt::Write as _, path::PathBuf, time::Duration};
 
@@ -36,7 +36,7 @@ impl World {
         VirusTotal::from_settings(&self.settings(&[])).unwrap()
     }
 
-    /// Gives up after a moment, for what never comes.
+    /// Returns a client with short timeouts, for answers that never come.
     fn impatient(&self) -> VirusTotal {
         let settings = self.settings(&[]);
         let moment = Duration::from_millis(200);
@@ -53,7 +53,8 @@ impl World {
         self.client().fetch_minute(minute(), &self.path()).await
     }
 
-    /// The error of one request that goes like this, whose text and traces must not hold the key.
+    /// Returns the error of one request with this behaviour of the server. Checks that its texts, and those of its
+    /// causes, do not hold the key.
     async fn error(&self, behaviour: Behaviour) -> VirusTotalError {
         self.error_of(&self.client(), behaviour).await
     }
@@ -361,7 +362,7 @@ async fn https_goes_through_the_proxy_as_a_tunnel() {
     let world = World::new().await;
     let proxy = sim::Proxy::start().await.unwrap();
     let url = proxy.url();
-    // Nobody speaks TLS there: that the tunnel was asked for is what counts.
+    // The server there does not speak TLS, so the test checks only that the tunnel was requested.
     let https = world.sim.url().replace("http://", "https://");
     let settings = world.settings(&[("HTTPS_PROXY", &url), ("VIRUSTOTAL", &https)]);
     let client = VirusTotal::from_settings(&settings).unwrap();

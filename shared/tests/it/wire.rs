@@ -16,17 +16,17 @@ use aws_smithy_runtime_api::client::{
 };
 use azul_vt::{settings::Settings, store::aws};
 
-/// What happens to a call.
+/// The kind of trouble.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trouble {
-    /// It arrives twice, and the first answer is lost: as the SDK itself sends it again then.
+    /// Each call arrives twice and its first answer is lost, as when the SDK sends it again.
     Twice,
-    /// Two of three writes are told that another one is at work on the same item. The emulator does one
-    /// after the other, so it never says that.
+    /// Two of three writes are refused because of a conflict with another write to the same item. The emulator works
+    /// them one after the other, so it never refuses by itself.
     Meetings,
 }
 
-/// The client.
+/// An HTTP client that makes trouble.
 #[derive(Debug)]
 pub(crate) struct Wire {
     client: SharedHttpClient,
@@ -42,7 +42,7 @@ impl Wire {
         Self { client, trouble, calls: Arc::default(), refused: Arc::default() }
     }
 
-    /// How many calls were told of another one, and go on counting.
+    /// Returns the running count of calls that were refused.
     pub(crate) fn refused(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.refused)
     }

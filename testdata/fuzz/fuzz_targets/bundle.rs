@@ -1,7 +1,7 @@
-//! A bundle of bzip2 gives the lines of the ordinary decoder, whatever the damage and the number of threads.
+//! Fuzzes the decoder of bzip2 bundles: it gives the lines of the ordinary decoder, whatever the damage and the number
+//! of threads.
 //!
-//! The first byte says what is made of the others: they are taken as they are, or as a text that is compressed and
-//! then damaged.
+//! The first byte says how the other bytes are used: as they are, or as a text that is compressed and then damaged.
 
 #![no_main]
 
@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
     if sound {
         assert_eq!(one, expected);
     } else {
-        // The ordinary decoder loses what it made in the very call that fails.
+        // The ordinary decoder loses the bytes that it decoded in the very call that fails.
         assert!(one.iter().zip(&expected).all(|(one, other)| one == other));
     }
 });
@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
 /// A compressed text with up to four damaged bytes: pairs of place and bits come first.
 fn damaged(kind: u8, data: &[u8]) -> Option<Vec<u8>> {
     let (damage, text) = data.split_first_chunk::<8>()?;
-    // Repeated to have more blocks.
+    // The text is repeated to make more blocks.
     let times = if kind % 4 == 2 { 1 } else { usize::from(kind / 4).max(1) * 16 };
     let level = bzip2::Compression::new(1 + u32::from(kind % 9));
     let mut encoder = BzEncoder::new(Vec::new(), level);
@@ -80,7 +80,7 @@ fn lines(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
     (all, sound)
 }
 
-/// The lines whose checksum was seen, and whether they are all.
+/// Returns the lines whose checksum was verified, and whether they are all lines.
 fn checked(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
     let mut all = Vec::new();
     let take = |line| {
@@ -92,7 +92,7 @@ fn checked(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
     (all, is_all)
 }
 
-/// What the ordinary decoder makes of streams after one another, and whether nothing is wrong with them.
+/// Decodes streams one after the other with the ordinary decoder. Returns the text, and whether all streams are sound.
 fn ordinary(mut input: &[u8]) -> (Vec<u8>, bool) {
     let mut plain = Vec::new();
     while !input.fill_buf().unwrap().is_empty() {
@@ -111,7 +111,7 @@ fn ordinary(mut input: &[u8]) -> (Vec<u8>, bool) {
 fn expected(plain: &[u8], sound: bool) -> Vec<(u64, Vec<u8>)> {
     let mut all: Vec<_> = (1..).zip(plain.split(|byte| *byte == b'\n')).collect();
     if !sound {
-        // Of a line that breaks off nothing is handed on.
+        // A line that breaks off is not handed on.
         all.pop();
     }
     all.into_iter()

@@ -1,4 +1,5 @@
-//! Any line is a record or none; a record becomes the same event each time, and its Avro reads as that event.
+//! Fuzzes records: any line is a record or is refused. A record becomes the same event each time, and the Avro of the
+//! event decodes to that event.
 
 #![no_main]
 

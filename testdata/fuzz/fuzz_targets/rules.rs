@@ -1,4 +1,4 @@
-//! Any file is one of rules or is refused; its rules match a record as a set as each does alone.
+//! Fuzzes rules: any file is loaded or refused, and a set of rules matches the same records as its rules do alone.
 
 #![no_main]
 
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 static FOLDER: OnceLock<TempDir> = OnceLock::new();
 
 fuzz_target!(|data: &[u8]| {
-    // A record, a zero, rules.
+    // The data are a record, a zero byte and rules.
     let mut parts = data.splitn(2, |byte| *byte == 0);
     let (Some(record), Some(rules)) = (parts.next(), parts.next()) else { return };
     let folder: &Path = FOLDER.get_or_init(|| TempDir::new().unwrap()).path();
-    // Either a file as it is, or the text of one rule.
+    // The rules are used twice: as a file, and as the text of one rule.
     let quoted = serde_json::to_string(&String::from_utf8_lossy(rules)).unwrap();
     let one = format!("- r: {{syntax: gjson, daily_quota: 1, rule: {quoted}}}\n");
     for content in [rules, one.as_bytes()] {

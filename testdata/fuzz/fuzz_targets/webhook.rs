@@ -1,4 +1,4 @@
-//! Any body of a webhook and any event of Lambda is taken apart or refused.
+//! Fuzzes webhooks: any body and any event of Lambda is parsed or refused.
 
 #![no_main]
 

@@ -24,17 +24,17 @@ use crate::python::{Venv, say};
 
 const VENV: Venv = Venv { target: "aws", variable: "AZUL_VT_AWS" };
 
-/// How long a start may take on a machine under load; half a second is usual.
+/// Longest wait for a start on a machine under load; half a second is usual.
 const START: Duration = Duration::from_mins(1);
-/// Between two looks at whether it answers.
+/// Pause between two checks whether the emulator answers.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// Bytes of the log's end that a failing test prints; all of it is kept.
 const SHOWN: usize = 8 * 1024;
 
 /// A running emulator of DynamoDB, S3, SQS and Secrets Manager, with a state of its own.
 ///
-/// It ends with its handle, and also when this process ends in any other way. Where a test fails while it
-/// holds one, the log is shown and kept.
+/// The emulator ends with its handle, and also when this process ends in any other way. If a test fails while it holds
+/// a handle, the log is shown and kept.
 #[derive(Debug)]
 pub struct Aws {
     process: Child,
@@ -52,7 +52,8 @@ impl Aws {
         Self::start_with("false")
     }
 
-    /// As [`Aws::start`]; asks each caller for a signature, and users ([`Aws::user`]) for their permissions.
+    /// Starts an emulator as [`Aws::start`] does. This one asks each caller for a signature, and users ([`Aws::user`])
+    /// for their permissions.
     ///
     /// # Errors
     /// As [`Aws::start`].
@@ -94,7 +95,8 @@ impl Aws {
         format!("http://{}", self.address)
     }
 
-    /// Its directory, with its `log`. It goes with the handle, unless it holds a file `keep` by then.
+    /// Returns the emulator's directory, which has its `log`. It is removed with the handle, unless it holds a file
+    /// `keep` by then.
     pub fn home(&self) -> &Path {
         &self.home
     }
@@ -133,7 +135,7 @@ impl Aws {
         self.python("objects.py", &[bucket, prefix, directory]).map(drop)
     }
 
-    /// What a script of testdata/aws says.
+    /// Runs a script of testdata/aws and returns its output.
     fn python(&self, script: &str, args: &[&str]) -> Result<String> {
         let run = Command::new(VENV.python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../aws").join(script))
@@ -216,7 +218,7 @@ impl Aws {
         String::from_utf8_lossy(end).into_owned()
     }
 
-    /// Where the test that used it failed: shows the log and keeps it.
+    /// Shows and keeps the log if the test that used the emulator failed.
     fn show_failure(&self) {
         if thread::panicking() {
             // Without it the log goes with the process; there is nobody to tell.
@@ -233,7 +235,7 @@ impl Aws {
 impl Drop for Aws {
     fn drop(&mut self) {
         self.show_failure();
-        // It ends when its input does, and removes what it has; where it had ended before, we do.
+        // The emulator ends when its input does, and removes its files. If it ended before, they are removed here.
         drop(self.process.stdin.take());
         let _ = self.process.wait();
         if !self.home.join("keep").exists() {

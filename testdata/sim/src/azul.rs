@@ -28,10 +28,10 @@ impl Azul {
         Ok(VENV.is_installed()?.then_some(Self(())))
     }
 
-    /// What Azul's models of events say against these: a line for each complaint. Blocks.
+    /// Checks events with Azul's models of them and returns a line for each complaint. Blocks.
     ///
     /// # Errors
-    /// They did not look at all of them.
+    /// The models did not check all of the events.
     pub fn complaints<'a>(
         self,
         events: impl IntoIterator<Item = &'a Published>,
@@ -120,7 +120,7 @@ impl AzulDispatcher {
 
 impl Drop for AzulDispatcher {
     fn drop(&mut self) {
-        // It ends when its input does.
+        // The process ends when its input does.
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }

@@ -71,7 +71,7 @@ impl Fault {
     }
 }
 
-/// What is to go wrong next, first in, first out.
+/// Queue of the faults of the next requests.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(Mutex<VecDeque<Fault>>);
 

@@ -23,17 +23,17 @@ pub struct Gateway {
 /// A group's path below `/metrics/` → what it holds.
 type Groups = Arc<Mutex<BTreeMap<String, Pushed>>>;
 
-/// What stands for the value of a sample that is no whole number.
+/// Value that is stored for a sample that is not a whole number.
 const NO_WHOLE_NUMBER: i64 = -1;
 
-/// What a group holds.
+/// The metrics of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Pushes taken.
     pub times: usize,
     /// A sample's name and labels as written → its value; -1 where it is no whole number.
     pub samples: BTreeMap<String, i64>,
-    /// The types said of names.
+    /// Types by the metric's name.
     pub types: BTreeMap<String, String>,
 }
 
@@ -58,7 +58,7 @@ impl Gateway {
         self.server.down().await;
     }
 
-    /// What was pushed, by group, such as `job/x/function/y`.
+    /// Returns the pushed metrics by group, such as `job/x/function/y`.
     pub fn pushed(&self) -> BTreeMap<String, Pushed> {
         lock(&self.groups).clone()
     }

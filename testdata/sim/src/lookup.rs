@@ -26,7 +26,7 @@ pub fn event(n: usize) -> Value {
     })
 }
 
-/// VirusTotal's report of it.
+/// Returns VirusTotal's report on the n-th file.
 pub fn report(n: usize) -> String {
     let attributes = json!({"sha256": sha256(n), "type_tag": "pdf", "tags": ["seen"]});
     json!({"data": {"type": "file", "id": sha256(n), "attributes": attributes}}).to_string()

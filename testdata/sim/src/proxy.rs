@@ -54,7 +54,7 @@ impl Proxy {
         Ok(Self { address, through, stop })
     }
 
-    /// What `HTTP_PROXY` and `HTTPS_PROXY` are set to.
+    /// Returns the URL for `HTTP_PROXY` and `HTTPS_PROXY`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -177,7 +177,7 @@ pub struct Chaos {
     stop: CancellationToken,
 }
 
-/// What a [`Chaos`] does to connections from now on; those that are open keep what they began with.
+/// Behaviour of a [`Chaos`] on new connections. Open connections keep the mode that they began with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Nothing: all bytes pass.
@@ -219,7 +219,7 @@ impl Chaos {
         format!("http://{}", self.address)
     }
 
-    /// What happens to connections made from now on.
+    /// Sets the mode of connections that are made from now on.
     pub fn set(&self, mode: Mode) {
         *lock(&self.mode) = mode;
     }

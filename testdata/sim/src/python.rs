@@ -1,4 +1,4 @@
-//! What `make` installs: virtual environments of Python, each for a target of its own.
+//! Virtual environments of Python, which `make` installs, each with a target of its own.
 
 use std::path::{Path, PathBuf};
 

@@ -25,7 +25,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::server::{Server, lock};
 
-/// What a function gave: an answer, or its error, `{"errorType":…,"errorMessage":…}`.
+/// Outcome of an invocation: the answer, or the error `{"errorType":…,"errorMessage":…}`.
 pub type Outcome = std::result::Result<Value, Value>;
 
 /// A running Runtime API for one function. Dropping it ends it.

@@ -1,4 +1,4 @@
-//! Captures of a sample's traffic.
+//! Tests captures of a sample's traffic.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn wants_captures(mut request: Value) -> (Value, String) {
 }
 
 impl World {
-    /// The labels of the streams of the only sample's event, and the stored captures.
+    /// Returns the labels of the streams of the only sample's event, and the stored captures.
     fn captured(&self) -> (Vec<String>, Vec<Bytes>) {
         let arrived = self.dispatcher.arrived();
         let sourced = arrived.of(sim::Model::Binary).next().unwrap();

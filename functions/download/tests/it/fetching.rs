@@ -1,4 +1,4 @@
-//! Where a sample comes from, and what happens when it does not come.
+//! Tests the ways of fetching a sample, and their faults.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ async fn a_direct_link_costs_no_request_and_the_key_stays_behind() {
     assert_eq!(arrived.registrations().len(), 0, "that is what run does");
 }
 
-/// What may be wrong with a direct link, each time with the same sample.
+/// Returns faults of a direct link, each with a name.
 fn broken_links() -> Vec<(&'static str, Behaviour)> {
     let to = |url: &str| Behaviour::RedirectTo(url.to_owned());
     vec![
@@ -372,7 +372,7 @@ async fn a_sample_that_is_too_large_is_not_taken_whatever_it_says_of_its_size() 
     let download = world.download(&[("MAX_DOWNLOAD_SIZE_MB", "1")]);
     let content = "x".repeat(1024 * 1024 + 1);
     let (linked, by_hash) = (world.with_link(&content), world.by_hash(&format!("y{content}")));
-    // In pieces, without a word of its length.
+    // The content comes in pieces, and its length is not announced.
     let silent = Behaviour::Content(Fault::Trickle { ms: 1 });
     world.virustotal.behave_link(linked["entity"]["hash"].as_str().unwrap(), &silent, 1);
     let fits = world.by_hash(&"z".repeat(1024 * 1024));

@@ -109,7 +109,7 @@ async fn downloads_of_others_count_once_on_their_own_day() {
     let yesterday = success("key-2", "2026-11-23T23:59:59.999Z");
     put(&download, [today.clone(), yesterday]).await;
     drain(&download).await;
-    // The same event, handed out or posted again.
+    // The same event is handed out or posted again.
     put(&download, [today]).await;
     drain(&download).await;
     assert_eq!(world.totals(NOW.parse().unwrap()).await.categories, [used("rules/a", 1)]);

@@ -1,4 +1,4 @@
-//! A request's way: what is there already, what comes twice, and what a crash leaves.
+//! Tests requests whose sample is there already, requests that come twice, and requests after a crash.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn a_hash_that_is_none_fails_and_other_events_are_ignored() {
     }
 }
 
-/// As if a process had died whose request had come so far.
+/// Makes a state as a process leaves it that died when its request had reached `stage`, and works the request again.
 async fn after_a_crash(stage: Stage, is_stored: bool) -> (World, Vec<String>) {
     let world = World::new().await;
     let download = world.download(&[]);
@@ -106,14 +106,14 @@ async fn after_a_crash(stage: Stage, is_stored: bool) -> (World, Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_stage_goes_on_where_it_was() {
     let none = Vec::<String>::new();
-    // Reserved, and perhaps stored: what is there is not fetched again.
+    // The place is reserved, and the sample may be stored. A stored sample is not fetched again.
     let (world, asked) = after_a_crash(Stage::Reserved, false).await;
     assert_eq!((world.sourced().len(), asked.len()), (1, 1));
     let (world, asked) = after_a_crash(Stage::Reserved, true).await;
     assert_eq!((world.sourced().len(), asked), (1, none.clone()));
     let (world, asked) = after_a_crash(Stage::Stored, true).await;
     assert_eq!((world.sourced().len(), asked), (1, none.clone()));
-    // Somebody removed it meanwhile.
+    // The sample was removed from the store meanwhile.
     let (world, asked) = after_a_crash(Stage::Stored, false).await;
     assert_eq!((world.sourced().len(), asked.len()), (1, 1));
     // Its event is there: only the outcome is told.
@@ -165,7 +165,7 @@ async fn an_outcome_is_told_until_it_is_taken_and_always_the_same() {
     }
     assert_eq!(told.len(), 2);
     assert_eq!(told[0], told[1]);
-    // An item that comes back although it was done tells the same once more; then it is forgotten.
+    // The outcome is kept, so that an item that comes back although it was done posts the same outcome again.
     let kept = world.store().bundles.list("outcomes/").await.unwrap();
     assert_eq!(kept.len(), 1);
 }
@@ -216,7 +216,7 @@ async fn what_the_dispatcher_polls_out_is_worked() {
     assert_eq!((polled.accepted, polled.ignored, polled.rejected), (1, 1, 0));
     drain(&download).await;
     assert_eq!(world.sourced().len(), 1);
-    // Our own outcome comes back, and is left alone.
+    // The outcome that this function posted comes back, and is ignored.
     let polled =
         download.poll(Duration::from_secs(1), &RunLimits::default()).await.unwrap().unwrap();
     assert_eq!((polled.accepted, polled.ignored), (0, 1));

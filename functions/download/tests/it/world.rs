@@ -1,4 +1,4 @@
-//! What the tests share: servers, a state, and requests.
+//! Servers, a state, and requests for all tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,7 +87,7 @@ impl World {
         self.download_at(Arc::new(SystemClock), more)
     }
 
-    /// VirusTotal has that content; the request for it, with a direct link.
+    /// Lets VirusTotal have this content. Returns the request for it, with a direct link.
     pub(crate) fn with_link(&self, content: &str) -> Value {
         let mut request = self.by_hash(content);
         let sha256 = request["entity"]["hash"].as_str().unwrap().to_owned();
@@ -95,13 +95,13 @@ impl World {
         request
     }
 
-    /// VirusTotal has that content; the request for it, without a link.
+    /// Lets VirusTotal have this content. Returns the request for it, without a link.
     pub(crate) fn by_hash(&self, content: &str) -> Value {
         let sha256 = self.virustotal.sample(content.to_owned());
         sim::lookup::download_event(&sha256, "rules/one", 100)
     }
 
-    /// What was told of requests, in order: action, and a failure's reason.
+    /// Returns the action and the reason of each outcome that was posted, in order.
     pub(crate) fn told(&self) -> Vec<(String, String)> {
         let arrived = self.dispatcher.arrived();
         let told = arrived.of(sim::Model::Download).map(|published| {
@@ -134,7 +134,7 @@ impl World {
         self.store().inbox.counts(Queue::Download, clock.now()).await.unwrap()
     }
 
-    /// Nothing went wrong that must never go wrong.
+    /// Asserts that the dispatcher found no problems and that the key did not leak.
     pub(crate) fn is_sound(&self) {
         assert_eq!(self.dispatcher.problems(), Vec::<String>::new());
         assert_eq!(self.virustotal.key_leaked(), Vec::<String>::new());
@@ -155,7 +155,7 @@ pub(crate) async fn put(download: &Download, events: impl IntoIterator<Item = Va
     assert_eq!((kept.ignored, kept.rejected), (0, 0), "{kept:?}");
 }
 
-/// Works what is due.
+/// Works the items that are due.
 pub(crate) async fn drain(download: &Download) -> Drained {
     download.drain(false, &RunLimits::default()).await.unwrap()
 }

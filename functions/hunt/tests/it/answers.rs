@@ -1,4 +1,4 @@
-//! What VirusTotal and the dispatcher may answer.
+//! Tests the answers that VirusTotal and the dispatcher may give.
 
 use std::time::Duration;
 
@@ -158,7 +158,7 @@ async fn a_position_in_the_future_is_an_error_and_no_silence() {
     world.hits(3, 60);
     let cursors = world.store().cursors;
     assert!(cursors.advance("hunt", None, NOW + 20 * 86_400).await.unwrap());
-    // While nobody confirms the clock, it may be this clock that is wrong.
+    // While no peer confirms the local clock, it may be the local clock that is wrong.
     run(&world.hunt(&[])).await;
     world.dispatcher.set_date(Date::At(Timestamp::from_second(NOW).unwrap()));
     let error = world.hunt(&[]).run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
@@ -191,7 +191,7 @@ async fn an_empty_stream_is_no_news() {
 async fn the_legacy_interface_gives_the_same() {
     let world = World::new().await;
     world.hits(100, 60);
-    // Longer ago than is asked for.
+    // This hit is older than the run asks for.
     world.virustotal.hit(Hit::file(500, NOW - 30 * 3600, "rule"));
     let hunt = world.hunt(&[("HUNT_API", "legacy")]);
     let report = run(&hunt).await;
@@ -221,7 +221,7 @@ async fn rulesets_over_their_limit_are_told() {
         world.virustotal.ruleset(&n.to_string(), "quiet", false);
     }
     assert_eq!(run(&hunt).await.rate_limited, ["loud"]);
-    // Not again within the hour.
+    // The rulesets are not checked again within the hour.
     let asked = world.virustotal.hunting_asked().len();
     assert_eq!(run(&hunt).await.rate_limited, ["loud"], "as it was known");
     assert_eq!(world.virustotal.hunting_asked().len(), asked + 1);

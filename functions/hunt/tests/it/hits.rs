@@ -1,4 +1,4 @@
-//! What becomes of hits.
+//! Tests the outcomes of hits.
 
 use std::{
     collections::BTreeSet,
@@ -96,7 +96,7 @@ async fn what_comes_late_or_in_the_same_second_is_not_missed() {
         world.virustotal.hit(Hit::file(n, NOW - 60, "rule"));
     }
     assert_eq!(run(&hunt).await.delivered, 90);
-    // Five minutes older than the position, and in its second.
+    // One hit is five minutes older than the position, and the other has the same second.
     world.virustotal.hit(Hit::file(200, NOW - 360, "rule"));
     world.virustotal.hit(Hit::file(201, NOW - 60, "rule"));
     assert_eq!(run(&hunt).await.delivered, 2);
@@ -114,7 +114,7 @@ async fn a_run_that_is_stopped_anywhere_loses_nothing() {
         let (tick, limits) = (Trigger::Tick, RunLimits::default());
         let running = hunt.run(&tick, &limits);
         let moment = std::time::Duration::from_millis(moment);
-        // As a kill does: it is dropped in its middle.
+        // The run is dropped in its middle, as by a kill.
         stops += usize::from(tokio::time::timeout(moment, running).await.is_err());
     }
     run(&world.hunt(&[])).await;

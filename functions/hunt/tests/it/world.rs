@@ -1,4 +1,4 @@
-//! What the tests share: servers, a state, and hits.
+//! Servers, a state, and hits for all tests.
 
 use std::{
     collections::BTreeSet,
@@ -79,7 +79,7 @@ impl World {
         hunt
     }
 
-    /// Hits, one each `apart` seconds, the last one a minute ago.
+    /// Adds `count` hits that are `apart` seconds apart; the last one is a minute old.
     pub(crate) fn hits(&self, count: usize, apart: i64) {
         for n in 0..count {
             let back = i64::try_from(count - n).unwrap() * apart;
@@ -104,14 +104,14 @@ impl World {
         downloads.into_iter().map(|download| (download.category, download.hash)).collect()
     }
 
-    /// Nothing went wrong that must never go wrong.
+    /// Asserts that the dispatcher found no problems and that the key did not leak.
     pub(crate) fn is_sound(&self) {
         assert_eq!(self.dispatcher.problems(), Vec::<String>::new());
         assert_eq!(self.virustotal.key_leaked(), Vec::<String>::new());
     }
 }
 
-/// A run that ends well.
+/// Runs a tick, which must succeed.
 pub(crate) async fn run(hunt: &Hunt) -> Report {
     hunt.run(&Trigger::Tick, &RunLimits::default()).await.unwrap()
 }

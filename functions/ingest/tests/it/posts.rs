@@ -1,4 +1,4 @@
-//! What callers are answered, and what arrives.
+//! Tests the answers to callers, and the events that arrive at the dispatcher.
 
 use std::{
     io::{self, Read},
@@ -221,7 +221,7 @@ async fn what_cannot_be_taken_is_answered_with_what_to_do() {
     for (method, path, status) in [
         ("GET", "/", StatusCode::OK),
         ("GET", "/health", StatusCode::OK),
-        // No process of `vt`: its metrics go elsewhere.
+        // `/metrics` exists only in a process of `vt`. The metrics of this process go elsewhere.
         ("GET", "/metrics", StatusCode::NOT_FOUND),
         ("PUT", "/", StatusCode::METHOD_NOT_ALLOWED),
         ("GET", "/virustotal", StatusCode::METHOD_NOT_ALLOWED),
@@ -357,7 +357,7 @@ async fn a_record_does_not_grow_too_old_while_it_waits() {
     assert_eq!((swept, world.dispatcher.arrived().sha256s().len()), (1, 1));
 }
 
-/// A clock that stands.
+/// A clock that always shows the same time.
 struct Later(jiff::Timestamp);
 
 impl azul_vt::store::Clock for Later {
@@ -421,7 +421,7 @@ async fn bodies_that_stand_still_take_little_disk_and_keep_no_other_out() {
     }
     let answer = world.post(&[JSON], lines(100)).await;
     assert_eq!(answer, (StatusCode::OK, "read 100 records\n".into()));
-    // Those that were silent longest made room.
+    // The bodies that were silent for the longest time were broken off.
     assert_eq!(halves.remove(0).await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(!halves.remove(8).is_finished());
 }

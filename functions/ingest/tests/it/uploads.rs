@@ -27,7 +27,7 @@ async fn config(endpoint: &str) -> SdkConfig {
         .await
 }
 
-/// What S3 tells of a new object.
+/// Returns S3's notification of a new object.
 fn event(bucket: &str, key: &str) -> Value {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/events/object-created.json");
@@ -91,7 +91,7 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
     assert_eq!((report.swept, report.counts.records, report.counts.delivered), (1, 1200, 1200));
     assert_eq!(dispatcher.arrived().sha256s().len(), 1200);
     assert!(store.bundles.list("incoming/").await.unwrap().is_empty());
-    // S3 may tell twice.
+    // S3 may send the same notification twice.
     let again = load.run(trigger, &RunLimits::default()).await.unwrap();
     assert_eq!((again.swept, again.counts.records), (0, 0));
 }

@@ -28,7 +28,7 @@ impl Clock for Fixed {
     }
 }
 
-/// Takes a lease as one does who has not heard of its owner for a minute.
+/// Takes a lease from its owner, as after a minute in which the owner did not renew it.
 async fn steal(store: &Store, name: &str) -> Lease {
     let later = NOW.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(60);
     match store.leases.acquire(name, "another", later).await.unwrap() {
@@ -37,7 +37,7 @@ async fn steal(store: &Store, name: &str) -> Lease {
     }
 }
 
-/// The stand-ins, and a state and a queue of its own.
+/// The stand-ins, with their own state and queue on the AWS emulator.
 struct OnAws {
     virustotal: sim::VirusTotal,
     dispatcher: sim::Dispatcher,
@@ -48,7 +48,7 @@ struct OnAws {
 }
 
 impl OnAws {
-    /// Three minutes are due; `None` where there is no emulator.
+    /// Starts the stand-ins, with three minutes that are due; `None` if there is no emulator.
     async fn new() -> Option<Self> {
         let emulator = sim::Aws::shared().unwrap()?;
         let credentials = Credentials::new("test", "test", None, None, "these tests");
@@ -119,7 +119,7 @@ async fn a_minute_whose_lease_is_taken_is_left_to_who_took_it() {
     let [first, second, third] = MINUTES.map(|minute| minute.parse::<Minute>().unwrap());
     let mut load = world.load().await;
     load.fan_out = false;
-    // Taken when the second minute begins.
+    // The lease is stolen when the second minute begins.
     let (thief, taken) = (store.clone(), AtomicBool::new(false));
     let name = format!("{NAME}-{second}");
     load.observer = Box::new(move |step| {
@@ -138,13 +138,13 @@ async fn a_minute_whose_lease_is_taken_is_left_to_who_took_it() {
     assert_eq!(state_of(third).await, Some(MinuteState::Loaded));
     // The cursor waits for the second.
     assert_eq!(store.cursors.read(NAME).await.unwrap(), Some(first.unix_seconds()));
-    // What it could not note it did not send either.
+    // The loser sent no batch that it could not note in the ledger.
     assert_eq!(dispatcher.arrived().sha256s().len(), 40);
-    // The new owner has the lease still: the loser gave back nothing.
+    // The new owner still has the lease, because the loser gave nothing back.
     let name = format!("{NAME}-{second}");
     let held = store.leases.acquire(&name, "third", NOW.parse().unwrap()).await.unwrap();
     assert!(matches!(&held, Grant::Held { owner, .. } if owner == "another"), "{held:?}");
-    // It is done with the minute: then the cursor goes on behind what was loaded meanwhile.
+    // The new owner is done with the minute. Then the cursor moves over the minutes that were loaded meanwhile.
     let later = NOW.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(3);
     load.clock = Arc::new(Fixed(later));
     load.observer = Box::new(|_| ());

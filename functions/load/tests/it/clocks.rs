@@ -1,4 +1,4 @@
-//! Clocks that are wrong: ours, or a peer's.
+//! Tests with a wrong clock, either the local one or that of a peer.
 
 use azul_vt::{
     pipeline::RunLimits,

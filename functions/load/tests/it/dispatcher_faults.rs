@@ -1,4 +1,4 @@
-//! Every fault of the dispatcher, and what becomes of the minute and of each event.
+//! Tests every fault of the dispatcher, and the outcome of the minute and of each event.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn sha256(index: u64) -> String {
     sim::feed::sha256(SEED, MINUTE, index)
 }
 
-/// Events of these records.
+/// Returns a filter for the events of these records.
 fn of(indexes: &[u64]) -> impl Fn(&serde_json::Value) -> bool + use<> {
     let files: Vec<String> = indexes.iter().map(|index| sha256(*index)).collect();
     move |event| files.iter().any(|file| event["entity"]["sha256"] == **file)
@@ -36,7 +36,7 @@ async fn run(load: &Load) -> Report {
     load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap()
 }
 
-/// What does not tell anything of the events.
+/// Returns faults that pass and say nothing about the events.
 fn passing() -> Vec<Fault> {
     let later = Fault::Answer {
         status: 429,
@@ -49,7 +49,7 @@ fn passing() -> Vec<Fault> {
         Fault::answer(502, ""),
         Fault::answer(503, "over capacity"),
         Fault::answer(408, ""),
-        // A gateway's, not the dispatcher's.
+        // These answers come from a gateway, not from the dispatcher.
         Fault::answer(425, "Too Early"),
         Fault::answer(204, ""),
         later,
@@ -135,7 +135,7 @@ async fn a_dispatcher_that_is_down_until_the_deadline_costs_nothing() {
         ),
         "{error:?}"
     );
-    // A new process does not get as far.
+    // A new process does not get that far, because it cannot register.
     let another = world.impatient(&[]).await;
     let limits = RunLimits::until(Instant::now() + Duration::from_secs(1));
     let error = another.run(&Trigger::Tick, &limits).await.unwrap_err();
@@ -233,7 +233,8 @@ async fn assert_rejected(load: &Load, indexes: &[u64], words: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_events_cost_themselves_alone_wherever_they_stand() {
-    // In the middle the dispatcher takes those before (a partial `total_ok`), at the start none (425).
+    // If a bad event is in the middle, the dispatcher takes the events before it (a partial `total_ok`). If it is at
+    // the start, the dispatcher takes none (425).
     for invalid in [&[17][..], &[0], &[49], &[0, 1, 2, 3], &[0, 20, 21, 55, 59], &[5, 50]] {
         let world = World::new().await;
         let load = registered(&world).await;
@@ -269,7 +270,7 @@ async fn aged_off_events_are_counted_as_filtered_and_not_kept() {
     assert_eq!((report.loaded, report.counts.filtered), (1, RECORDS));
     assert_eq!((report.counts.delivered, report.counts.rejected), (0, 0));
     assert!(world.arrived().is_empty() && rejects(&load).await.is_empty());
-    // The registration, and for each of two batches the whole and its newest event.
+    // The posts are the registration and, for each of two batches, the whole batch and its newest event.
     assert_eq!(world.dispatcher.posts().len(), 1 + 2 * 2);
 }
 

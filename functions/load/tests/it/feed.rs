@@ -1,4 +1,4 @@
-//! What becomes of feed minutes.
+//! Tests of feed minutes and their outcomes.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +57,7 @@ async fn a_minute_that_is_not_available_yet_ends_the_run_without_a_gap() {
     world.virustotal.behave("202611240904", &Behaviour::NotAvailableYet, usize::MAX);
     let load = world.load().await;
     let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
-    // The next one was begun beside it; the cursor waits.
+    // The next minute was begun at the same time; the cursor waits.
     assert_eq!((report.loaded, report.missing, report.failed), (5, 0, 0));
     assert!(load.store.ledger.gaps(10).await.unwrap().is_empty());
     assert_eq!(cursor(&load).await, "202611240903");
@@ -76,7 +76,7 @@ async fn a_minute_that_ends_the_run_lets_the_one_beside_it_end_first() {
     let error = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap_err();
     assert!(azul_vt::errors::chain(&error).contains("202611240902"), "{error}");
     assert_eq!(cursor(&load).await, "202611240901");
-    // No lease is left, and nothing of what was begun is missed.
+    // No lease is left, and no minute that was begun is missed.
     let report = load.run(&Trigger::Tick, &RunLimits::default()).await.unwrap();
     assert_eq!((report.left, report.held_by), (0, None));
     assert_eq!(cursor(&load).await, "202611240905");
@@ -247,7 +247,7 @@ async fn package_limit_counts_the_bundles_of_all_runs_of_a_process() {
     world.virustotal.behave("202611240900", &Behaviour::Missing, usize::MAX);
     world.virustotal.behave("202611240902", &Behaviour::NotAvailableYet, 1);
     let load = world.load_at(NOW, &[("PACKAGE_LIMIT", "3")]).await;
-    // One for a process, or for an invocation.
+    // One `RunLimits` counts the bundles of a whole process or invocation.
     let limits = RunLimits::default();
     let report = load.run(&Trigger::Tick, &limits).await.unwrap();
     assert_eq!((report.loaded, report.missing, report.paused), (1, 1, false));
@@ -311,7 +311,7 @@ async fn minutes_that_left_the_seven_days_are_buried_on_virustotals_word() {
 
 async fn buried_by(gone: &Behaviour) {
     let world = World::new().await;
-    // Served are 0900 to 0905 alone, nine days before: VirusTotal knows the first of them still.
+    // Only the minutes 0900 to 0905 are served, nine days before; VirusTotal still knows the first of them.
     world.virustotal.behave("202611240901", gone, usize::MAX);
     let load = world.load_at("2026-12-03T09:30:00Z", &[]).await;
     let horizon: Minute = "202611260930".parse().unwrap();

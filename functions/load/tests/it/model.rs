@@ -1,5 +1,6 @@
-//! Random histories of `load`: ticks, workers, crashes at any await, several runners, missing minutes, faults
-//! of both sides, clocks that jump, peers that lie about the time. After each step, and at the end, nothing is lost.
+//! Tests random histories of `load` against a model. A history has ticks, workers, crashes at any await, several
+//! runners, missing minutes, faults of both sides, clocks that jump, and peers that report a wrong time. After each
+//! step, and at the end, nothing is lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,10 +29,11 @@ use tokio::{runtime::Runtime, time::Instant};
 const SEED: u64 = 23;
 /// Minutes that VirusTotal will ever have.
 const MINUTES: i64 = 24;
-/// Of a minute: more than a batch, so that a crash leaves a minute half done.
+/// Number of records of a minute. It is more than a batch, so that a crash leaves a minute half done.
 const RECORDS: u64 = 70;
-/// The first minute, and the clock at the start: three minutes are due.
+/// The first minute that VirusTotal has.
 const FIRST: &str = "202611240900";
+/// The time at the start, at which three minutes are due.
 const START: &str = "2026-11-24T10:02:30Z";
 /// Furthest that the true time moves, in hours. It is less than the seven days that VirusTotal keeps a minute; another
 /// test covers minutes that are given up.
@@ -43,19 +45,19 @@ const ERROR: &[u8] = br#"{"error":{"code":"TransientError","message":"Try again 
 /// A step of a history.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A run with so many milliseconds until its deadline.
+    /// A run with this many milliseconds until its deadline.
     Tick(u64),
     /// A run that dies at its n-th wait.
     Crash(usize),
     /// Two runs at once.
     Two,
-    /// A tick that sends minutes to workers where more than two are due.
+    /// A tick that sends minutes to workers if more than two are due.
     Send,
-    /// The same, that dies at its n-th wait.
+    /// A tick as `Send` that dies at its n-th wait.
     SendCrash(usize),
-    /// So many workers for so many milliseconds, beside ticks.
+    /// A number of workers for a number of milliseconds, while ticks run.
     Work(usize, u64),
-    /// So many workers, who die at their n-th wait.
+    /// A number of workers that die at their n-th wait.
     WorkCrash(usize, usize),
     /// Workers of two processes, and a replay of the n-th minute.
     WorkTwo(i64),
@@ -65,7 +67,7 @@ enum Step {
     Wrong(i64),
     /// The peers report this time.
     Tell(Told),
-    /// VirusTotal has no such minute, the n-th, for so many requests.
+    /// VirusTotal does not have the n-th minute for this number of requests.
     Missing(i64, usize),
     /// VirusTotal answers the next requests for the n-th minute like this.
     VirusTotal(i64, Behaviour, usize),
@@ -172,7 +174,7 @@ impl Clock for Adjustable {
     }
 }
 
-/// The real thing, between real servers.
+/// The system under test: `load` with stand-ins of both peers.
 struct World {
     runtime: Runtime,
     virustotal: sim::VirusTotal,
@@ -192,7 +194,7 @@ struct Time {
     told: Told,
 }
 
-/// A future that is dropped at its n-th wait: what a crash leaves behind.
+/// A future that is dropped at its n-th wait, as by a crash.
 struct Mortal<F> {
     inner: Pin<Box<F>>,
     waits: usize,
@@ -237,7 +239,7 @@ impl World {
             virustotal.serve(&minute, sim::feed::bundle(SEED, &minute, RECORDS, Style::Small));
         }
         let state = tempfile::tempdir().unwrap();
-        // Where the Go plugin stopped: the first run goes on there whatever the clock says.
+        // The first run continues where the Go plugin stopped, whatever the clock says.
         let before = first().plus(-1).unix_seconds().to_string();
         std::fs::write(state.path().join("v3_files"), before).unwrap();
         let store = local::open(state.path()).unwrap();
@@ -270,7 +272,7 @@ impl World {
         self.dispatcher.set_date(dispatcher);
     }
 
-    /// A process of its own, as far as state goes.
+    /// Makes a `Load` that shares only the stored state with others, as a process of its own does.
     async fn load(&self) -> Load {
         let settings = [
             ("VIRUSTOTAL", self.virustotal.url()),
@@ -293,14 +295,15 @@ impl World {
         self.load().await.run(&Trigger::Tick, &limits(milliseconds)).await
     }
 
-    /// A tick that sends what is far to workers.
+    /// Runs a tick that sends minutes to workers if the cursor is far behind.
     async fn send(&self) -> Result<Report, LoadError> {
         let mut load = self.load().await;
         load.fan_out = true;
         load.run(&Trigger::Tick, &limits(20_000)).await
     }
 
-    /// Workers, and ticks beside them. What is put back comes when the clock goes on, so this need not end.
+    /// Runs workers and ticks. Items that were put back come only when the clock moves on, so a run need not end by
+    /// itself.
     async fn work(&self, workers: usize, milliseconds: u64) -> Result<Report, LoadError> {
         let mut load = self.load().await;
         load.fan_out = true;
@@ -321,7 +324,7 @@ impl World {
         self.store.cursors.read(NAME).await.unwrap().map(Minute::from_unix_seconds)
     }
 
-    /// What must hold at any time.
+    /// Checks the conditions that must hold at any time.
     async fn check(&self) {
         let Some(cursor) = self.cursor().await else { return };
         let highest = {
@@ -365,7 +368,7 @@ impl World {
         assert_eq!(arrived.problems, Vec::<String>::new());
     }
 
-    /// Whatever happened, in quiet times everything arrives in the end.
+    /// Removes all faults, and checks that everything arrives in the end.
     async fn settle(&self) {
         self.dispatcher.clear_faults();
         for n in 0..MINUTES {
@@ -373,7 +376,7 @@ impl World {
         }
         let mut now: Timestamp = START.parse().unwrap();
         now += SignedDuration::from_hours(FURTHEST_HOURS);
-        // What crashed workers had comes back; then workers do what they can without a clock that goes on.
+        // The items of crashed workers come back. Then workers do what they can while the clock stands still.
         self.set_clock(now);
         self.work(2, 3000).await.unwrap();
         self.check().await;

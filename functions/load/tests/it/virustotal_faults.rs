@@ -1,4 +1,4 @@
-//! Every fault of VirusTotal and of a bundle, and what the minute comes to.
+//! Tests every fault of VirusTotal and of a bundle, and the outcome of the minute.
 
 use std::{collections::BTreeSet, io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ fn retry_after(status: u16, seconds: &str) -> Behaviour {
     Behaviour::Api(Fault::Answer { status, headers, body: String::new() })
 }
 
-/// What passes by itself.
+/// Returns faults that pass by themselves.
 fn passing() -> Vec<Behaviour> {
     let api = |fault| Behaviour::Api(fault);
     let content = |fault| Behaviour::Content(fault);
@@ -131,7 +131,7 @@ async fn a_short_wait_that_is_asked_for_is_kept_by_the_same_run() {
 async fn a_hanging_virustotal_is_left_at_the_deadline() {
     let world = World::new().await;
     world.virustotal.behave(MINUTE, &Behaviour::Content(Fault::HangInBody), usize::MAX);
-    // With its own timeouts of half a minute.
+    // This client has the default timeouts of half a minute.
     let load = world.load().await;
     load.pipeline.register(load.clock.now(), &RunLimits::default()).await.unwrap();
     let limits = RunLimits::until(Instant::now() + Duration::from_secs(2));

@@ -21,19 +21,19 @@ use crate::world::{NOW, SEED, World, cursor, row};
 
 const FAR: [(&str, &str); 1] = [("FAN_OUT_MINUTES", "2")];
 
-/// One whose six due minutes are too many for a tick, with workers beside.
+/// Makes a `Load` whose six due minutes are too many for a tick, so that they go to workers.
 async fn far_behind(world: &World, now: &str, more: &[(&str, &str)]) -> Load {
     let mut load = world.load_at(now, &[&FAR, more].concat()).await;
     load.fan_out = true;
     load
 }
 
-/// [`NOW`], so many minutes later.
+/// Returns [`NOW`] plus this many minutes.
 fn after(minutes: i64) -> String {
     (NOW.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(minutes)).to_string()
 }
 
-/// The same six minutes are due, so much later.
+/// Makes a `Load` this many minutes later, for which the same six minutes are due.
 async fn later(world: &World, minutes: i64) -> Load {
     let lag = (60 + minutes).to_string();
     far_behind(world, &after(minutes), &[("FEED_LAG_MINUTES", &lag)]).await
@@ -44,7 +44,7 @@ async fn waiting(load: &Load) -> InboxCounts {
 }
 
 async fn catch_up(load: &Load) -> load::Report {
-    // Far longer than it takes: what hangs shall fail.
+    // The limit is far longer than needed, so that only a run that hangs fails.
     let limits = RunLimits::until(Instant::now() + Duration::from_mins(1));
     let report = load.catch_up_with(3, true, &limits).await.unwrap();
     assert!(!report.paused, "{report:?}");
@@ -92,7 +92,7 @@ async fn near_the_head_a_tick_loads_by_itself() {
 async fn what_was_planned_and_never_sent_is_sent_after_two_minutes() {
     let world = World::new().await;
     let load = far_behind(&world, NOW, &[]).await;
-    // As a tick that dies between the ledger and the queue.
+    // This is the state that a tick leaves if it dies between the ledger and the queue.
     let Grant::Acquired(lease) =
         load.store.leases.acquire(NAME, "dead", load.clock.now()).await.unwrap()
     else {
@@ -168,7 +168,7 @@ async fn a_minute_that_somebody_is_at_is_left_to_them() {
     assert_eq!((report.loaded, report.left), (0, 1));
     assert_eq!(cursor(&load).await, "202611240900");
     load.store.leases.release(lease).await.unwrap();
-    // Put back without having failed.
+    // The minute was put back, and this did not count as a failure.
     let load = later(&world, 1).await;
     let report = catch_up(&load).await;
     assert_eq!((report.loaded, report.cursor), (1, Some("202611240905".parse().unwrap())));
@@ -278,7 +278,7 @@ async fn an_event_of_the_queue_is_worked_and_answered_message_by_message() {
     world.virustotal.serve(minute, bundle);
     let load = world.load_at(NOW, &[("DISPATCHER_MAX_AGE_HOURS", "-1")]).await;
     let mut event = event("minutes-queue.json");
-    // A second one that no program of ours wrote.
+    // The second message was written by another program.
     let mut other = event["Records"][0].clone();
     other["messageId"] = "another".into();
     other["body"] = "hello".into();
@@ -316,7 +316,7 @@ async fn an_invocation_fails_where_an_object_waits_and_not_for_want_of_a_key() {
     assert!(error.to_string().contains(key), "{error}");
     let answer = load.handle(&event, &RunLimits::default()).await.unwrap();
     assert_eq!(answer[0]["counts"]["records"], 3);
-    // There is nothing to do without a key; nobody has to be told of that each minute.
+    // Without a key there is nothing to do, and this is no error, because it would be reported each minute.
     let answer = load.handle(&json!({}), &RunLimits::default()).await.unwrap();
     assert_eq!(answer[0]["loaded"], 0);
 }
@@ -334,7 +334,7 @@ async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
         };
         lease
     };
-    // Somebody ticks, and is at the second minute.
+    // Another owner ticks and is loading the second minute.
     let _ticking = take(NAME).await;
     let lease = take(&format!("{NAME}-202611240901")).await;
     let posts = world.dispatcher.posts().len();
@@ -347,7 +347,7 @@ async fn a_replay_waits_for_who_is_at_its_minute_and_goes_on_beside_a_tick() {
     };
     let (report, ()) = tokio::join!(load.replay(from, to, false, &limits), give_back);
     assert_eq!(report.unwrap().loaded, 3);
-    // All of it was staged.
+    // All bundles were staged.
     assert_eq!(world.virustotal.minutes_asked().len(), 6);
     assert_eq!(world.dispatcher.arrived().repeats, 3 * crate::world::RECORDS);
 }

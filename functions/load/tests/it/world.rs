@@ -20,7 +20,7 @@ use sim::{Date, Unknown, feed::Style};
 
 pub(crate) const NOW: &str = "2026-11-24T10:05:30Z";
 pub(crate) const SEED: u64 = 7;
-/// Records of a minute: more than one post takes.
+/// Number of records of a minute. It is more than one post takes.
 pub(crate) const RECORDS: u64 = 60;
 
 struct Fixed(Timestamp);
@@ -98,7 +98,7 @@ impl World {
         self.load_at(NOW, &[]).await
     }
 
-    /// One whose only due minute is 0900, and that waits for nothing longer than a moment.
+    /// Makes a `Load` whose only due minute is 0900, and whose timeouts and waits are very short.
     pub(crate) async fn impatient(&self, more: &[(&str, &str)]) -> Load {
         let one = [("FEED_LAG_MINUTES", "65")];
         let mut load = self.load_at(NOW, &[&one, more].concat()).await;
@@ -142,7 +142,7 @@ pub(crate) async fn cursor(load: &Load) -> String {
     Minute::from_unix_seconds(seconds).to_string()
 }
 
-/// What the ledger says of a minute.
+/// Returns the ledger row of a minute.
 pub(crate) async fn row(load: &Load, minute: &str) -> Option<LedgerRow> {
     load.store.ledger.get(minute.parse().unwrap()).await.unwrap()
 }

@@ -27,12 +27,13 @@ pub(crate) struct PacedBody {
     body: Incoming,
     times: Times,
     watch: BodyWatch,
-    /// How long the rest of the body may be awaited in all. Bytes add to it, up to [`Times::body_grace`]: whoever sends
-    /// much in a hurry may not drip for long afterwards. Time in which nobody reads is not counted against the caller.
+    /// Time for which the rest of the body may still be awaited in all. Bytes add to it, up to [`Times::body_grace`],
+    /// so that a fast start does not allow a client to drip for long afterwards. Time in which nobody reads is not
+    /// counted against the client.
     patience: Duration,
     /// Time since which a piece is awaited.
     awaits_since: Option<Instant>,
-    /// Wakes the reader when the body is late.
+    /// Timer that wakes the reader when the body is late.
     late: Pin<Box<Sleep>>,
 }
 

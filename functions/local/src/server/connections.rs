@@ -34,11 +34,11 @@ struct Connection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Activity {
-    /// Since this time no request is worked: its head is incomplete, or its answer is not taken yet.
+    /// No request is worked since this time: the head is incomplete, or the answer has not been taken yet.
     Idle(Instant),
-    /// Since this time more of a request's body is awaited. [`super::PacedBody`] limits for how long.
+    /// The rest of a request's body is awaited since this time. [`super::PacedBody`] limits the wait.
     AwaitsBody(Instant),
-    /// A request is worked, of which nothing more is awaited.
+    /// A request is worked, and no more of its body is awaited.
     AtWork,
 }
 
@@ -165,12 +165,12 @@ impl AtWork {
 }
 
 impl BodyWatch {
-    /// More of the body is awaited from now on.
+    /// Marks that more of the body is awaited from now on.
     pub(super) fn awaits(&self) {
         *locked(&self.0.activity) = Activity::AwaitsBody(Instant::now());
     }
 
-    /// More of the body came, or nothing more is awaited.
+    /// Marks that more of the body came, or that nothing more is awaited.
     pub(super) fn came(&self) {
         let mut activity = locked(&self.0.activity);
         if matches!(*activity, Activity::AwaitsBody(_)) {
@@ -181,7 +181,7 @@ impl BodyWatch {
 
 impl Drop for BodyWatch {
     fn drop(&mut self) {
-        // A handler that drops a body unread works on without it.
+        // A handler that drops a body unread goes on without it, so the body is awaited no more.
         self.came();
     }
 }
@@ -238,17 +238,17 @@ mod tests {
         let _idle = admit();
         let at_work = [&sending, &silent, &new, &late].map(Place::begin);
         assert!(at_work[0].take_post_place() && at_work[1].take_post_place());
-        // None of them is awaited, so none is closed.
+        // No body of these posts is awaited, so none of them is closed.
         assert!(!at_work[2].take_post_place());
         let [sends, sends_nothing] = [&sending, &silent].map(Place::body_watch);
         sends.awaits();
         sends_nothing.awaits();
-        // It sent a byte, and has to send more.
+        // The connection sent a byte, and has to send more.
         sends.came();
         sends.awaits();
         assert!(at_work[2].take_post_place());
         assert_eq!((is_over(&sending), is_over(&silent)), (false, true));
-        // Its whole body is there now.
+        // The whole body of this connection has arrived now.
         drop(sends);
         assert!(!at_work[3].take_post_place());
         drop(at_work);

@@ -18,7 +18,7 @@ fn on_aws(args: &[&str], emulator: &Shared) -> Command {
     command
 }
 
-/// What `vt aws init` says, as variables.
+/// Returns the variables that `vt aws init` exports.
 pub(crate) fn exported(init: &Output) -> Vec<(String, String)> {
     assert!(init.status.success(), "{}", text(&init.stderr));
     text(&init.stdout)
@@ -73,7 +73,7 @@ async fn what_init_makes_a_load_keeps_its_state_in() {
     let loaded = output(state(&["load"])).await;
     assert!(loaded.status.success(), "{}", text(&loaded.stderr));
     assert!(text(&loaded.stderr).contains("loaded 1 minutes"), "{}", text(&loaded.stderr));
-    // The records, and the plugin's registration.
+    // The 7 records and the plugin's registration arrived.
     assert_eq!(dispatcher.arrived().events.len(), 7 + 1);
 
     let after = output(state(&["status", "--json"])).await;
@@ -84,7 +84,7 @@ async fn what_init_makes_a_load_keeps_its_state_in() {
     assert_eq!(after["totals"]["counts"]["delivered"], 7);
     assert!(after["totals"]["gaps"].as_u64().unwrap() >= 8);
     assert!(after["state"].as_str().unwrap().contains(&name));
-    // Nothing of it is on this machine.
+    // No part of the state is on this machine.
     assert!(!scratch.path().join("state.sqlite").exists());
 }
 

@@ -1,4 +1,4 @@
-//! What every function posts, read by Azul's own models.
+//! Checks the events of every function with Azul's own models.
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -54,7 +54,7 @@ async fn azuls_own_models_accept_every_event_of_every_function() {
     assert_eq!(client.post(&url).json(&events).send().await.unwrap().status(), 202);
     let statuses = |arrived: &sim::Arrived| arrived.of(Model::Status).count();
     stage.dispatcher.wait_until(|arrived, _| statuses(arrived) == 2).await;
-    // It would wait for what the dispatcher hands out.
+    // Without a kill the process would go on waiting for events of the dispatcher.
     drop(running);
 
     stage.virustotal.hit(Hit::file(1, Timestamp::now().as_second() - 60, "rule"));
@@ -77,7 +77,8 @@ async fn azuls_own_models_accept_every_event_of_every_function() {
     let arrived = stage.dispatcher.arrived();
     let counts = [Model::Binary, Model::Download, Model::Plugin, Model::Status]
         .map(|model| arrived.of(model).count());
-    // Feed, posted, looked up, hunted, downloaded; each function registers its plugin.
+    // The binary events come from the feed, a post, a lookup, a hunt and a download. Each function registers its
+    // plugin.
     assert_eq!((counts[0], counts[2], counts[3]), (60 * 2 + 10 + 1 + 1 + 1, 5, 2));
     assert!(requested > 0, "the rules select something");
     let events = arrived.events.iter().map(|event| &**event);

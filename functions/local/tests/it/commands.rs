@@ -64,7 +64,7 @@ fn the_readme_lists_the_settings_that_there_are_with_their_defaults() {
         let name = setting["name"].as_str().unwrap();
         assert!(listed.iter().any(|listed| listed == name), "{name} is not in the README");
     }
-    // The others are second names, and only those that the first cell calls so.
+    // Every other name in the README's table must be a known alias.
     let aliases = ["VIRUSTOTAL_APISERVER", "ALL_PROXY"];
     for name in listed.iter().filter(|name| **name == name.to_uppercase()) {
         let known = shown.iter().any(|setting| setting["name"] == **name);

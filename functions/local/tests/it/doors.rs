@@ -101,7 +101,7 @@ async fn forged(url: &str, count: usize, announced: usize, sent: usize) -> Vec<T
     let mut sockets = Vec::new();
     for _ in 0..count {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        // The server may close it before all of that is sent.
+        // The server may close the connection before all bytes are sent.
         let sending = async {
             let _ = socket.write_all(head.as_bytes()).await;
             let _ = socket.write_all(&begun).await;
@@ -138,7 +138,7 @@ async fn unsigned_bodies_that_stand_still_keep_no_signed_webhook_out() {
     vt.env("WEBHOOK_LISTEN", "127.0.0.1:0").env("SERVE_LISTEN", "127.0.0.1:0");
     vt.env("WEBHOOK_SECRETS", SECRET).env("LOOKUP_SOURCES", "incidents");
     let (running, url) = Running::serve(vt);
-    // Together they are larger than all bodies that may be arriving at once.
+    // Together the posts are larger than all bodies that may be arriving at once.
     let _held = forged(&url, 8, 6 << 20, 5 << 20).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for n in 0..3 {

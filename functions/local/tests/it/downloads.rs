@@ -15,7 +15,7 @@ use crate::{processes::peak_memory, running::Running, served::Stage};
 
 const CATEGORIES: [i64; 8] = [3, 6, 9, 12, 15, 18, 19, 30];
 const REQUESTS: usize = 25;
-/// Of the requests of a category.
+/// Number of good requests of a category.
 const GOOD: u64 = 19;
 const KILLS: u64 = 15;
 
@@ -45,8 +45,8 @@ enum Kind {
     Wrong,
 }
 
-/// 200 requests in 8 categories: by link or by hash, some at once, some at the second try, some of what
-/// VirusTotal does not have, some of what it has wrongly.
+/// Makes 200 requests in 8 categories. They come with or without a link, and some succeed only at the second try. For
+/// some, VirusTotal has no file, or another file than the one of the hash.
 fn requests(stage: &Stage) -> (Vec<Request>, Vec<Value>) {
     let (mut requests, mut events) = (Vec::new(), Vec::new());
     for (c, quota) in CATEGORIES.into_iter().enumerate() {
@@ -75,7 +75,7 @@ fn requests(stage: &Stage) -> (Vec<Request>, Vec<Value>) {
             if n % 5 == 0 {
                 virustotal.behave_download(&sha256, &Behaviour::Transient(None), 1);
             }
-            // So that a kill finds something in its middle.
+            // The answer is slow, so that a kill falls into the middle of a download.
             let slow = Behaviour::Content(Fault::Trickle { ms: 10 });
             virustotal.behave_link(&sha256, &slow, usize::MAX);
             virustotal.behave_download(&sha256, &slow, usize::MAX);
@@ -108,7 +108,7 @@ async fn kills_exceed_no_quota_lose_no_request_and_publish_no_wrong_byte() {
         // Content that is another file is asked for once more, after five seconds.
         command.env("QUOTA_REJECT_EVENTS", "1").env("VT_MAX_ATTEMPTS", "2");
         let (running, url) = Running::serve(command);
-        // Who gets no answer posts again; who gets one may do so, too.
+        // A client without an answer posts again; a client with an answer may do so, too.
         if !posted || life % 4 == 0 {
             posted |= post(&url, &events).await.is_ok();
         }
@@ -171,7 +171,7 @@ async fn kills_exceed_no_quota_lose_no_request_and_publish_no_wrong_byte() {
     assert_eq!(sourced.len() as u64, all, "what has an event has its place");
     let shown = crate::running::output(stage.vt(&["status", "--json"])).await;
     let status: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    // At midnight (UTC) the places are of two days.
+    // A test that runs over midnight (UTC) uses the quotas of two days.
     assert!(status["quotas"]["total"].as_u64().unwrap() <= all, "{status}");
     assert_eq!(stage.dispatcher.problems(), Vec::<String>::new());
     assert_eq!(stage.virustotal.key_leaked(), Vec::<String>::new());
@@ -185,7 +185,7 @@ async fn a_sample_of_650_megabytes_is_polled_for_and_takes_little_memory() {
     let mut command = stage.download(&[]);
     command.env("MAX_DOWNLOAD_SIZE_MB", "0");
     let running = Running::start(command);
-    // What is there before the first poll is not handed out.
+    // The dispatcher does not hand out an event that arrived before the first poll.
     let registered = |arrived: &sim::Arrived| !arrived.registrations().is_empty();
     stage.dispatcher.wait_until(|arrived, _| registered(arrived)).await;
     let event = lookup::download_event(&sha256, "rules/large", 1);

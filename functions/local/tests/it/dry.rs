@@ -1,4 +1,4 @@
-//! The dry runs: what they print, to the letter.
+//! Compares the output of the dry runs to the letter.
 
 use std::{
     fs,
@@ -109,7 +109,8 @@ fn plain_and_compressed_files_and_standard_input_give_the_same() {
 }
 
 fn bzip2(bytes: &[u8]) -> impl std::io::Read {
-    // The project's own decoder: what is compared here is the command, not the decompressor.
+    // The expected text comes from the project's own decoder, because this test is of the command and not of the
+    // decompressor.
     let caps = azul_vt::bundle::Caps { max_bundle_bytes: 1 << 30, max_line_bytes: 1 << 25 };
     let mut plain = Vec::new();
     let taken = azul_vt::bundle::map_lines(
@@ -349,13 +350,13 @@ fn the_corpus_rules_match_through_the_command() {
         return;
     };
     let rules = fs::read(rules).unwrap();
-    // Every rule is compared in the library's tests; a few here say that the command adds nothing.
+    // The library's tests compare every rule. A few here show that the command adds nothing of its own.
     for rule in rows(&rules).iter().step_by(6) {
         let text = rule["rule"].as_str().unwrap();
         let output =
             vt(&["rules", "match", "--", text, records.to_str().unwrap()]).output().unwrap();
         if output.status.code() == Some(2) {
-            // Refused here: an empty rule, or a bad regular expression.
+            // The command refuses an empty rule and a bad regular expression.
             continue;
         }
         let said = String::from_utf8(output.stdout).unwrap();
@@ -393,7 +394,7 @@ fn the_corpus_requests_come_out_of_select() {
             let events = row["events"].as_array().cloned().unwrap_or_default();
             let entities = events.iter().map(|event| {
                 let mut entity = event["entity"].clone();
-                // Seven days here, 24 hours there.
+                // The link's expiry differs: `vt` sets it seven days ahead, and the expected output has 24 hours.
                 entity.as_object_mut().unwrap().remove("direct_expiry");
                 entity
             });

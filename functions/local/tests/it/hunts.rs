@@ -35,13 +35,13 @@ fn apart() -> i64 {
     (3 * 24 * 3600 - 3600) / i64::try_from(HITS).unwrap()
 }
 
-/// A thousand notifications of the last three days: many in the same second, each tenth of another object.
-/// Gives category and hash of what is to be asked for.
+/// Makes a thousand notifications of the last three days: four in the same second, and each tenth of an object that is
+/// not a file. Returns category and hash of the downloads that should be requested.
 fn notify(stage: &Stage, now: i64) -> BTreeSet<(String, String)> {
     let apart = apart();
     let mut wanted = BTreeSet::new();
     for n in 0..HITS {
-        // Four of a second.
+        // Four notifications have the same second.
         let date = now - i64::try_from(HITS - n / 4 * 4).unwrap() * apart;
         let rule = format!("rule_{}", n % 7);
         let mut hit = Hit::file(n, date, &rule);
@@ -70,7 +70,7 @@ async fn a_thousand_notifications_arrive_whoever_is_killed_and_a_second_run_send
     }
     let (status, said) = Running::start(stage.hunt(&[])).end().await;
     assert!(status.success(), "{said}");
-    // Late, and within the overlap.
+    // The notification comes late, but within the overlap of the runs.
     let position = now - 4 * apart();
     let late = Hit::file(HITS, position - 300, "late");
     wanted.insert(("hunting/late".into(), late.id.clone()));
@@ -89,7 +89,7 @@ async fn a_thousand_notifications_arrive_whoever_is_killed_and_a_second_run_send
     let asked: BTreeSet<(String, String)> =
         downloads.iter().map(|d| (d.category.clone(), d.hash.clone())).collect();
     assert_eq!(asked, wanted);
-    // A page is in flight.
+    // A kill may repeat the requests of a page that is in flight.
     assert!(downloads.len() <= wanted.len() + KILLS * 40, "{} requests", downloads.len());
 
     let posts = stage.dispatcher.posts().len();

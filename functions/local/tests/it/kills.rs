@@ -18,10 +18,11 @@ use sim::{Behaviour, Unknown, feed::Style};
 use crate::commands::vt;
 
 const SEED: u64 = 11;
-/// Minutes of the backlog, two of which VirusTotal never had: more than are loaded between so many kills.
+/// Minutes of the backlog, two of which VirusTotal never had. The runs that are killed must not reach the end of the
+/// backlog before their kill.
 const MINUTES: i64 = 30;
 const MISSING: [i64; 2] = [3, 9];
-/// Of a minute: several posts.
+/// Records of a minute; they make several posts.
 const RECORDS: u64 = 230;
 const KILLS: usize = 20;
 
@@ -52,7 +53,7 @@ impl Backlog {
         self.first.plus(MINUTES - 1)
     }
 
-    /// `vt load` of it.
+    /// Returns the command `vt load` for the backlog.
     fn load(&self, dispatcher: &sim::Dispatcher, state: &Path) -> Command {
         let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/select_rules/example");
         let mut command = vt(&["load"]);
@@ -68,7 +69,8 @@ impl Backlog {
         command
     }
 
-    /// A state directory whose first minute is the backlog's: where the Go plugin stopped.
+    /// Makes a state directory from which the load starts at the first minute of the backlog: the Go plugin's
+    /// `v3_files` names the minute before.
     fn state(&self) -> tempfile::TempDir {
         let state = tempfile::tempdir().unwrap();
         let before = self.first.plus(-1).unix_seconds().to_string();
@@ -76,7 +78,7 @@ impl Backlog {
         state
     }
 
-    /// Key and content of every event; its time is the run's, and no run has another's.
+    /// Returns every event by its key, without its time, which differs between runs.
     fn events(dispatcher: &sim::Dispatcher) -> BTreeMap<String, Value> {
         let mut events = dispatcher.keys();
         for event in events.values_mut() {
@@ -95,8 +97,8 @@ impl Backlog {
         (0..MINUTES).filter(|n| !MISSING.contains(n)).flat_map(files).collect()
     }
 
-    /// What holds at any moment: every minute up to the cursor is loaded, with all its events at the
-    /// dispatcher, or a listed gap.
+    /// Checks what must hold at any moment: every minute up to the cursor is a listed gap, or is loaded and all its
+    /// events are at the dispatcher. Returns the cursor.
     async fn check(
         &self,
         store: &Store,
@@ -132,7 +134,7 @@ type Minutes = BTreeMap<Minute, BTreeSet<String>>;
 struct Random(u64);
 
 impl Random {
-    /// From 0 to below `end`.
+    /// Returns a number from 0 to below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -142,7 +144,7 @@ impl Random {
     }
 }
 
-/// Ends with the test, also where that fails.
+/// A process that ends with the test, also if the test fails.
 struct Victim(std::process::Child);
 
 impl Drop for Victim {
@@ -154,13 +156,13 @@ impl Drop for Victim {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_change_nothing_of_what_arrives_and_the_cursor_never_passes_a_lost_minute() {
-    // KILLS_SEED=… repeats the moments of a run, as far as the machine does.
+    // `KILLS_SEED=…` repeats the moments of a run, as far as the timing of the machine allows.
     let seed = std::env::var("KILLS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| Timestamp::now().as_millisecond().unsigned_abs());
     eprintln!("KILLS_SEED={seed}");
     let backlog = Backlog::new().await;
 
-    // Undisturbed.
+    // First comes an undisturbed run.
     let (quiet, state) = (sim::Dispatcher::start().await.unwrap(), backlog.state());
     let output = backlog.load(&quiet, state.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -174,7 +176,7 @@ async fn twenty_kills_change_nothing_of_what_arrives_and_the_cursor_never_passes
     assert_eq!(expected.len(), of_file.len());
     assert!(!quiet.arrived().downloads().is_empty(), "the rules hit nothing");
 
-    // Killed: at a moment of the start, or some posts later and then at any moment.
+    // Then come the runs that are killed: during the start, or after some posts and a random delay.
     let (dispatcher, state) = (sim::Dispatcher::start().await.unwrap(), backlog.state());
     let store = local::open(state.path()).unwrap();
     let mut random = Random(seed);
@@ -193,7 +195,7 @@ async fn twenty_kills_change_nothing_of_what_arrives_and_the_cursor_never_passes
         tokio::time::sleep(moment).await;
         assert!(victim.0.try_wait().unwrap().is_none(), "kill {kill} comes too late");
         drop(victim);
-        // Its lease is free at once.
+        // The lease of a killed process is free at once.
         assert_eq!(store.leases.holder(load::NAME, Timestamp::now()).await.unwrap(), None);
         let there: BTreeSet<String> = dispatcher.keys().into_keys().collect();
         cursors.insert(backlog.check(&store, &there, &all).await);

@@ -57,7 +57,7 @@ impl Lambda {
         log
     }
 
-    /// Its log's lines: all of them are JSON.
+    /// Returns the lines of the log, all of which are JSON.
     fn lines(&self) -> Vec<Value> {
         let log = self.log();
         log.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
@@ -71,7 +71,7 @@ impl Drop for Lambda {
     }
 }
 
-/// Where the workspace's programs are built; those of a release, where `AZUL_VT_BIN` says where.
+/// Returns the path of a program of the workspace. `AZUL_VT_BIN` names the folder of a release's programs.
 fn binary(name: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_vt")).parent().unwrap();
     std::env::var_os("AZUL_VT_BIN").map_or(built.to_owned(), PathBuf::from).join(name)
@@ -88,7 +88,7 @@ fn events() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// What a function's outcome is, in a word or two.
+/// Returns the kind of a function's outcome, in a word or two.
 fn shape(outcome: &Outcome) -> String {
     let answer = match outcome {
         Err(error) => {
@@ -110,7 +110,7 @@ fn shape(outcome: &Outcome) -> String {
     what.map_or_else(|| answer.to_string(), |what| format!("report of what was {what}"))
 }
 
-/// What each function makes of each file.
+/// Returns the expected kind of outcome of each function for each file.
 fn expected(function: &str, event: &str) -> &'static str {
     let is_url = event.starts_with("function-url") || event.starts_with("webhook");
     let is_tick = matches!(event, "empty" | "null" | "schedule" | "scheduler");
@@ -121,9 +121,9 @@ fn expected(function: &str, event: &str) -> &'static str {
         ("ingest", "webhook_binary" | "webhook_download") => "422",
         ("ingest", _) if !is_url => "error: the event is no request of a function URL",
         ("hunt", _) => UNKNOWN,
-        // Messages that can be read are worked, or buried where they are another function's.
+        // Readable messages are worked, or buried if they belong to another function.
         (_, "minutes-queue") => "0 of the messages failed",
-        // The second one of each is none that can be read.
+        // The second message of each file cannot be read.
         (_, "inbox-queue" | "downloads-queue") => "1 of the messages failed",
         ("load", "range" | "object-created" | "object-created-eventbridge") => "1 reports",
         ("load", _) if is_tick => "1 reports",
@@ -145,7 +145,7 @@ async fn answers_every_event(stage: &Stage, function: &str) {
     let margin = azul_vt::tasks::TaskLambda::<query::Query>::DEADLINE_MARGIN;
     let lambda = Lambda::start(stage, function, &[]).await;
     let mut unexpected = Vec::new();
-    // The first one waits for the start of the process, of five at once.
+    // The first invocation also waits for the start of the process; five processes start at once.
     let mut time = Duration::from_secs(30);
     for (name, event) in events() {
         let outcome = lambda.invoke(&event, margin + time).await;
@@ -167,7 +167,7 @@ async fn each_function_answers_every_event_and_lives_on() {
     let stage = Stage::new().await;
     stage.generate(2);
     stage.dispatcher.register_source("incidents");
-    // Side by side: two of them wait for the dispatcher's polls.
+    // The functions run side by side, because two of them wait for the dispatcher's polls.
     tokio::join!(
         answers_every_event(&stage, "load"),
         answers_every_event(&stage, "ingest"),
@@ -225,7 +225,7 @@ async fn no_secret_is_ever_logged() {
     let dispatcher = stage.dispatcher.url().replace("//", "//me:canarypassword@");
     let secrets = [
         ("LOG", "trace"),
-        // Not the stand-in's: each answer is 401, and quotes the key.
+        // The stand-in does not accept this key: each answer is 401, and quotes the key.
         ("VIRUSTOTAL_APIKEY", &key),
         ("INGEST_TOKENS", &token),
         ("INGEST_SECRETS", whsec),
@@ -246,7 +246,7 @@ async fn no_secret_is_ever_logged() {
             if let Some(headers) = event["headers"].as_object_mut() {
                 headers.insert("authorization".into(), json!(format!("Bearer {token}")));
             }
-            // Past its margin: it begins, and ends at once.
+            // The time is a second longer than the largest margin of the functions, which is 40 seconds.
             lambda.invoke(&event, Duration::from_secs(41)).await.ok();
         }
         let log = lambda.log();

@@ -14,7 +14,7 @@ use crate::{
     running::{Running, output, text},
 };
 
-/// By function, then by what they are for: permissions.
+/// Permissions by function, then by the resource that they are for.
 type Permissions = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
 fn permissions() -> Permissions {
@@ -101,7 +101,7 @@ impl Stage {
         Some(Self { aws, virustotal, dispatcher, settings, _dir: dir })
     }
 
-    /// `vt` as a user who may do what a function may.
+    /// Returns the command `vt` with the credentials of a user who has the permissions of a function.
     fn vt(&self, function: &str, args: &[&str]) -> Command {
         let policy = policy(function, "azul-vt", "azul-vt-bundles");
         let mut command = vt(args);
@@ -119,10 +119,10 @@ async fn load_needs_no_permission_that_is_not_in_its_list() {
         let bundle = sim::feed::bundle(5, minute, 70, Style::Small);
         stage.virustotal.serve(minute, bundle);
     }
-    // A record that is none, and a bundle that is none.
+    // This bundle cannot be decoded.
     let bad = now.plus(-55).to_string();
     stage.virustotal.serve(&bad, b"BZh9 is how they begin".to_vec());
-    // By way of the queue.
+    // With `FAN_OUT_MINUTES=1` the minutes go by way of the queue.
     let mut command = stage.vt("load", &["load"]);
     command.env("FAN_OUT_MINUTES", "1");
     let loaded = output(command).await;
@@ -179,7 +179,8 @@ async fn query_needs_no_permission_that_is_not_in_its_list() {
     let (running, url) = Running::serve(stage.vt("query", &["query", "--listen"]));
     let mut large = lookup::event(4);
     large["source"]["references"] = json!({ "case": "x".repeat(250_000) });
-    // Known, known again, unknown, too large for a message, and one for which VirusTotal is out, then answers nonsense.
+    // The binaries are: known; known, a second time; unknown; too large for a message; and one for which VirusTotal
+    // first fails and then answers nonsense.
     let mut sent = 0;
     for event in [lookup::event(1), lookup::event(1), lookup::event(2), large, lookup::event(3)] {
         if event == lookup::event(3) {
@@ -204,7 +205,7 @@ async fn query_needs_no_permission_that_is_not_in_its_list() {
     assert_eq!((counts("completed"), counts("opt-out"), counts("error-network")), (2, 2, 1));
     running.terminate();
     let (status, said) = running.end().await;
-    // What is given up, and nothing else.
+    // The one error in the log is that of the item that is given up.
     assert!(status.success() && said.matches("ERROR").count() == 1, "{said}");
     assert!(said.contains("4 events done; 1 put back, 1 given up"), "{said}");
 }
@@ -220,7 +221,8 @@ async fn download_needs_no_permission_that_is_not_in_its_list() {
     let (running, url) = Running::serve(command);
     let sample = |n: usize| stage.virustotal.sample(lookup::sample(n));
     let request = |sha256: &str| lookup::download_event(sha256, "rules/one", 1);
-    // Missing, so its place is given back; there, with a capture and more text than a message holds; full.
+    // The first file is missing, so its place in the quota is given back. The second is there, with a capture and more
+    // text than a message holds. For the third the quota is used up.
     let mut captured = request(&sample(1));
     captured["entity"]["pcap"] = json!(true);
     captured["source"]["references"] = json!({ "case": "x".repeat(250_000) });

@@ -18,7 +18,7 @@ use crate::{
 const SEED: u64 = 5;
 const RECORDS: u64 = 60;
 
-/// Minutes that are due, the first of them the first to load; later ones are not available yet.
+/// A feed with a number of due minutes, which begin with the first minute to load. Later minutes are not available yet.
 struct Feed {
     stage: Stage,
     first: Minute,
@@ -70,7 +70,7 @@ impl Feed {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_started_together_one_works_and_the_other_says_who_and_exits_with_0() {
     let feed = Feed::new(3).await;
-    // So that the one at work cannot be done before the other looks.
+    // The dispatcher is down, so the process at work cannot be done before the other one looks.
     feed.stage.dispatcher.down().await;
     let (one, other) = (feed.load(&[]), feed.load(&[]));
     let pids = [one.child.id(), other.child.id()];
@@ -102,10 +102,10 @@ async fn sigterm_ends_a_load_that_waits_for_a_dispatcher_that_is_down() {
     assert!(status.success() && said.contains("stopped before the end"), "{said}");
     feed.stage.dispatcher.up().await;
 
-    // Down in the middle of the work, and never answering.
+    // The dispatcher is down in the middle of the work, or never answers.
     for down in [true, false] {
         let dispatcher = &feed.stage.dispatcher;
-        // The registration is taken, and nothing behind it.
+        // The dispatcher takes the registration and answers nothing after it.
         dispatcher.fail(&Fault::Delay { ms: 0 }, 1);
         dispatcher.fail(&Fault::Hang, 100);
         let posts = dispatcher.posts().len();
@@ -169,13 +169,13 @@ pub(crate) fn peak_memory(pid: u32) -> u64 {
 async fn a_bomb_of_a_gigabyte_of_zeros_costs_its_line_and_little_memory() {
     let feed = Feed::new(1).await;
     let minute = feed.minute(0);
-    // 1 GiB of zeros as one line, in streams one after the other; then records.
+    // The bundle has 1 GiB of zeros as one line, compressed as streams one after the other, and then records.
     let mut bundle = sim::feed::compress(&vec![0; 16 << 20]).repeat(64);
     bundle.extend(sim::feed::compress(b"\n"));
     bundle.extend(sim::feed::bundle(SEED, &minute, RECORDS, Style::Small));
     assert!(bundle.len() < 1 << 20, "{}", bundle.len());
     feed.stage.virustotal.serve(&minute, bundle);
-    // It goes on, so that it can be looked at when it is done.
+    // The load watches, so it still runs when its memory is read.
     let load = feed.load(&["--watch"]).until("loaded 1 minutes");
     let peak = peak_memory(load.child.id());
     load.terminate();
@@ -195,7 +195,7 @@ async fn processes_with_workers_share_a_backlog_and_each_minute_is_loaded_once()
     for (status, said) in [&one, &other] {
         assert!(status.success(), "{said}");
     }
-    // Whoever found nothing to do ended at once; both together did all.
+    // A process that found nothing to do ended at once; both together did all the work.
     let last = feed.load(&["--workers", "2"]).end().await;
     assert!(last.0.success(), "{}", last.1);
     assert_eq!(feed.cursor().await, Some(feed.first.plus(39)));

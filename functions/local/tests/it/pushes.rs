@@ -47,7 +47,7 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
         pushed.samples["virustotal_plugin_last_ingested_timestamp{function=\"load\"}"];
     assert!(pushed_last > 1_700_000_000_000, "{pushed:?}");
 
-    // A run with nothing to do takes nothing back.
+    // A run with nothing to do keeps the earlier timestamp.
     stage.virustotal.set_unknown(sim::Unknown::NotAvailableYet);
     let ran = output(load(&gateway.url())).await;
     assert!(ran.status.success(), "{}", text(&ran.stderr));
@@ -57,7 +57,7 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
     assert_eq!(after.samples[last], pushed_last, "{after:?}");
     assert_eq!(after.samples["virustotal_plugin_records_total{function=\"load\"}"], 0, "{after:?}");
 
-    // Nobody there: a word, no failure, and no password in it.
+    // If the gateway is down, the run succeeds with a warning, and the warning has no password in it.
     gateway.down().await;
     let ran = output(load(&gateway.url().replace("//", "//me:canary@"))).await;
     assert!(ran.status.success(), "{}", text(&ran.stderr));
@@ -123,7 +123,7 @@ async fn what_was_in_flight_at_the_signal_is_pushed_too() {
         running.terminate();
     };
     let (answer, ()) = tokio::join!(post(2), asked_to_end);
-    // Its delivery may have ended at the signal; it is answered in any case, and that is counted.
+    // The delivery may have ended at the signal. The post is answered in any case, and the answer is counted.
     let status = answer.unwrap().status();
     let (ended, said) = running.end().await;
     assert!(ended.success(), "{said}");
@@ -137,7 +137,7 @@ async fn what_was_in_flight_at_the_signal_is_pushed_too() {
     assert_eq!(answers(200) + answers(202), 2, "{status} {pushed:?}");
 }
 
-/// Every metric that a process tells is one of the table.
+/// Asserts that every metric of a process is one of `azul_vt::metrics::all`, which the README lists too.
 fn stands_in_readme(pushed: &sim::Pushed) {
     let known: Vec<_> = azul_vt::metrics::all().into_iter().map(|metric| metric.name).collect();
     for name in pushed.types.keys() {
@@ -232,7 +232,7 @@ async fn a_query_pushes_and_shows_what_waits_and_the_budget() {
     assert_eq!(client.post(&url).json(&events).send().await.unwrap().status(), 202);
     let statuses = |arrived: &sim::Arrived| arrived.of(sim::Model::Status).count();
     stage.dispatcher.wait_until(|arrived, _| statuses(arrived) == 1).await;
-    // The other one waits for tomorrow.
+    // The second binary waits for the quota of the next day.
     let samples = [
         ("virustotal_plugin_inbox_items{function=\"query\",state=\"waiting\"}", 1),
         ("virustotal_plugin_requests_used{window=\"day\"}", 1),

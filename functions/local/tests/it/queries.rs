@@ -92,7 +92,7 @@ async fn a_link_called_azul_vtquery_looks_up_every_source_but_virustotals_and_sa
     assert_eq!(status.code(), Some(0), "{said}");
     assert_eq!(said.matches("LOOKUP_SOURCES is not set").count(), 1, "{said}");
 
-    // Under its own name the program requires the setting.
+    // Called as `vt query`, the program requires the setting.
     let mut command = stage.vt(&["query"]);
     command.env_remove("LOOKUP_SOURCES");
     let found = output(command).await;
@@ -137,7 +137,7 @@ async fn the_status_tells_what_waits_and_what_failed_last() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quota_of_both_sides_is_told() {
     let stage = stage().await;
-    // Some state to look into.
+    // The state that the command shows is prepared here.
     let store = azul_vt::store::local::open(stage.state.path()).unwrap();
     let limited = || {
         let mut command = stage.vt(&["quota", "--json"]);
@@ -177,7 +177,7 @@ async fn what_no_inbox_took_is_put_into_it_when_it_is_tried_again() {
         "now": "2026-11-24T09:00:00Z", "encoding": "text", "record": "{\"a\":1}",
     });
     store.bundles.put(key, format!("{reject}\n").as_bytes()).await.unwrap();
-    // A polled event that an earlier version could not read, and one that is still of no use.
+    // One polled event could not be read by an earlier version; the other one still cannot be used.
     let polled = "rejects/inbox/query/0c2d/000000000001.jsonl";
     let mut lines = String::new();
     for event in [lookup::event(1), json!({"a": 1})] {

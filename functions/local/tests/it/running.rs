@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Runs a command off the threads that serve its questions.
+/// Runs a command to its end, off the threads that serve its requests.
 pub(crate) async fn output(mut command: Command) -> Output {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     for said in [&output.stdout, &output.stderr] {
@@ -21,12 +21,12 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap()
 }
 
-/// Whatever a test is about: no process ever tells VirusTotal's key.
+/// Asserts that a process does not print VirusTotal's key. Every test checks this, whatever it is about.
 pub(crate) fn tells_no_secret(said: &str) {
     assert!(!said.contains(sim::TEST_KEY), "it tells the key: {said}");
 }
 
-/// A process, and what it says.
+/// A running process and its log.
 pub(crate) struct Running {
     pub(crate) child: Child,
     /// Lines of the log that the test has not read yet. A thread reads the log all the time, because a process stops
@@ -50,7 +50,7 @@ impl Running {
         Self { child, lines, said: String::new() }
     }
 
-    /// Reads what it says until there are these words, for five minutes at most.
+    /// Reads the log until a line contains `words`, for five minutes at most.
     pub(crate) fn until(mut self, words: &str) -> Self {
         let late = Instant::now() + Duration::from_mins(5);
         loop {
@@ -97,7 +97,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Where a test kills it, or failed before its end; else it is over. What it held is free when it is gone.
+        // This kills the process if a test drops it early, or fails before its end. After the wait the process is gone,
+        // and what it held is free.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -34,7 +34,7 @@ impl Stage {
         }
     }
 
-    /// VirusTotal has every minute, of that many small records.
+    /// Makes VirusTotal serve every minute with `records` small records.
     pub(crate) fn generate(&self, records: u64) {
         self.virustotal.set_unknown(sim::Unknown::Generate(Arc::new(move |minute| {
             sim::feed::bundle(5, minute, records, Style::Small).into()
@@ -92,7 +92,7 @@ async fn the_doctor_goes_on_behind_a_failure_and_says_what_to_do() {
     let mut command = stage.vt(&["doctor"]);
     command
         .env("VIRUSTOTAL_APIKEY", "a-wrong-key")
-        // Answers, but is no dispatcher.
+        // This server answers, but is not a dispatcher.
         .env("PLUGIN_EVENTS_URL", stage.virustotal.url())
         .env("RULES_ROOT", rules.path())
         .env("STATEDIR", "/dev/null/state");
@@ -240,7 +240,7 @@ async fn a_body_of_7_megabytes_posted_to_vt_ingest_is_loaded() {
     let mut command = stage.vt(&["ingest"]);
     command.env("INGEST_LISTEN", "127.0.0.1:0").env("DISPATCHER_MAX_AGE_HOURS", "-1");
     let (running, url) = Running::serve(command);
-    // Over what a function URL takes.
+    // The body is larger than a function URL takes.
     let body = sim::feed::lines(5, MINUTE, 300, Style::Real);
     assert!(body.len() > 7_000_000, "{}", body.len());
     let post = reqwest::Client::new().post(url).header("content-type", "application/json");
@@ -258,7 +258,7 @@ async fn a_body_that_is_being_decoded_keeps_no_process_from_its_end() {
     let mut command = stage.vt(&["ingest"]);
     command.env("INGEST_LISTEN", "127.0.0.1:0").env("DISPATCHER_MAX_AGE_HOURS", "-1");
     let (running, url) = Running::serve(command);
-    // Streams one after the other: 600 MB of text, which take over a minute to decode.
+    // The body has many streams one after the other: 600 MB of text, which take over a minute to decode.
     let body = sim::feed::compress(&sim::feed::lines(5, MINUTE, 100, Style::Real)).repeat(250);
     let post = reqwest::Client::new().post(url).header("content-type", "application/json");
     let posting = tokio::spawn(post.body(body).send());
@@ -274,12 +274,12 @@ async fn a_body_that_is_being_decoded_keeps_no_process_from_its_end() {
     running.terminate();
     let (status, said) = running.end().await;
     assert!(status.success(), "{said}");
-    // A few seconds, and what a busy machine adds.
+    // The end takes a few seconds; the limit allows for a busy machine.
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: {said}", begun.elapsed());
-    // The next process delivers it.
+    // The body stays staged, and the next process delivers it.
     assert_eq!(staged(), 1, "{said}");
     assert!(!said.contains("ERROR"), "{said}");
-    // The poster was told so, or nothing.
+    // The poster got the answer that the body is kept, or no answer.
     if let Ok(answer) = posting.await.unwrap() {
         assert_eq!(answer.status(), 202);
     }

@@ -1,4 +1,4 @@
-//! Never more requests than the quota allows, however many work, and whoever dies.
+//! Tests that there are never more requests than the quota allows, however many workers there are and whichever die.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use crate::world::{World, put};
 const LIMIT: u32 = 4;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// 500 with `QUOTA_HASHES=500` take two and a half minutes.
+/// Returns the number of files that are looked up. A run with `QUOTA_HASHES=500` takes two and a half minutes.
 fn hashes() -> usize {
     std::env::var("QUOTA_HASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
 }

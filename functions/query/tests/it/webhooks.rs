@@ -1,4 +1,4 @@
-//! Webhooks: who may send them, and what becomes of their events.
+//! Tests of webhooks: their authentication, and the outcome of their events.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -251,8 +251,8 @@ async fn avro_of_every_version_is_taken() {
     assert_eq!(door.waiting().await, 3);
 }
 
-/// A bulk message of that version: its number stands first, and each event begins with its own; 4 is laid out
-/// as 5 is.
+/// Returns a bulk Avro message of a model version. The message begins with the version, and so does each event. Version
+/// 4 has the layout of version 5.
 fn avro_of(version: i64, input: &BinaryEvent) -> Vec<u8> {
     let written = if version == 6 { ModelVersion::V6 } else { ModelVersion::V5 };
     let (mut one, mut body) = (Vec::new(), Vec::new());

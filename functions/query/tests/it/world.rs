@@ -1,4 +1,4 @@
-//! What the tests share: servers, a state, and events.
+//! Servers, a state, and events for all tests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -76,7 +76,7 @@ impl World {
         Query::from_settings(self.settings(more), self.store(), clock).unwrap()
     }
 
-    /// With settings that no variable can give.
+    /// Makes a `Query` with settings that no variable can give.
     pub(crate) fn query_with(&self, change: impl FnOnce(&mut Settings)) -> Query {
         let mut settings = self.settings(&[]);
         change(&mut settings);
@@ -87,7 +87,7 @@ impl World {
         self.query_at(Arc::new(SystemClock), &[])
     }
 
-    /// VirusTotal knows the n-th file.
+    /// Lets VirusTotal know the n-th file.
     pub(crate) fn knows(&self, n: usize) {
         self.virustotal.report(&lookup::sha256(n), lookup::report(n));
     }

@@ -1,4 +1,4 @@
-//! An event made to fit what the dispatcher's broker takes.
+//! Cuts features off an event so that it fits the size limit of the dispatcher's broker.
 
 use std::mem;
 
@@ -16,13 +16,13 @@ pub const FEATURES_TRUNCATED: &str = "features_truncated";
 /// The bytes of one event, ready for [`super::bulk`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// The event's Avro, no longer than was asked for.
+    /// The event in Avro, not longer than the limit that was given.
     pub bytes: Vec<u8>,
-    /// How many features were cut off.
+    /// Number of features that were cut off.
     pub truncated_features: usize,
 }
 
-/// An event that is over the limit even without its features.
+/// Error for an event that exceeds the limit even without its features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the event takes {bytes} bytes without its features; {max} are allowed")]
 pub struct TooLarge {
@@ -36,11 +36,11 @@ pub struct TooLarge {
 /// do not fit are cut from the end of their list, as few as possible, and a last feature [`FEATURES_TRUNCATED`] says
 /// how many.
 ///
-/// The dispatcher encodes the event anew, with its key and tracking fields set: some hundred bytes more,
-/// which the limit must leave room for.
+/// The dispatcher encodes the event again with its key and tracking fields set, which adds some hundred bytes. The
+/// limit must leave room for them.
 ///
 /// # Errors
-/// [`TooLarge`] if it does not fit without its features either.
+/// [`TooLarge`] if the event does not fit even without its features.
 pub fn fit(
     mut event: BinaryEvent,
     version: ModelVersion,
@@ -58,10 +58,10 @@ pub fn fit(
     Ok(Encoded { bytes, truncated_features })
 }
 
-/// The event as [`fit`] would encode it: whole, or with as few features cut as must be.
+/// Returns the event as [`fit`] would encode it: whole, or with as few features cut off as possible.
 ///
 /// # Errors
-/// [`TooLarge`] if it does not fit without its features either.
+/// [`TooLarge`] if the event does not fit even without its features.
 pub fn cut_to_fit(
     mut event: BinaryEvent,
     version: ModelVersion,
@@ -79,7 +79,7 @@ fn fits(event: &BinaryEvent, bytes: &[u8], max_event_bytes: usize) -> bool {
     bytes.len() <= max_event_bytes && event.entity.features.len() <= MAX_FEATURES
 }
 
-/// Cuts features of an event that is over the limit. Gives how many.
+/// Cuts features off an event that exceeds the limit, and returns their number.
 fn cut(
     event: &mut BinaryEvent,
     version: ModelVersion,

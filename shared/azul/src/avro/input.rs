@@ -1,6 +1,6 @@
-//! Avro's own types, read from bytes that come from outside: every length is checked against what is left
-//! before anything is taken or reserved, counts are bounded by what their items take at least, and
-//! nothing calls itself.
+//! Reads Avro's own types from bytes that come from outside. Every length is checked against the bytes that are left
+//! before anything is taken or reserved. Counts are bounded by the minimum size of their items, and no function is
+//! recursive.
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -9,54 +9,54 @@ use super::BLOCK_ITEMS;
 use crate::event::{JsonObject, ModelVersion, StringMap};
 use json::limits::{JsonLimitError, JsonLimits};
 
-/// Why bytes are no bulk message of Azul's. `at` counts bytes from the start of the message.
+/// Reasons why bytes are not a bulk message of Azul. `at` is a position in bytes from the start of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AvroError {
     /// The message ends in the middle of a value.
     #[error("the message ends at byte {at}, in the middle of a value")]
     Truncated {
-        /// Where the value starts.
+        /// Position of the value's first byte.
         at: usize,
     },
-    /// A number of more than 64 bits.
+    /// A number has more than 64 bits.
     #[error("the number at byte {at} has more than 64 bits")]
     Long {
-        /// Where it starts.
+        /// Position of the number's first byte.
         at: usize,
     },
-    /// A length that is negative or longer than what is left.
+    /// A length is negative or longer than the rest of the message.
     #[error("the length {length} at byte {at} is negative or more than is left")]
     Length {
-        /// Where it stands.
+        /// Position of the length.
         at: usize,
-        /// What it says.
+        /// The length as it is written.
         length: i64,
     },
-    /// A block with more items than its bytes can hold.
+    /// A block claims more items than its bytes can hold.
     #[error("the block at byte {at} has {count} items, more than its bytes can hold")]
     Count {
-        /// Where the block starts.
+        /// Position of the block's first byte.
         at: usize,
-        /// Its items, as it says.
+        /// Number of items that the block claims.
         count: u64,
     },
-    /// A block whose items do not end where it says.
+    /// The items of a block do not end where the block says.
     #[error("the items of a block end at byte {at}, not where the block says")]
     BlockSize {
-        /// Where they end.
+        /// Position of the end of the items.
         at: usize,
     },
-    /// A truth value that is neither 0 nor 1.
+    /// A boolean is neither 0 nor 1.
     #[error("the truth value at byte {at} is neither 0 nor 1")]
     Boolean {
-        /// Where it stands.
+        /// Position of the boolean.
         at: usize,
     },
-    /// A time out of the years −9999 to 9999.
+    /// A time is outside the years −9999 to 9999.
     #[error("the time at byte {at} is out of range")]
     Time {
-        /// Where it stands.
+        /// Position of the time.
         at: usize,
     },
     /// A JSON text in the message exceeds a limit.
@@ -68,10 +68,10 @@ pub enum AvroError {
         #[source]
         source: JsonLimitError,
     },
-    /// A model version with another layout.
+    /// The model version has a layout that the reader does not know.
     #[error("model version {0} is not known here; 4, 5 and 6 are")]
     Version(i64),
-    /// More bytes after the last event.
+    /// Bytes follow the last event.
     #[error("{0} bytes follow the last event")]
     Trailing(usize),
 }
@@ -79,29 +79,29 @@ pub enum AvroError {
 /// Limits of a JSON text within a message.
 const MAX_JSON: JsonLimits = JsonLimits { values: 500_000, objects: 50_000 };
 
-/// How many bytes an entry of a map takes at least: two empty strings.
+/// Fewest bytes of an entry of a map: the lengths of two empty strings.
 const MIN_ENTRY_SIZE: usize = 2;
 
-/// What is left of a message.
+/// A reader of a message, from its start on.
 pub(super) struct Reader<'m> {
     rest: &'m [u8],
     length: usize,
-    /// In whose layout the records stand.
+    /// Model version in whose layout the records are read.
     pub(super) layout: ModelVersion,
 }
 
 impl<'m> Reader<'m> {
-    /// At the start of a message; of version 6 until the message says otherwise.
+    /// Starts at the beginning of a message. The layout is that of version 6 until the caller sets another one.
     pub(super) fn new(message: &'m [u8]) -> Self {
         Self { rest: message, length: message.len(), layout: ModelVersion::V6 }
     }
 
-    /// That nothing is left.
+    /// Checks that the whole message was read.
     pub(super) fn end(&self) -> Result<(), AvroError> {
         if self.rest.is_empty() { Ok(()) } else { Err(AvroError::Trailing(self.rest.len())) }
     }
 
-    /// Bytes read so far.
+    /// Returns the number of bytes that were read.
     pub(super) fn at(&self) -> usize {
         self.length - self.rest.len()
     }
@@ -197,7 +197,8 @@ impl<'m> Reader<'m> {
         let mut items = Vec::new();
         self.blocks(min_size, |reader, left| {
             if items.len() == items.capacity() {
-                // What a block says of itself is trusted for one block of the usual size, not more.
+                // The claim of a block is trusted only up to the usual size of a block, so that a false one takes
+                // little memory.
                 items.reserve(left.min(BLOCK_ITEMS));
             }
             items.push(item(reader)?);
@@ -216,8 +217,8 @@ impl<'m> Reader<'m> {
         Ok(entries)
     }
 
-    /// Both framings: a count, or a negative count and a size in bytes. Calls `item` for each item, with
-    /// the number of those left in its block.
+    /// Reads the blocks of an array or a map in both framings: a count, or a negative count and a size in bytes. Calls
+    /// `item` for each item with the number of items left in its block, this one included.
     fn blocks(
         &mut self,
         min_size: usize,

@@ -1,4 +1,4 @@
-//! Bytes to values, field by field.
+//! Reads events from Avro, field by field.
 
 use super::input::{AvroError, Reader};
 use crate::event::{
@@ -7,11 +7,10 @@ use crate::event::{
     StatusEntity, StatusEvent, ZERO_TIME,
 };
 
-/// Reads a bulk message of model `binary`. Strings that are no UTF-8 have the bad bytes replaced by
-/// U+FFFD.
+/// Reads a bulk message of model `binary`. Invalid UTF-8 in a string becomes U+FFFD.
 ///
 /// # Errors
-/// [`AvroError`] if it is no such message; then nothing of it is given.
+/// [`AvroError`] if `message` is not a bulk message of this model. No event is returned then.
 pub fn decode_binary_bulk(message: &[u8]) -> Result<Vec<BinaryEvent>, AvroError> {
     decode_bulk(message, min_size::BINARY_EVENT, Reader::binary_event)
 }
@@ -19,7 +18,7 @@ pub fn decode_binary_bulk(message: &[u8]) -> Result<Vec<BinaryEvent>, AvroError>
 /// Reads a bulk message of model `download`, like [`decode_binary_bulk`].
 ///
 /// # Errors
-/// [`AvroError`] if it is no such message; then nothing of it is given.
+/// [`AvroError`] if `message` is not a bulk message of this model. No event is returned then.
 pub fn decode_download_bulk(message: &[u8]) -> Result<Vec<DownloadEvent>, AvroError> {
     decode_bulk(message, min_size::DOWNLOAD_EVENT, Reader::download_event)
 }
@@ -27,7 +26,7 @@ pub fn decode_download_bulk(message: &[u8]) -> Result<Vec<DownloadEvent>, AvroEr
 /// Reads a bulk message of model `status`, like [`decode_binary_bulk`].
 ///
 /// # Errors
-/// [`AvroError`] if it is no such message; then nothing of it is given.
+/// [`AvroError`] if `message` is not a bulk message of this model. No event is returned then.
 pub fn decode_status_bulk(message: &[u8]) -> Result<Vec<StatusEvent>, AvroError> {
     decode_bulk(message, min_size::STATUS_EVENT, Reader::status_event)
 }
@@ -35,13 +34,13 @@ pub fn decode_status_bulk(message: &[u8]) -> Result<Vec<StatusEvent>, AvroError>
 /// Reads a bulk message of model `plugin`, like [`decode_binary_bulk`].
 ///
 /// # Errors
-/// [`AvroError`] if it is no such message; then nothing of it is given.
+/// [`AvroError`] if `message` is not a bulk message of this model. No event is returned then.
 pub fn decode_plugin_bulk(message: &[u8]) -> Result<Vec<PluginEvent>, AvroError> {
     decode_bulk(message, min_size::PLUGIN_EVENT, Reader::plugin_event)
 }
 
-/// How many bytes a value takes at least (without `file_format_legacy`): a string, map, array or long
-/// one, an unsigned or double eight.
+/// Fewest bytes of each type, without `file_format_legacy`. A string, map, array or long takes at least one byte, an
+/// unsigned number or a double takes eight.
 mod min_size {
     pub(super) const STRING: usize = 1;
     pub(super) const PATH_NODE: usize = 19;
@@ -73,7 +72,7 @@ fn decode_bulk<'m, T>(
     Ok(events)
 }
 
-/// The models, field by field.
+/// Readers of the models, field by field.
 impl Reader<'_> {
     fn binary_event(&mut self) -> Result<BinaryEvent, AvroError> {
         Ok(BinaryEvent {
@@ -257,7 +256,8 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    /// Reads one item of zeros: empty strings, maps and arrays, and numbers of 0.
+    /// Returns the smallest possible value: empty strings, maps and arrays, and numbers of 0, all of which are encoded
+    /// as zeros.
     fn least<T>(read: impl Fn(&mut Reader<'static>) -> Result<T, AvroError>) -> usize {
         let mut reader = Reader::new(&[0; 200]);
         read(&mut reader).unwrap();

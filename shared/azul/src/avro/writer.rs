@@ -1,4 +1,4 @@
-//! Values to bytes. Appends to one buffer and builds nothing in between.
+//! Writes events as Avro. They are appended to one buffer, without intermediate values.
 
 use jiff::Timestamp;
 
@@ -9,7 +9,7 @@ use crate::event::{
     Source, StatusEntity, StatusEvent, StringMap, ZERO_TIME,
 };
 
-/// Appends one event. Its `model_version` is written as `version`, in whose layout it stands.
+/// Appends one event in the layout of `version`, which is also written as its `model_version`.
 pub fn encode_binary(event: &BinaryEvent, version: ModelVersion, out: &mut Vec<u8>) {
     head(version, &event.kafka_key, event.timestamp, &event.author, out);
     source(&event.source, version, out);
@@ -24,7 +24,7 @@ pub fn encode_binary(event: &BinaryEvent, version: ModelVersion, out: &mut Vec<u
     blocks(event.track_authors.iter(), out, |author, out| string(author, out));
 }
 
-/// Appends one event. Its `model_version` is written as `version`, in whose layout it stands.
+/// Appends one event in the layout of `version`, which is also written as its `model_version`.
 pub fn encode_download(event: &DownloadEvent, version: ModelVersion, out: &mut Vec<u8>) {
     head(version, &event.kafka_key, event.timestamp, &event.author, out);
     source(&event.source, version, out);
@@ -47,8 +47,8 @@ pub fn encode_download(event: &DownloadEvent, version: ModelVersion, out: &mut V
     json(metadata.as_ref(), out);
 }
 
-/// Appends one event. The `model_version` of it and of the events within is written as `version`, in
-/// whose layout they stand.
+/// Appends one event in the layout of `version`, which is also written as the `model_version` of the event and of the
+/// events within it.
 pub fn encode_status(event: &StatusEvent, version: ModelVersion, out: &mut Vec<u8>) {
     head(version, &event.kafka_key, event.timestamp, &event.author, out);
     let StatusEntity { input, status, runtime, error, message, results } = &event.entity;
@@ -60,7 +60,7 @@ pub fn encode_status(event: &StatusEvent, version: ModelVersion, out: &mut Vec<u
     blocks(results.iter(), out, |result, out| encode_binary(result, version, out));
 }
 
-/// Appends one event. Its `model_version` is written as `version`, in whose layout it stands.
+/// Appends one event in the layout of `version`, which is also written as its `model_version`.
 pub fn encode_plugin(event: &PluginEvent, version: ModelVersion, out: &mut Vec<u8>) {
     head(version, &event.kafka_key, event.timestamp, &event.author, out);
     let entity = &event.entity;
@@ -79,7 +79,7 @@ pub fn encode_plugin(event: &PluginEvent, version: ModelVersion, out: &mut Vec<u
     map(config, out);
 }
 
-/// Appends the bulk record of events that `encode_*` made in the same version: what is posted.
+/// Appends the bulk record to post. `events` were encoded by `encode_*` in the same version.
 pub fn bulk(version: ModelVersion, events: &[&[u8]], out: &mut Vec<u8>) {
     long(version.number(), out);
     for block in events.chunks(BLOCK_ITEMS) {
@@ -175,12 +175,12 @@ fn datastream(stream: &Datastream, version: ModelVersion, out: &mut Vec<u8>) {
     string(&stream.language, out);
 }
 
-/// Bytes of the longest varint.
+/// Most bytes of a varint.
 const MAX_LONG: usize = 10;
 
 const END_OF_BLOCKS: u8 = 0;
 
-/// Zigzag, then seven bits a byte, the lowest first.
+/// Appends a zigzag varint: seven bits in each byte, the lowest first.
 fn long(value: i64, out: &mut Vec<u8>) {
     let mut rest = zigzag(value);
     while rest > 0x7f {
@@ -198,13 +198,13 @@ fn low_bits(value: u64) -> u8 {
     (value & 0x7f) as u8
 }
 
-/// How many bytes the same takes.
+/// Returns the number of bytes that [`long`] appends for `value`.
 fn long_len(value: i64) -> usize {
     let bits = u64::BITS - zigzag(value).leading_zeros();
     bits.max(1).div_ceil(7) as usize
 }
 
-/// A length in memory, which is below 2⁶³ on every machine.
+/// Converts a length in memory, which is below 2⁶³ on every machine.
 fn length(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
@@ -222,14 +222,14 @@ fn unsigned(value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_be_bytes());
 }
 
-/// Whole microseconds, the rest cut off towards the past as Go does it.
+/// Appends a time in whole microseconds. The rest is cut off towards the past, as Go does it.
 fn time(value: Timestamp, out: &mut Vec<u8>) {
     let micros = value.as_nanosecond().div_euclid(1_000);
     // Years −9999 to 9999 in microseconds fit.
     long(i64::try_from(micros).unwrap_or_default(), out);
 }
 
-/// JSON text as bytes; none of them for nothing, as Azul's own Go code has it.
+/// Appends the bytes of a JSON text. `None` is written as no bytes, as Azul's own Go code does.
 fn json(value: Option<&JsonObject>, out: &mut Vec<u8>) {
     match value {
         None => bytes(&[], out),
@@ -246,8 +246,8 @@ fn map(entries: &StringMap, out: &mut Vec<u8>) {
     });
 }
 
-/// The blocks of an array or a map, each written first and then moved behind its header: the size is
-/// known only afterwards, and a pass that only counts would cost more.
+/// Appends the blocks of an array or a map. Each block is written first and then moved behind its header, because its
+/// size is known only afterwards and a separate pass for counting would take longer.
 fn blocks<I: ExactSizeIterator>(
     mut items: I,
     out: &mut Vec<u8>,
@@ -269,18 +269,19 @@ fn blocks<I: ExactSizeIterator>(
     out.push(END_OF_BLOCKS);
 }
 
-/// A negative count says that the size in bytes follows, so that a reader may skip the block.
+/// Appends the header of a block. A negative count says that the size in bytes follows, so that a reader can skip the
+/// block.
 fn block_header(count: usize, size: usize, out: &mut Vec<u8>) {
     long(-length(count), out);
     long(length(size), out);
 }
 
-/// How many bytes a block with its header takes.
+/// Returns the number of bytes of a block with its header.
 pub(super) fn block_len(count: usize, size: usize) -> usize {
     long_len(-length(count)) + long_len(length(size)) + size
 }
 
-/// Room for an event, so that the buffer rarely grows: a guess by its parts of changing number.
+/// Returns an estimate of an event's size in bytes, so that the buffer rarely grows.
 pub(super) fn size_hint(event: &BinaryEvent) -> usize {
     2 * size_of::<BinaryEvent>() + 96 * event.entity.features.len()
 }

@@ -1,4 +1,4 @@
-//! Events in Avro: against another implementation, against real messages, against hostile bytes.
+//! Checks the Avro encoding against another implementation, real messages and hostile bytes.
 
 mod oracle;
 
@@ -35,7 +35,7 @@ fn message<T>(events: &[T], version: ModelVersion, encode: Encode<T>) -> Vec<u8>
     message
 }
 
-/// Ours to the oracle, the oracle's to us, ours to us.
+/// Asserts that the oracle reads our bytes, and that we read the oracle's bytes and our own.
 fn agree<T: Serialize + PartialEq + std::fmt::Debug>(
     model: &'static str,
     version: ModelVersion,
@@ -89,7 +89,7 @@ fn the_legacy_format_is_left_out_of_version_6() {
     assert_eq!(read, [samples::binary(ModelVersion::V6, 1)]);
 }
 
-/// A line of the corpus: what became of a record.
+/// A line of the corpus: the outcome for one record.
 #[derive(Deserialize)]
 struct Line {
     events: Option<Vec<BinaryEvent>>,
@@ -126,7 +126,7 @@ fn real_messages_are_read_and_written_again() {
     assert_eq!(ours.len(), message_of_go.len());
 }
 
-/// The blocks that an array starts with: items and bytes of each.
+/// Returns the number of items and of bytes of each block at the start of an array.
 fn block_headers(mut array: &[u8]) -> Vec<(i64, usize)> {
     fn long(bytes: &mut &[u8]) -> i64 {
         let end = bytes.iter().position(|byte| byte & 0x80 == 0).unwrap();
@@ -198,7 +198,7 @@ fn an_event_over_the_limit_loses_features_from_the_end_and_says_how_many() {
             let cut = event.entity.features.len() - kept.len();
             assert_eq!(marker.value, cut.to_string());
             assert_eq!(fitted.truncated_features, cut);
-            // One more would not have fitted: a feature takes 54 to 57 bytes here, the blocks a few.
+            // One more feature would not have fitted: a feature takes 54 to 57 bytes here, and the blocks take a few.
             assert!(cut == 1 || max - fitted.bytes.len() < 64, "{cut} cut at {max}");
             assert!(kept.len() >= kept_before);
             kept_before = kept.len();
@@ -251,7 +251,8 @@ fn an_event_without_room_for_the_marker_is_refused() {
 
 #[test]
 fn what_claims_more_than_there_is_is_refused_at_once() {
-    // Version 6; then a block of 2⁶² events, of −2⁶³ with 1 byte, of a size over the rest, of one event.
+    // All messages have version 6. Their blocks claim 2⁶² events, −2⁶³ events with 1 byte, a size over the rest, and
+    // one event.
     let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
     let least = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
     let refused = |tail: &[u8]| decode_binary_bulk(&[&[12], tail].concat()).unwrap_err();
@@ -291,7 +292,7 @@ fn text_that_is_no_utf_8_and_info_that_is_no_object_cost_only_themselves() {
 }
 
 fn decode_all(message: &[u8]) {
-    // Only that they return counts.
+    // The functions must return; what they return does not matter.
     let _ = decode_binary_bulk(message);
     let _ = decode_download_bulk(message);
     let _ = decode_status_bulk(message);

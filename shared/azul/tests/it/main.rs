@@ -1,4 +1,4 @@
-//! Events in Avro and JSON, beside other writers and readers of them.
+//! Checks events in Avro and JSON against other writers and readers.
 
 // `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
 #[cfg(test)]

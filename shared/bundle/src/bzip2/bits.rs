@@ -1,4 +1,4 @@
-//! Bits of a byte slice, the highest of each byte first.
+//! Reads the bits of a byte slice, the highest of each byte first.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -6,12 +6,14 @@
     reason = "bits are taken from words as they fit; the hot loop has all of it within"
 )]
 
-/// A position among the bits of a slice. Beyond its end come zeros: who reads so far sees it by [`Bits::past_end`].
+/// A position among the bits of a slice. Zeros follow the end of the slice; [`Bits::past_end`] tells whether they were
+/// read.
 pub(crate) struct Bits<'a> {
     data: &'a [u8],
-    /// The next byte that is not in `buffer` as a whole.
+    /// Index of the next byte that is not completely in `buffer`.
     next: usize,
-    /// The next bits, from the top; those below `count` are either zero or what they will be after a refill.
+    /// The next bits, from the top. Those below the first `count` are either zero or have the value that a refill gives
+    /// them.
     buffer: u64,
     count: u32,
 }
@@ -25,13 +27,13 @@ impl<'a> Bits<'a> {
         bits
     }
 
-    /// Makes at least 56 bits ready.
+    /// Loads at least 56 bits into the buffer.
     #[inline(always)]
     pub(crate) fn refill(&mut self) {
         if let Some(word) = self.data.get(self.next..).and_then(<[u8]>::first_chunk::<8>) {
             self.buffer |= u64::from_be_bytes(*word) >> self.count;
             self.next += ((63 - self.count) >> 3) as usize;
-            // As many whole bytes as there is room for.
+            // Counts as many whole bytes as the buffer has room for.
             self.count |= 0b11_1000;
         } else {
             self.refill_at_end();
@@ -48,20 +50,20 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// The next `n` bits, 1 to 32, of those that are ready.
+    /// Returns the next `n` bits, 1 to 32, without consuming them. They must be loaded.
     #[inline(always)]
     pub(crate) fn peek(&self, n: u32) -> u32 {
         (self.buffer >> (64 - n)) as u32
     }
 
-    /// Passes over `n` of the bits that are ready.
+    /// Consumes `n` bits, which must be loaded.
     #[inline(always)]
     pub(crate) fn skip(&mut self, n: u32) {
         self.buffer <<= n;
         self.count -= n;
     }
 
-    /// The next `n` bits, 1 to 32.
+    /// Consumes and returns the next `n` bits, 1 to 32.
     pub(crate) fn take(&mut self, n: u32) -> u32 {
         self.refill();
         let value = self.peek(n);
@@ -69,12 +71,12 @@ impl<'a> Bits<'a> {
         value
     }
 
-    /// The next bit, from the start of the slice.
+    /// Returns the position of the next bit, from the start of the slice.
     pub(crate) fn position(&self) -> usize {
         self.next * 8 - self.count as usize
     }
 
-    /// Whether more was read than there is.
+    /// Whether more bits were consumed than the slice has.
     pub(crate) fn past_end(&self) -> bool {
         self.position() > self.data.len() * 8
     }

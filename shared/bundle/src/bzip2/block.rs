@@ -1,4 +1,4 @@
-//! One block: its header, its symbols, and the bytes they stand for.
+//! Decodes one block: its header, its symbols and its bytes.
 
 #![expect(clippy::cast_possible_truncation, reason = "the format bounds each number")]
 
@@ -12,35 +12,38 @@ use super::{
     scan::MAGIC_BITS,
 };
 
-/// The block is damaged, or such as no usual program writes: the ordinary decoder has to say what it is.
+/// Error for a block that is damaged, or written as no usual program writes it. The ordinary decoder decides which it
+/// is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unverified;
 
-/// Bytes of text for each level, before the run-length coding is undone.
+/// Bytes of a block for each level, before the run-length coding is undone.
 pub(crate) const LEVEL_BYTES: usize = 100_000;
 
-/// Bytes that a block may stand for. Runs can make 46 MB of one: those few are not worth the memory.
+/// Largest output of a block, in bytes. Runs can make 46 MB of one block; such blocks are too rare to reserve that
+/// memory.
 pub(crate) const MOST_OUT: usize = 4 << 20;
 
 const TABLES: usize = 6;
 const MOST_SELECTORS: usize = 18_002;
-/// Symbols that are read with the same table.
+/// Number of symbols that are decoded with the same table.
 const GROUP: usize = 50;
-/// A run's length has at most so many digits.
+/// Most digits in the length of a run.
 const MOST_DIGITS: u32 = 20;
 
-/// What is needed to decode blocks one after another.
+/// Decodes blocks one after another and keeps the buffers between them.
 pub(crate) struct Decoder {
     tables: Vec<Table>,
     selectors: Vec<u8>,
-    /// Equal bytes after one another: how many above eight bits of which.
+    /// Runs of equal bytes. The lowest eight bits of an entry are the byte, the bits above them its number of
+    /// repetitions.
     runs: Vec<u32>,
     walks: Walks,
     text: Vec<u8>,
     out: Vec<u8>,
 }
 
-/// What a block's header says of its symbols.
+/// Values from the header of a block that are needed after its tables were read.
 struct Header {
     checksum: u32,
     origin: usize,
@@ -59,15 +62,15 @@ impl Decoder {
         }
     }
 
-    /// The bytes of the block that was decoded last.
+    /// Returns the bytes of the block that was decoded last.
     pub(crate) fn out(&self) -> &[u8] {
         &self.out
     }
 
-    /// Decodes the block from bit `start` to bit `end` of `data`; says its checksum, which holds.
+    /// Decodes the block from bit `start` to bit `end` of `data`, and returns its checksum after it was verified.
     ///
     /// # Errors
-    /// Whatever is not exactly as it should be.
+    /// [`Unverified`] if anything differs from what a usual program writes.
     pub(crate) fn decode(
         &mut self,
         data: &[u8],
@@ -76,7 +79,7 @@ impl Decoder {
         level: u8,
     ) -> Result<u32, Unverified> {
         self.out.clear();
-        // As much as most blocks have with their runs; growing by and by would take twice as much.
+        // Most blocks need no more, even with their runs. A vector that grows step by step would take twice as much.
         self.out.reserve_exact(10 * LEVEL_BYTES);
         let most = usize::from(level) * LEVEL_BYTES;
         let mut bits = Bits::new(data, start + MAGIC_BITS);
@@ -141,12 +144,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Reads the symbols up to the end of the block as runs of equal bytes.
+    /// Reads the symbols up to the end of the block and stores them as runs of equal bytes.
     fn symbols(&mut self, bits: &mut Bits<'_>, used: &[u8]) -> Result<(), Unverified> {
         let end = used.len() as u16 + 1;
         let mut list = MoveToFront::new(used);
         self.runs.clear();
-        // A run is one of the byte before it; before the first byte, of the first in the list.
+        // A run repeats the byte before it. Before the first byte, it repeats the first byte of the list.
         let mut run = u32::from(list.front());
         let mut digits = 0;
         for selector in &self.selectors {
@@ -162,7 +165,8 @@ impl Decoder {
                         self.runs.push(run);
                         return Ok(());
                     }
-                    // Which of the two a symbol is cannot be foretold: so both are done, and no branch.
+                    // It cannot be predicted whether a symbol is a digit or a byte, so both are computed without a
+                    // branch.
                     let digit = symbol <= 1;
                     if digits > MOST_DIGITS {
                         return Err(Unverified);
@@ -181,7 +185,7 @@ impl Decoder {
     }
 }
 
-/// Reads the lengths of a table's codes, each as steps from the one before it.
+/// Reads the code lengths of a table. Each is written as steps up or down from the one before it.
 fn read_table(bits: &mut Bits<'_>, symbols: usize, table: &mut Table) -> Result<(), Unverified> {
     let mut lengths = [0; SYMBOLS];
     let lengths = lengths.get_mut(..symbols).ok_or(Unverified)?;

@@ -1,8 +1,8 @@
-//! The Burrows–Wheeler transform, backwards.
+//! Reverses the Burrows–Wheeler transform.
 //!
-//! Each row of the sorted table leads to the next: a chain of as many steps as there are bytes, each of which
-//! waits for memory. So the chain is begun at many rows at once. A walk ends where another one began; in which
-//! order the walks follow one another is seen in the end.
+//! Each row of the sorted table leads to the next. The output is therefore a chain of as many steps as there are bytes,
+//! and each step waits for memory. To hide that, walks begin at many rows at the same time. A walk ends at the row
+//! where another one began, and the order of the walks is known when all have ended.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -11,25 +11,28 @@
 
 use super::block::{LEVEL_BYTES, Unverified};
 
-/// Room for the rows of the largest block, and a row more; a power of two, so that no index is out of bounds.
+/// Number of rows in memory: those of the largest block and one more, rounded up to a power of two so that no index is
+/// out of bounds.
 const ROWS: usize = 1 << 20;
-/// In a row: the byte below, the next row above it, and whether a walk begins here.
+/// Bit of a row that marks the start of a walk. The lowest eight bits of a row are its byte, the bits above them the
+/// index of the next row.
 const MARK: u32 = 1 << 31;
-/// Walks that go on at the same time.
+/// Number of walks that go on at the same time.
 const LANES: usize = 16;
-/// Steps between two looks at where the bytes go.
+/// Steps of all lanes in one round. Each round has output buffers of its own.
 const ROUND: usize = 256;
-/// Walks in all. More of them end more evenly, but each end takes time.
+/// Number of equally spaced rows at which walks begin. With more of them the lanes finish at more similar times, but
+/// each end of a walk takes time.
 const STARTS: usize = 384;
-/// Blocks with fewer bytes are near enough to be walked in one.
+/// Blocks with fewer bytes are small enough for a single walk.
 const SMALL: usize = 8192;
-/// Rows that are written at once.
+/// Number of rows that are written at once for a short run.
 const AHEAD: usize = 8;
 const NONE: u32 = u32::MAX;
 
 type Lanes = [[u8; ROUND]; LANES];
 
-/// A part of a walk: bytes of a lane in a round, and the part after it.
+/// A part of a walk: the bytes `from` to `to` of a lane in a round, and the index of the next part.
 #[derive(Clone, Copy)]
 struct Part {
     round: u32,
@@ -71,7 +74,7 @@ impl Walks {
         }
     }
 
-    /// Sorts the bytes of the runs, at most `most`, into rows that lead to where each stood.
+    /// Sorts the bytes of the runs, at most `most`, into rows. Each row leads to the original position of its byte.
     #[expect(clippy::indexing_slicing, reason = "the places are sums of the very runs' lengths")]
     pub(crate) fn place(&mut self, runs: &[u32], most: usize) -> Result<(), Unverified> {
         let mut ends = [0_usize; 256];
@@ -97,8 +100,8 @@ impl Walks {
             let mut value = row << 8 | run & 0xff;
             next[byte] = place + length;
             row += length as u32;
-            // Most runs are short, and how short cannot be foretold: some more rows are written with them, which
-            // get what is theirs later.
+            // Most runs are short, but their length cannot be predicted, so a fixed number of rows is written. The
+            // surplus rows are overwritten later by the runs to which they belong.
             if length <= AHEAD && place + AHEAD <= ends[byte] {
                 for (to, i) in self.rows[place..place + AHEAD].iter_mut().zip(0..) {
                     *to = value + (i << 8);
@@ -113,7 +116,7 @@ impl Walks {
         Ok(())
     }
 
-    /// Puts the bytes in their order, from row `origin` on, into `text`.
+    /// Writes the bytes to `text` in their order, from row `origin` on.
     pub(crate) fn walk(&mut self, origin: usize, text: &mut Vec<u8>) -> Result<(), Unverified> {
         text.clear();
         if origin >= self.count {
@@ -127,7 +130,7 @@ impl Walks {
         Ok(())
     }
 
-    /// The plain way: one step after another.
+    /// Walks through all rows in a single walk.
     #[expect(clippy::indexing_slicing, reason = "a row is below ROWS")]
     fn walk_one(&self, origin: usize, text: &mut Vec<u8>) {
         let mut row = origin;
@@ -138,8 +141,8 @@ impl Walks {
         }));
     }
 
-    /// Walks from all starts. False where this would take much more room than there are bytes: the walks can be
-    /// of very different lengths where somebody wants them to.
+    /// Walks from all starts. Returns false if that would take much more memory than there are bytes, because a crafted
+    /// block can make the walks very different in length.
     #[expect(clippy::indexing_slicing, reason = "rows are below ROWS, lanes below LANES")]
     fn walk_all(&mut self, origin: usize) -> bool {
         self.begin(origin);
@@ -163,7 +166,7 @@ impl Walks {
             let mut step = 0;
             loop {
                 if fresh {
-                    // Walks that begin stand on marks of their own.
+                    // A new walk stands on its own mark, which does not end it, so its first step ignores marks.
                     single_step(&self.rows, &mut self.rounds[round], &mut at, step);
                     step += 1;
                     fresh = false;
@@ -205,7 +208,7 @@ impl Walks {
         false
     }
 
-    /// Chooses where to start, and marks the rows.
+    /// Chooses the rows at which walks begin, and marks them.
     #[expect(clippy::indexing_slicing, reason = "starts are rows")]
     fn begin(&mut self, origin: usize) {
         self.starts.clear();
@@ -241,12 +244,12 @@ impl Walks {
         walk.last = part;
     }
 
-    /// Puts the walks in their order. Bytes that repeat make several circles: the one from the origin is then
-    /// gone round until there are enough bytes, as the plain way does.
+    /// Appends the walks to `text` in their order. If the bytes of the block repeat, the rows form several circles.
+    /// Then the circle of the origin is repeated until there are enough bytes, as in a single walk.
     #[expect(clippy::indexing_slicing, reason = "walks and parts are numbered as they are added")]
     fn join(&self, origin: usize, text: &mut Vec<u8>) {
         let distance = self.count / STARTS;
-        // The same for all blocks: growing by and by would take twice as much.
+        // The capacity is the same for all blocks, because a vector that grows step by step would take twice as much.
         text.reserve_exact(9 * LEVEL_BYTES + ROUND);
         let mut walk = self.found[0];
         loop {
@@ -262,7 +265,8 @@ impl Walks {
                 }
             }
             let end = walk.end as usize;
-            // The origin comes first; it is missing among the others where it is one of them.
+            // The walk from the origin is number 0. If the origin is also one of the equally spaced rows, it is missing
+            // among the others, and the walks behind it have numbers that are lower by one.
             let number = end / distance;
             let before =
                 origin.is_multiple_of(distance) && origin < end && origin / distance < STARTS;
@@ -275,7 +279,7 @@ fn next(entry: u32) -> usize {
     (entry >> 8) as usize & (ROWS - 1)
 }
 
-/// One step of all lanes.
+/// Makes one step in all lanes.
 #[expect(clippy::indexing_slicing, reason = "rows are below ROWS, steps below ROUND")]
 fn single_step(rows: &[u32; ROWS], out: &mut Lanes, at: &mut [usize; LANES], step: usize) {
     for lane in 0..LANES {
@@ -285,7 +289,8 @@ fn single_step(rows: &[u32; ROWS], out: &mut Lanes, at: &mut [usize; LANES], ste
     }
 }
 
-/// Steps of all lanes until one of them stands on a mark, or the round is over.
+/// Makes steps in all lanes until one of them stands on a mark or the round is over. Returns the number of the next
+/// step.
 #[expect(clippy::indexing_slicing, reason = "rows are below ROWS, steps below ROUND")]
 fn steps(rows: &[u32; ROWS], out: &mut Lanes, at: &mut [usize; LANES], mut step: usize) -> usize {
     let mut row = at.map(|row| row & (ROWS - 1));

@@ -1,4 +1,4 @@
-//! bzip2's CRC-32: the usual polynomial, the highest bit first.
+//! Computes bzip2's CRC-32: the usual polynomial, with the highest bit first.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -7,10 +7,10 @@
 
 const POLYNOMIAL: u32 = 0x04c1_1db7;
 
-/// Bytes taken in one step.
+/// Bytes that one step takes.
 const STEP: usize = 16;
 
-/// `TABLES[k][b]`: what byte `b` does to the register `k` bytes later.
+/// `TABLES[k][b]` is the effect of byte `b` on the register `k` bytes later.
 static TABLES: [[u32; 256]; STEP] = tables();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated while compiling")]
@@ -41,7 +41,7 @@ const fn tables() -> [[u32; 256]; STEP] {
     tables
 }
 
-/// The checksum of a block's bytes.
+/// Returns the checksum of a block's bytes.
 #[expect(clippy::indexing_slicing, reason = "a byte into a table of 256")]
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     let mut register = u32::MAX;
@@ -61,12 +61,13 @@ pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     !register
 }
 
-/// The checksum of a stream, one block further.
+/// Returns the checksum of a stream after one more block.
 pub(crate) fn combine(stream: u32, block: u32) -> u32 {
     stream.rotate_left(1) ^ block
 }
 
-/// The four bytes that have this checksum: four bytes reach each state of the register by one way.
+/// Returns the four bytes that have this checksum. They are unique, because four bytes lead to each state of the
+/// register in exactly one way.
 pub(crate) fn bytes_with(checksum: u32) -> [u8; 4] {
     let mut register = !checksum;
     for _ in 0..32 {

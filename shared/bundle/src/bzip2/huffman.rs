@@ -10,22 +10,23 @@
 
 use super::{bits::Bits, block::Unverified};
 
-/// The longest code of the format.
+/// Longest code of the format, in bits.
 pub(crate) const LONGEST: u32 = 20;
 
-/// Symbols of the largest alphabet: two for runs, 255 places, the end.
+/// Symbols of the largest alphabet: two digits of runs, 255 places and the end of the block.
 pub(crate) const SYMBOLS: usize = 258;
 
-/// Codes up to this length are looked up in one step; six tables of that size fit the first cache.
+/// Longest code that is looked up in one step, in bits. Six tables of this size fit into the first-level cache.
 const DIRECT: u32 = 10;
 
-/// A code, ready to decode.
+/// A code that is ready for decoding.
 pub(crate) struct Table {
-    /// By the next bits: the symbol above five bits of length; 0 where the code is longer, or there is none.
+    /// By the next ten bits: the symbol, shifted left by five, and the length of its code. 0 if the code is longer or
+    /// invalid.
     direct: [u16; 1 << DIRECT],
     /// By length: the first value of 20 bits that is beyond the codes of this length.
     limit: [u32; LONGEST as usize + 1],
-    /// By length: where its symbols start, less its first code.
+    /// By length: index of the first symbol in `sorted`, minus the first code.
     base: [i32; LONGEST as usize + 1],
     /// The symbols in the order of their codes.
     sorted: [u16; SYMBOLS],
@@ -39,10 +40,11 @@ impl Table {
         sorted: [0; SYMBOLS],
     };
 
-    /// Makes the code from the lengths of its symbols, 1 to 20 each.
+    /// Builds the table from the lengths of the codes, 1 to 20 each.
     ///
     /// # Errors
-    /// More codes than there is room for. Fewer are no error until one is read.
+    /// [`Unverified`] if there are more codes than room for them. Fewer codes are an error only when a missing one is
+    /// read.
     #[expect(
         clippy::indexing_slicing,
         reason = "lengths are at most 20, codes within the room checked"
@@ -88,7 +90,7 @@ impl Table {
         self.direct[at..].fill(0);
     }
 
-    /// The next symbol; 20 bits must be ready.
+    /// Consumes a code and returns its symbol. 20 bits must be loaded.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "ten bits into a table of 1024")]
     pub(crate) fn next(&self, bits: &mut Bits<'_>) -> Result<u16, Unverified> {

@@ -1,7 +1,7 @@
-//! bzip2, decoded a block at a time on several threads.
+//! Decodes bzip2 a block at a time on several threads.
 //!
-//! Blocks are found by the numbers they start with, decoded in any order and handed on in theirs. What is not
-//! exactly as it should be is left to the ordinary decoder, from the last certain place on.
+//! Blocks are found by their magic numbers, decoded in any order and passed on in their own. From the first block that
+//! differs from what a usual program writes, the ordinary decoder continues.
 //!
 //! The format has no standard; it is what the program bzip2 1.0 writes and reads.
 

@@ -1,4 +1,4 @@
-//! The list whose entries move to the front when they are used.
+//! A list of bytes for move-to-front coding: an entry that is used moves to the front.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -6,21 +6,21 @@
     reason = "the lowest byte of a word is meant; the hot loop has all of it within"
 )]
 
-/// Entries that are kept in a word: most of what is used is near the front.
+/// Number of entries that are kept in one word. Most entries that are used are near the front.
 const WORD: usize = 8;
 
 /// Bytes in the order of their last use.
 pub(crate) struct MoveToFront {
-    /// The first eight, the first of all lowest.
+    /// The first eight entries. The very first is in the lowest byte.
     head: u64,
-    /// The next eight.
+    /// The next eight entries.
     middle: u64,
-    /// All by place; the first sixteen places are not used.
+    /// All entries by place. The first sixteen places are stale, because `head` and `middle` hold them.
     tail: [u8; 256],
 }
 
 impl MoveToFront {
-    /// The bytes that a block uses, at most 256, in their order.
+    /// Makes a list of the bytes that a block uses, at most 256, in this order.
     pub(crate) fn new(used: &[u8]) -> Self {
         let mut tail = [0; 256];
         for (to, from) in tail.iter_mut().zip(used) {
@@ -31,12 +31,12 @@ impl MoveToFront {
         Self { head, middle, tail }
     }
 
-    /// The first byte.
+    /// Returns the first byte of the list.
     pub(crate) fn front(&self) -> u8 {
         self.head as u8
     }
 
-    /// Moves what is at `place` to the front and says what it is.
+    /// Moves the byte at `place` to the front and returns it.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a place below 256 in a list of 256")]
     pub(crate) fn take(&mut self, place: u8) -> u8 {
@@ -60,7 +60,8 @@ impl MoveToFront {
     }
 }
 
-/// Moves what comes before `place` on by one; says what was there. The first place is left to be set.
+/// Moves the bytes before `place` back by one and returns the byte that was at `place`. The caller sets the first
+/// place.
 #[inline(always)]
 fn move_within(word: &mut u64, place: u8) -> u64 {
     let shift = u32::from(place) * 8;

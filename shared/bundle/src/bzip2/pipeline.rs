@@ -1,8 +1,8 @@
-//! Items of the input through the workers, results in order.
+//! Passes the items of the input through the workers and returns the results in order.
 //!
-//! Each worker takes the next item, decodes it, waits until all before it are certain, and only then makes
-//! something of it. The calling thread takes the results. Where an item is in doubt all end, and what nobody
-//! could use goes back into the rest.
+//! Each worker takes the next item, decodes it, and waits until all items before it are verified. Only then it works on
+//! the decoded bytes. The calling thread takes the results. If an item cannot be verified, all workers stop, and the
+//! items that were not used go back into the rest.
 
 use std::{
     collections::BTreeMap,
@@ -22,37 +22,37 @@ use super::{
     stream::Stream,
 };
 
-/// Blocks of fewer bytes cost more in handing them over than in decoding them …
+/// Blocks with fewer bytes, when decoded, are small: handing one over takes more time than decoding it.
 const SMALL: usize = 4 << 10;
-/// … so that after so many of them, and of streams without any, the ordinary decoder goes on.
+/// Most items after one another without a block that is not small. After more of them, the ordinary decoder continues.
 const MOST_SMALL: u32 = 256;
-/// Results for each worker that may wait to be taken.
+/// Most results for each worker that may wait to be taken.
 const WAITING_A_WORKER: u64 = 2;
 
-/// How far the decoding came.
+/// The end of a decoding.
 #[derive(Debug)]
 pub(crate) enum End<R> {
-    /// To the end: the whole input is sound.
+    /// The whole input was decoded and is sound.
     Complete {
-        /// Decompressed bytes.
+        /// Number of decompressed bytes.
         bytes: u64,
     },
-    /// To a place from which the ordinary decoder has to go on.
+    /// The ordinary decoder has to continue with this rest.
     Unclear(Rest<R>),
 }
 
-/// What is certain, and who is next.
+/// State that the workers share: the number of the next item, and what is verified so far.
 struct Order<P> {
     next: u64,
     stream: Stream,
     produced: u64,
     most_bytes: u64,
-    /// Items since the last block that was not small.
+    /// Number of items since the last block that was not small.
     small: u32,
     stopped: bool,
     complete: bool,
     taken: u64,
-    /// Items that were not used.
+    /// Items that were not used, by their numbers.
     left: BTreeMap<u64, Item>,
     pass: P,
 }
@@ -73,7 +73,7 @@ impl<P> Order<P> {
         }
     }
 
-    /// Sees that the item, which is the next, is as it should be, and passes on what is in it.
+    /// Verifies the next item. If it is a block, its bytes go to `pass`, and the result of that is returned.
     fn confirm<Q>(
         &mut self,
         item: &Item,
@@ -142,14 +142,14 @@ struct Shared<R, P> {
     most_waiting: u64,
 }
 
-/// Decodes `reader` on `threads` threads (0 counts as 1; with 1 all is done on the calling one).
+/// Decodes `reader` on `threads` threads. 0 counts as 1; with 1 everything runs on the calling thread.
 ///
-/// In the order of the blocks `pass` is called with the bytes of each, which are certain by then; what it answers
-/// goes to `work`, which runs beside other ones; what that answers goes to `take`, in order and on the calling
-/// thread. Ends as unclear before there are more than `most_bytes`, and before a block for which `pass` has no answer.
+/// `pass` gets the bytes of each verified block, in order. `work` gets its result and runs in parallel for several
+/// blocks. `take` gets the result of `work`, in order and on the calling thread. Decoding ends as [`End::Unclear`]
+/// before there are more than `most_bytes`, and before a block for which `pass` returns `None`.
 ///
 /// # Errors
-/// What `take` answered.
+/// The error of `take`.
 pub(crate) fn decode<R: Read + Send, P: Send, T: Send, E>(
     reader: R,
     threads: usize,
@@ -169,7 +169,7 @@ pub(crate) fn decode<R: Read + Send, P: Send, T: Send, E>(
         changed: Condvar::new(),
         most_waiting: threads as u64 * WAITING_A_WORKER,
     };
-    // Needs no bound of its own: who works waits for room first.
+    // The channel needs no bound, because a worker waits for room before it takes an item.
     let (to_taker, results) = channel();
     let taken = thread::scope(|scope| {
         let closing = Closing(&shared);
@@ -229,7 +229,7 @@ fn decode_item(decoder: &mut Decoder, item: &Item) -> Result<u32, Unverified> {
 }
 
 impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
-    /// What a worker does.
+    /// Decodes items until there are no more, or all workers have to stop.
     fn run<T>(&self, work: &impl Fn(P, &[u8]) -> T, out: &Sender<(u64, Option<T>)>) {
         let mut decoder = Decoder::new();
         while let Some((number, item)) = self.next_item() {
@@ -259,7 +259,8 @@ impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
         }
     }
 
-    /// The next item and its number, once there is room for what will come of it; `None` where all have to end.
+    /// Waits until there is room for one more result, and returns the next item with its number; `None` if the worker
+    /// has to stop.
     fn next_item(&self) -> Option<(u64, Item)> {
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         let mut order = self.order();
@@ -293,7 +294,7 @@ impl<R, P> Shared<R, P> {
     }
 }
 
-/// Ends all when one ends by a panic: nobody may wait for what will not come.
+/// Stops all workers if the thread that holds it panics, because the others would wait for a result that never comes.
 struct Closing<'a, R, P>(&'a Shared<R, P>);
 
 impl<R, P> Drop for Closing<'_, R, P> {

@@ -1,9 +1,9 @@
-//! What is left to the ordinary decoder.
+//! The input that is left to the ordinary decoder.
 
 use std::io::{self, Cursor, Read};
 
-/// Compressed bytes that make an ordinary decoder go on from the last certain place: the same bytes and the
-/// same error come of them as of the whole input, after [`Rest::skip`] bytes that are to be dropped.
+/// Compressed bytes with which an ordinary decoder continues from the last verified place. It yields the same bytes and
+/// the same error as for the whole input, after the first [`Rest::skip`] bytes, which must be dropped.
 #[derive(Debug)]
 pub(crate) struct Rest<R> {
     start: Cursor<Vec<u8>>,
@@ -15,7 +15,7 @@ pub(crate) struct Rest<R> {
 }
 
 impl<R> Rest<R> {
-    /// All of an input.
+    /// Makes a rest of a whole input.
     pub(crate) fn whole(reader: R) -> Self {
         let nothing = (Vec::new(), reader, false, None);
         Self::new((Vec::new(), 0), 0, std::iter::empty(), nothing, 0)
@@ -28,7 +28,7 @@ impl<R> Rest<R> {
         (buffer, reader, ended, error): (Vec<u8>, R, bool, Option<io::Error>),
         produced: u64,
     ) -> Self {
-        // The last byte of what comes before and the first one of what comes after are one.
+        // The prefix may end within a byte in which the first item begins; both parts are joined.
         let shared = if bit > 0 { start.pop().unwrap_or_default() } else { 0 };
         let joint = start.len();
         for bytes in items {
@@ -41,12 +41,12 @@ impl<R> Rest<R> {
         Self { start: Cursor::new(start), reader, ended, error, skip, produced }
     }
 
-    /// How many of the first bytes that the ordinary decoder gives are none of the input's.
+    /// Returns the number of bytes at the start of the decoder's output that are not part of the input.
     pub(crate) fn skip(&self) -> u8 {
         self.skip
     }
 
-    /// How many bytes were handed on before.
+    /// Returns the number of decompressed bytes that were passed on before.
     pub(crate) fn produced(&self) -> u64 {
         self.produced
     }
@@ -58,7 +58,7 @@ impl<R: Read> Read for Rest<R> {
         if read > 0 || out.is_empty() {
             return Ok(read);
         }
-        // Not held any longer than needed.
+        // The start is dropped as early as possible, to free its memory.
         self.start = Cursor::default();
         if let Some(error) = self.error.take() {
             return Err(error);

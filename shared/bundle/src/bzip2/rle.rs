@@ -1,14 +1,14 @@
-//! The run-length coding that comes before the sorting: after four equal bytes stands how many more follow.
+//! Undoes the run-length coding of a block: after four equal bytes, one byte gives the number of further ones.
 
 use super::block::Unverified;
 
-/// Places compared at once.
+/// Number of places that are compared at once.
 const STEP: usize = 32;
 
-/// Appends what `text` stands for to `out`, which keeps to `most` bytes.
+/// Appends the expansion of `text` to `out`, which may grow to `most` bytes.
 ///
 /// # Errors
-/// A run without its count at the end, or more than `most` bytes.
+/// [`Unverified`] if a run at the end has no count, or there are more than `most` bytes.
 #[expect(clippy::indexing_slicing, reason = "`run` is followed by three bytes at least")]
 pub(crate) fn expand(text: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), Unverified> {
     let mut start = 0;
@@ -29,7 +29,7 @@ pub(crate) fn expand(text: &[u8], out: &mut Vec<u8>, most: usize) -> Result<(), 
     Ok(())
 }
 
-/// Where the next four equal bytes are. Whole steps without branches become vector code.
+/// Returns the place of the next four equal bytes. Steps of a fixed size without branches become vector code.
 #[expect(clippy::indexing_slicing, reason = "`i + 3` is below the window's length")]
 fn next_run(text: &[u8], mut from: usize) -> Option<usize> {
     while let Some(window) = text.get(from..).and_then(<[u8]>::first_chunk::<{ STEP + 3 }>) {

@@ -1,17 +1,17 @@
-//! The 48-bit numbers that blocks and ends of streams start with, at any bit.
+//! Finds the 48-bit magic numbers at the start of blocks and of stream ends, at any bit.
 
-/// What a block starts with.
+/// Magic number at the start of a block.
 pub(crate) const BLOCK: u64 = 0x3141_5926_5359;
-/// What the end of a stream starts with.
+/// Magic number at the start of a stream's end.
 pub(crate) const END: u64 = 0x1772_4538_5090;
-/// How many bits each has.
+/// Length of each magic number, in bits.
 pub(crate) const MAGIC_BITS: usize = 48;
 
-/// One of the two numbers has at least five whole bytes at any place, so that one of four pairs of bytes after
-/// one another stands at a multiple of four: only these pairs are looked at.
+/// Distance between the pairs of bytes that are looked at, in bytes. At any bit offset, a magic number contains at
+/// least five whole bytes, which make four overlapping pairs. One of these begins at a multiple of four.
 const STRIDE: usize = 4;
 
-/// A bit for each pair of bytes: whether it is a part of one of the numbers.
+/// One bit for each pair of bytes: whether the pair is part of a magic number.
 static PAIRS: [u64; 1024] = pairs();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated while compiling")]
@@ -28,7 +28,7 @@ const fn pairs() -> [u64; 1024] {
     pairs
 }
 
-/// The 48 bits from bit `at` on.
+/// Returns the 48 bits from bit `at` on; `None` if there are fewer.
 pub(crate) fn at(data: &[u8], at: usize) -> Option<u64> {
     let bytes = data.get(at / 8..)?;
     let mut word = [0; 8];
@@ -38,7 +38,7 @@ pub(crate) fn at(data: &[u8], at: usize) -> Option<u64> {
         .then(|| u64::from_be_bytes(word) << (at % 8) >> (64 - MAGIC_BITS))
 }
 
-/// The first bit from `from` on where one of the numbers stands as a whole.
+/// Returns the first bit from `from` on at which a complete magic number stands.
 #[expect(clippy::indexing_slicing, reason = "a pair of bytes into a table of 65536 bits")]
 pub(crate) fn find(data: &[u8], from: usize) -> Option<usize> {
     let mut place = from / 8 / STRIDE * STRIDE;

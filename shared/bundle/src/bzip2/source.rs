@@ -1,4 +1,4 @@
-//! The compressed bytes, cut where the numbers stand that blocks and ends of streams start with.
+//! Reads the compressed bytes and cuts them at the magic numbers of blocks and stream ends.
 
 #![expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]
 
@@ -6,25 +6,26 @@ use std::io::{self, Read};
 
 use super::scan::{self, MAGIC_BITS};
 
-/// Bytes read at once.
+/// Number of bytes that are read at once.
 const INPUT: usize = 64 << 10;
-/// Bytes of a compressed block. A usual program writes less than a hundredth more than the block has bytes.
+/// Largest compressed block, in bytes. A usual program writes at most a hundredth more than the block has decoded
+/// bytes.
 const MOST_BLOCK: usize = 1 << 20;
-/// Bits of the end of a stream: its number and the checksum.
+/// Length of a stream's end, in bits: the magic number and the checksum.
 const END_BITS: usize = MAGIC_BITS + 32;
 
-/// What may stand in the input; whether it does is seen when its turn comes.
+/// The presumed kind of an item. It is verified when it is the item's turn.
 pub(crate) enum Kind {
     /// The header of a stream.
     Open {
-        /// Its digit.
+        /// Level of the stream: the digit in its header.
         level: u8,
     },
     /// A block, up to the next number.
     Block {
-        /// Of its stream.
+        /// Level of the stream.
         level: u8,
-        /// Where the next number stands, from the start of the item's bytes.
+        /// Position of the next magic number, in bits from the start of the item's bytes.
         end: usize,
     },
     /// The end of a stream.
@@ -34,32 +35,32 @@ pub(crate) enum Kind {
     },
     /// The end of the input, where a stream may start.
     End,
-    /// Anything else, such as the end of the input where none may be. Nothing comes after it.
+    /// Anything else, such as an end of the input within a stream. No item follows it.
     Unclear,
 }
 
 /// A part of the input.
 pub(crate) struct Item {
     pub(crate) kind: Kind,
-    /// Its bytes, the first and the last of them perhaps shared with its neighbours.
+    /// Bytes of the item. The first and the last of them may be shared with the neighbours.
     pub(crate) bytes: Vec<u8>,
-    /// In which bit of the first byte it starts.
+    /// Bit of the first byte at which the item starts.
     pub(crate) start: usize,
-    /// How many of the bytes come before the next item's first one.
+    /// Number of bytes before the first byte of the next item.
     pub(crate) whole: usize,
 }
 
-/// Reads and cuts.
+/// Reads the input and cuts it into items.
 pub(crate) struct Source<R> {
     reader: R,
-    /// What was read and not yet cut off, from `start` on.
+    /// Bytes that were read; those from `start` on are not cut off yet.
     buffer: Vec<u8>,
     start: usize,
-    /// The next item's first bit, from `start` on.
+    /// First bit of the next item, counted from byte `start`.
     bit: usize,
-    /// The level of the stream.
+    /// Level of the stream; `None` between two streams.
     inside: Option<u8>,
-    /// The reader has no more, or failed.
+    /// Whether the reader has no more bytes, or failed.
     ended: bool,
     error: Option<io::Error>,
 }
@@ -77,7 +78,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// The next item. After [`Kind::End`] and [`Kind::Unclear`] none may be asked for.
+    /// Returns the next item. It must not be called again after [`Kind::End`] or [`Kind::Unclear`].
     pub(crate) fn next(&mut self) -> Item {
         match self.inside {
             Some(level) => self.next_inside(level),
@@ -85,7 +86,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// What is left: the bytes not cut off, the reader, whether that has ended, and why if it failed.
+    /// Returns the bytes that are not cut off, the reader, whether the reader has ended, and its error if it failed.
     pub(crate) fn into_rest(mut self) -> (Vec<u8>, R, bool, Option<io::Error>) {
         self.buffer.drain(..self.start);
         (self.buffer, self.reader, self.ended, self.error)
@@ -126,7 +127,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// Where the next number stands; `None` where it is too far, or missing.
+    /// Returns the position of the next magic number; `None` if it is too far away or missing.
     fn find_end(&mut self, mut from: usize) -> Option<usize> {
         loop {
             let bytes = self.available();
@@ -143,12 +144,12 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// An item up to bit `end`.
+    /// Cuts off an item that ends before bit `end`.
     fn cut(&mut self, kind: Kind, end: usize) -> Item {
         let start = self.bit;
         let bytes = self.available().get(..end.div_ceil(8)).unwrap_or_default().to_vec();
         let unclear = matches!(kind, Kind::Unclear);
-        // What nobody can tell stays here as a whole, and comes first in the rest.
+        // Bytes of an unclear item stay in the buffer, which comes behind the unused items in the rest.
         let whole = if unclear { 0 } else { end / 8 };
         self.start += whole;
         self.bit = end - whole * 8;
@@ -159,12 +160,12 @@ impl<R: Read> Source<R> {
         self.buffer.get(self.start..).unwrap_or_default()
     }
 
-    /// Reads until at least `count` bytes are available, fewer only at the end.
+    /// Reads until at least `count` bytes are available, or the input ends.
     fn need(&mut self, count: usize) {
         while self.available().len() < count && self.more() {}
     }
 
-    /// Reads on; false where there is nothing more.
+    /// Reads more bytes. Returns false if there are none.
     fn more(&mut self) -> bool {
         if self.ended {
             return false;
@@ -181,7 +182,7 @@ impl<R: Read> Source<R> {
                 read => break read,
             }
         };
-        // A reader that claims more than there is room for is wrong; its claim is cut.
+        // A reader that returns more bytes than it was given room for is wrong, so its count is capped.
         let count = read.as_ref().map_or(0, |count| *count).min(INPUT);
         self.buffer.truncate(before + count);
         self.error = read.err();

@@ -1,37 +1,37 @@
-//! Where the input is certain up to: what has come of a stream, and how the ordinary decoder gets there.
+//! The state of the stream at the last verified place, and bytes that bring an ordinary decoder to that place.
 
 use super::{block::Unverified, crc, scan};
 
-/// What came before a place in the input.
+/// The state of the input before a place.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stream {
-    /// The level of the stream; between two there is none.
+    /// Level of the open stream; `None` between two streams.
     level: Option<u8>,
-    /// The checksum of its blocks; `None` before the first.
+    /// Combined checksum of the stream's blocks so far; `None` before the first block.
     checksum: Option<u32>,
-    /// Whether a stream has ended.
+    /// Whether any stream of the input has ended.
     ended: bool,
 }
 
-/// Bits of each code in a block written here: its alphabet has at most seven symbols.
+/// Length of each code in a block that is written here, in bits. Its alphabet has at most seven symbols.
 const SYMBOL_BITS: usize = 3;
 
 impl Stream {
-    /// A stream starts.
+    /// Notes the start of a stream.
     pub(crate) fn open(&mut self, level: u8) {
         self.level = Some(level);
         self.checksum = None;
     }
 
-    /// A block has come.
+    /// Notes a block of the stream.
     pub(crate) fn block(&mut self, checksum: u32) {
         self.checksum = Some(crc::combine(self.checksum.unwrap_or(0), checksum));
     }
 
-    /// The stream ends.
+    /// Notes the end of the stream.
     ///
     /// # Errors
-    /// Its checksum is another one.
+    /// [`Unverified`] if the stream's checksum is not that of its blocks.
     pub(crate) fn close(&mut self, checksum: u32) -> Result<(), Unverified> {
         if self.checksum.unwrap_or(0) != checksum {
             return Err(Unverified);
@@ -41,14 +41,15 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether any stream has ended.
+    /// Whether any stream of the input has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// What brings an ordinary decoder to this place, ending in bit `bit` of its last byte (0: of none), and how
-    /// many bytes it gives before: a stream that ended, or one with the header and a block of such four bytes
-    /// that its checksum is that of all the blocks before.
+    /// Returns bytes that bring an ordinary decoder to this place, and the number of bytes that it yields for them. The
+    /// bytes end in bit `bit` of their last byte; 0 stands for a whole byte. After the end of a stream they are an
+    /// empty stream. Within a stream they are its header and, after the first block, a block of four bytes whose
+    /// checksum is that of all blocks before.
     pub(crate) fn prefix(&self, bit: usize) -> (Vec<u8>, u8) {
         let mut out = Writer::default();
         match self.level {
@@ -76,7 +77,7 @@ impl Stream {
     }
 }
 
-/// Writes a block of four bytes with so many selectors more than needed; each of them takes a bit.
+/// Writes a block of the bytes `plain` with `spare` selectors more than it needs. Each of them takes one bit.
 fn put_block(out: &mut Writer, plain: [u8; 4], checksum: u32, spare: usize) {
     let mut text = plain.to_vec();
     if plain.iter().all(|byte| *byte == plain[0]) {
@@ -104,7 +105,7 @@ fn put_block(out: &mut Writer, plain: [u8; 4], checksum: u32, spare: usize) {
     for bits in (0..16).map(range).filter(|bits| *bits != 0) {
         out.put(bits, 16);
     }
-    // Two tables are the fewest; only the first is used.
+    // The format requires at least two tables; only the first is used.
     out.put(2, 3);
     out.put(1 + spare as u64, 15);
     out.put(0, 1 + spare);
@@ -116,7 +117,7 @@ fn put_block(out: &mut Writer, plain: [u8; 4], checksum: u32, spare: usize) {
     put_symbols(out, &last, used);
 }
 
-/// Writes the symbols of the sorted text: places in a list of the used bytes, and runs for those at its front.
+/// Writes the symbols of the sorted text: places in the list of used bytes, and runs for the byte at its front.
 fn put_symbols(out: &mut Writer, last: &[u8], mut places: Vec<u8>) {
     let end = places.len() + 1;
     let mut run = 0;
@@ -142,7 +143,7 @@ fn put_symbols(out: &mut Writer, last: &[u8], mut places: Vec<u8>) {
     out.put(end as u64, SYMBOL_BITS);
 }
 
-/// Bits to bytes, the highest of each byte first.
+/// Writes bits to bytes, the highest of each byte first.
 #[derive(Clone, Default)]
 struct Writer {
     bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Whatever the input: the same bytes and the same end as by the ordinary decoder.
+//! Compares the decoder with the ordinary one: for any input, both yield the same bytes and the same end.
 
 #![expect(clippy::cast_possible_truncation, reason = "tests")]
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::{End, Rest, decode, scan};
 use crate::{BundleError, decode::Decoder};
 
-/// How a decoding ended.
+/// The end of a decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Sound,
@@ -35,7 +35,7 @@ impl From<BundleError> for Fate {
     }
 }
 
-/// What the ordinary decoder makes of an input.
+/// Returns the bytes and the end of the ordinary decoder.
 fn ordinary(reader: impl Read) -> (Vec<u8>, Fate) {
     let mut out = Vec::new();
     let fate = go_on(Rest::whole(reader), &mut out);
@@ -54,7 +54,7 @@ fn go_on<R: Read>(rest: Rest<R>, out: &mut Vec<u8>) -> Fate {
     }
 }
 
-/// Decodes by blocks, and what is unclear in the ordinary way; says too how many bytes came by blocks.
+/// Decodes by blocks, then the rest with the ordinary decoder. Also returns the number of bytes that came by blocks.
 fn by_blocks(reader: impl Read + Send, threads: usize, most: u64) -> (Vec<u8>, Fate, usize) {
     let mut out = Vec::new();
     let end = decode(
@@ -85,7 +85,7 @@ fn by_blocks(reader: impl Read + Send, threads: usize, most: u64) -> (Vec<u8>, F
     (out, fate, by_blocks)
 }
 
-/// Asserts that both ways come to the same end; says how many bytes came by blocks.
+/// Asserts that both decoders come to the same end, and returns the number of bytes that came by blocks.
 fn assert_same(input: &[u8]) -> usize {
     let (expected, fate) = ordinary(input);
     let mut all = Vec::new();
@@ -95,7 +95,7 @@ fn assert_same(input: &[u8]) -> usize {
         if fate == Fate::Sound {
             assert!(out == expected, "{threads} threads");
         } else {
-            // The ordinary decoder loses what it made in the very call that fails.
+            // In the call that fails, the ordinary decoder loses the bytes that it has decoded.
             let least = out.len().min(expected.len());
             assert!(out.len().abs_diff(expected.len()) <= 64 << 10, "{threads} threads");
             assert!(out[..least] == expected[..least], "{threads} threads");
@@ -112,7 +112,7 @@ fn compress(text: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A text that a seed makes: one kind after another, with runs, words, noise and all bytes.
+/// Returns a text made from a seed, with sections of runs, words, noise and all bytes.
 fn text(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut random = move |below: u64| {
@@ -142,7 +142,7 @@ fn text(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
-/// Streams of several texts after one another.
+/// Makes inputs of several streams after one another.
 fn streams() -> impl Strategy<Value = Vec<u8>> {
     let one = (any::<u64>(), prop_oneof![0..30_usize, 0..5000_usize, 0..400_000_usize], 1..=9_u32)
         .prop_map(|(seed, length, level)| compress(&text(seed, length), level));

@@ -1,4 +1,4 @@
-//! Bundles: whatever the compression, the chunks and the damage.
+//! Checks bundles of any compression, with any chunks and any damage.
 
 use std::io::{self, Read, Write as _};
 
@@ -35,7 +35,8 @@ fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
     }
 }
 
-/// All lines with their bytes, and the error at the end if there is one: the same on one thread and on two.
+/// Returns all lines with their bytes, and the error at the end if there is one. Asserts that one thread and two
+/// threads give the same.
 fn read(
     reader: impl Read + Send + Clone,
     caps: Caps,
@@ -72,7 +73,7 @@ fn error(bytes: &[u8]) -> BundleError {
     read(bytes, CAPS).1.expect("an error")
 }
 
-/// What should come out of a plain text.
+/// Returns the lines that a plain text should give.
 fn expected(text: &[u8], cap: usize) -> Vec<(Line, Vec<u8>)> {
     text.split(|byte| *byte == b'\n')
         .zip(1..)
@@ -90,7 +91,7 @@ fn expected(text: &[u8], cap: usize) -> Vec<(Line, Vec<u8>)> {
         .collect()
 }
 
-/// Gives bytes in pieces of these sizes, over and over, with an interruption between them.
+/// A reader that gives bytes in pieces of these sizes, over and over, with an interruption between them.
 #[derive(Clone)]
 struct Pieces<'a> {
     bytes: &'a [u8],
@@ -112,7 +113,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// Lines as a feed has them, odd ones, and long ones.
+/// Makes texts of ordinary lines of a feed, odd ones and long ones.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let line = prop_oneof![
         4 => "\\{[a-z \r]{0,40}",
@@ -172,7 +173,8 @@ proptest! {
             } else {
                 bytes[at] ^= 1 << bit;
                 let (lines, error) = read(&bytes[..], CAPS);
-                // A flipped magic number makes a plain text of it; a gzip header has bits without a meaning.
+                // A flipped bit of a magic number makes the bundle a plain text, and a gzip header has bits without a
+                // meaning.
                 prop_assert!(error.is_some() || at < 10 || lines.len() == 200, "{compression} byte {at} bit {bit}");
             }
         }
@@ -203,12 +205,13 @@ proptest! {
         }
         let (lines, is_all) = checked(&bytes);
         prop_assert_eq!(&lines[..], &expected[..lines.len()]);
-        // What fills up the last byte of a stream is covered by nothing.
+        // No checksum covers the bits that fill up the last byte of a stream.
         prop_assert!(!is_all || lines == expected);
     }
 }
 
-/// Lines whose checksum was seen, and whether there are no others: the same on one thread and on two.
+/// Returns the lines whose checksum was verified, and whether these are all lines. Asserts that one thread and two
+/// threads give the same.
 fn checked(bytes: &[u8]) -> (Vec<(Line, Vec<u8>)>, bool) {
     let on = |threads| {
         let mut all = Vec::new();
@@ -352,7 +355,7 @@ fn a_zstd_window_over_the_cap_is_refused() {
     let mut to = zstd::Encoder::new(Vec::new(), 1).unwrap();
     to.window_log(27).unwrap();
     to.write_all(b"{}\n").unwrap();
-    // Flushed in two steps, the frame does not know its size and keeps its window.
+    // Because it is flushed in two steps, the frame does not know its size and keeps its window.
     to.flush().unwrap();
     let bytes = to.finish().unwrap();
     assert!(matches!(error(&bytes), BundleError::WindowTooLarge { at: 0, .. }));

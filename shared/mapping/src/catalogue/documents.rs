@@ -120,7 +120,7 @@ pub(super) static OFFICE_INFO: Handler = Handler::off(
             "Name of the file that a macro stands in; label: the same name.",
         )
         .in_list(&["ole", "macros"], "vba_filename"),
-        // Stands beside the list, not in its items: nothing is found there, as in the Go plugin.
+        // The number is beside the list, not in its items, so no value is found. The Go plugin does the same.
         integer(&["ole.num_macros"], "ole_num_macros", "Number of macros of an Office document.")
             .in_list(&["ole", "macros"], "vba_filename"),
         text(

@@ -1,7 +1,7 @@
-//! The catalogue: every feature that can be emitted, where its values come from and what it means.
+//! The catalogue: every feature that can be emitted, with the places of its values and its meaning.
 //!
-//! The order of handlers here, and of rows in a handler, is the order of features in events. Places
-//! and names are the Go plugin's, so that events of both merge in Azul; the descriptions are ours.
+//! Features in an event are in the order of the handlers here, and of the rows in each handler. Places and names are
+//! those of the Go plugin, so that the events of both merge in Azul. The descriptions are our own.
 
 mod documents;
 mod executables;
@@ -51,13 +51,13 @@ pub(super) static HANDLERS: [&Handler; 32] = [
     &documents::VBA_INFO,
 ];
 
-/// Not a row: says how many features an event lost because it was too large.
+/// Name and description of the feature that counts the features cut off a large event. It is not a row.
 const FEATURES_TRUNCATED: (&str, &str) = (
     "features_truncated",
     "Number of features that were left out at the end because the event would have been too large.",
 );
 
-/// A name in HANDLERS that no handler has.
+/// Error for a name in the setting HANDLERS that no handler has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` is no handler; known are default, all or a list of: {}", known())]
 pub struct UnknownHandler {
@@ -77,7 +77,7 @@ impl HandlerSet {
     /// Reads `default`, `all`, or names separated by commas, in any order. Blank text is `default`.
     ///
     /// # Errors
-    /// The first name that no handler has.
+    /// [`UnknownHandler`] with the first name that no handler has.
     pub fn parse(text: &str) -> Result<Self, UnknownHandler> {
         let names: Vec<_> = text.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
         match names.as_slice() {
@@ -100,7 +100,7 @@ impl HandlerSet {
         self.0.iter().copied()
     }
 
-    /// The names of the handlers, in order.
+    /// Returns the names of the handlers, in the catalogue's order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.handlers().map(|handler| handler.name)
     }
@@ -118,8 +118,8 @@ impl fmt::Debug for HandlerSet {
     }
 }
 
-/// Every feature that an event may carry, each name once, for the plugin's registration: of rows
-/// that share a name the first one's type and description; then `features_truncated`.
+/// Returns every feature that an event may carry, each name once, for the registration of the plugin. If rows share a
+/// name, the first row gives type and description. `features_truncated` is the last one.
 pub fn descriptors() -> Vec<FeatureDescriptor> {
     let mut seen = HashSet::new();
     let rows = HANDLERS.iter().flat_map(|handler| handler.rows);
@@ -144,7 +144,8 @@ mod tests {
     use super::*;
     use crate::format::{DateFormat, FILE_FORMATS};
 
-    /// A table of facts, which stand beside the project; `None`, and said so, where they do not.
+    /// Reads a table of facts from a directory beside the project. If it is not there, the function says so and returns
+    /// `None`.
     fn facts(file: &str) -> Option<String> {
         let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/facts");
         let folder = env::var_os("AZUL_VT_FACTS").map_or_else(|| beside.into(), PathBuf::from);
@@ -154,7 +155,7 @@ mod tests {
             .ok()
     }
 
-    /// A row in the spelling of `features.tsv`.
+    /// Returns a row as it is written in `features.tsv`.
     fn spelled(order: usize, handler: &Handler, row: &Row) -> String {
         let holds = match row.holds {
             Holds::Text => "string",
@@ -172,7 +173,7 @@ mod tests {
             Shape::InEach => "dictOfDict",
             Shape::InList { list: at, label } => {
                 (list, item_label) = (at.join("."), label);
-                // The one row whose key is no key of its list's items.
+                // This is the only row whose key is not a key of its list's items.
                 if !list.is_empty() && path != "ole.num_macros" {
                     vt_path = format!("{list}.{path}");
                 }

@@ -1,17 +1,17 @@
-//! The vocabulary of the catalogue: how a row says what it takes, from where, and what it makes.
+//! The vocabulary of the catalogue: the places of a row's values, their form, and the features made of them.
 
 use crate::format::DateFormat;
 
 /// One part of a file object and the features that are made of it.
 #[derive(Debug)]
 pub(crate) struct Handler {
-    /// What the HANDLERS setting calls it.
+    /// Name of the handler in the setting HANDLERS.
     pub(crate) name: &'static str,
-    /// Key under `attributes`; "" for `attributes` itself.
+    /// Key of the part under `attributes`; empty for `attributes` itself.
     pub(crate) root: &'static str,
-    /// Is it on unless HANDLERS says otherwise?
+    /// Whether the handler is on by default.
     pub(crate) on: bool,
-    /// In the order in which their features are emitted.
+    /// Rows in the order in which their features are emitted.
     pub(crate) rows: &'static [Row],
 }
 
@@ -25,18 +25,18 @@ impl Handler {
     }
 }
 
-/// One feature from one place.
+/// A feature and the place of its values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    /// Where the value stands: under the handler's root, or one key in each item or inner object.
+    /// Path of the value under the handler's root, or a key in each item or inner object.
     pub(crate) path: &'static [&'static str],
-    /// What VirusTotal keeps there.
+    /// Form of the value in VirusTotal's record.
     pub(crate) holds: Holds,
-    /// How the values are reached.
+    /// Way to the values.
     pub(crate) shape: Shape,
-    /// How a date is written there.
+    /// Format of a date; `None` if the value is not a date.
     pub(crate) date: Option<DateFormat>,
-    /// Is the integer 0 worth a feature?
+    /// Whether the integer 0 gives a feature.
     pub(crate) keep_zero: bool,
     /// Feature name.
     pub(crate) feature: &'static str,
@@ -46,7 +46,7 @@ pub(crate) struct Row {
     pub(crate) desc: &'static str,
 }
 
-/// What VirusTotal keeps in a place.
+/// Forms of values in VirusTotal's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holds {
     Text,
@@ -58,30 +58,30 @@ pub(crate) enum Holds {
     Dictionary,
 }
 
-/// How the values of a row are reached.
+/// Ways to the values of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// At the path under the root.
+    /// The value is at the path under the root.
     Plain,
-    /// In each object of a list, labelled by another key of that object.
+    /// The values are in the objects of a list, labelled by another key of the same object.
     InList {
-        /// Where the list stands under the root; empty where the root is the list.
+        /// Path of the list under the root; empty if the root is the list.
         list: &'static [&'static str],
-        /// The key that labels an item's values.
+        /// Key of the value that labels an item's values.
         label: &'static str,
     },
-    /// In each object that the root holds, labelled by its key.
+    /// The values are in the objects that the root holds, labelled by the key of the object.
     InEach,
-    /// In a way of its own.
+    /// The row has a reader of its own.
     Special(Special),
 }
 
-/// Ways of their own.
+/// Rows that have a reader of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Special {
     /// A TLSH hash; shorter texts stand for "none".
     Tlsh,
-    /// The key is the value and the count its label.
+    /// The key becomes the value, and the count becomes its label.
     CountAsLabel,
     /// The certificate's issuer as `k=v` pairs.
     CertIssuer,
@@ -89,9 +89,9 @@ pub(crate) enum Special {
     CertSubject,
     /// Android permissions labelled by their kind.
     Permissions,
-    /// Seconds since 1970.
+    /// A time in seconds since 1970.
     UnixTime,
-    /// `major.minor.build.revision`.
+    /// A version as `major.minor.build.revision`.
     VersionInfo,
     /// Names of assemblies labelled by their versions.
     ExternalAssemblies,
@@ -107,7 +107,7 @@ pub(crate) enum FeatureKind {
 }
 
 impl FeatureKind {
-    /// As Azul spells it.
+    /// Returns the name of the type in Azul.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Text => "string",
@@ -128,7 +128,7 @@ const fn row(
     Row { path, holds, shape: Shape::Plain, date: None, keep_zero: false, feature, kind, desc }
 }
 
-/// A row on a string.
+/// Returns a row for a string.
 pub(super) const fn text(
     path: &'static [&'static str],
     feature: &'static str,
@@ -137,7 +137,7 @@ pub(super) const fn text(
     row(path, Holds::Text, FeatureKind::Text, feature, desc)
 }
 
-/// A row on a list of strings.
+/// Returns a row for a list of strings.
 pub(super) const fn texts(
     path: &'static [&'static str],
     feature: &'static str,
@@ -146,7 +146,7 @@ pub(super) const fn texts(
     row(path, Holds::Texts, FeatureKind::Text, feature, desc)
 }
 
-/// A row on a whole number; 0 gives no feature.
+/// Returns a row for a whole number; 0 gives no feature.
 pub(super) const fn integer(
     path: &'static [&'static str],
     feature: &'static str,
@@ -155,7 +155,7 @@ pub(super) const fn integer(
     row(path, Holds::Integer, FeatureKind::Integer, feature, desc)
 }
 
-/// A row on a number.
+/// Returns a row for a number.
 pub(super) const fn float(
     path: &'static [&'static str],
     feature: &'static str,
@@ -164,7 +164,7 @@ pub(super) const fn float(
     row(path, Holds::Float, FeatureKind::Float, feature, desc)
 }
 
-/// A row on a boolean, which Azul has as a string.
+/// Returns a row for a boolean, which is a string in Azul.
 pub(super) const fn boolean(
     path: &'static [&'static str],
     feature: &'static str,
@@ -173,7 +173,7 @@ pub(super) const fn boolean(
     row(path, Holds::Boolean, FeatureKind::Text, feature, desc)
 }
 
-/// A row on an object whose keys become values and whose values become labels.
+/// Returns a row for an object whose keys become values and whose values become labels.
 pub(super) const fn dictionary(
     path: &'static [&'static str],
     feature: &'static str,
@@ -182,7 +182,7 @@ pub(super) const fn dictionary(
     row(path, Holds::Dictionary, FeatureKind::Text, feature, desc)
 }
 
-/// A row on a string that holds a date.
+/// Returns a row for a string that holds a date.
 pub(super) const fn date(
     path: &'static [&'static str],
     feature: &'static str,
@@ -194,7 +194,7 @@ pub(super) const fn date(
 }
 
 impl Row {
-    /// The path is a key in each object of `list`, whose key `label` labels the values.
+    /// Returns the row for a key in each object of `list`. The value of the key `label` labels the others.
     pub(super) const fn in_list(
         mut self,
         list: &'static [&'static str],
@@ -204,7 +204,7 @@ impl Row {
         self
     }
 
-    /// The path is a key in each object under the root, whose own key labels the values.
+    /// Returns the row for a key in each object under the root. The key of the object labels the values.
     pub(super) const fn in_each(mut self) -> Self {
         self.shape = Shape::InEach;
         self

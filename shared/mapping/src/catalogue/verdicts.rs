@@ -1,4 +1,4 @@
-//! The catalogue: what engines, sandboxes and detection rules say.
+//! The catalogue: verdicts of engines, sandboxes and detection rules.
 
 use super::row::{FeatureKind, Handler, Special, integer, text, texts};
 

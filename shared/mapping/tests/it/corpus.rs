@@ -1,5 +1,5 @@
-//! Mapping against the conformance corpus: what the Go plugin makes of real records and of hostile
-//! ones. Where we differ, the difference is listed here with its reason, case by case.
+//! Compares mapping with the conformance corpus, which has the Go plugin's events for real and for hostile records.
+//! Each difference is listed here with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ struct ExpectedFeature {
     label: String,
 }
 
-/// name, type, value, label
+/// A set of name, type, value and label.
 type FeatureSet = BTreeSet<(String, String, String, String)>;
 
 fn now() -> Timestamp {
@@ -88,7 +88,7 @@ fn feature_set(event: &BinaryEvent) -> FeatureSet {
     event.entity.features.iter().map(of).collect()
 }
 
-/// The Go plugin cuts the last character off the two names of a certificate: cuts ours for comparing.
+/// Cuts the last character off the two names of a certificate, as the Go plugin does, for the comparison.
 fn cut_certificate_names(ours: FeatureSet) -> FeatureSet {
     let cut = |(name, kind, mut value, label): (String, String, String, String)| {
         if name == "apk_cert_issuer" || name == "apk_cert_subject" {
@@ -157,7 +157,7 @@ fn reports_become_the_events_of_the_go_plugin() {
     };
     for (record, expected) in records.iter().zip(expected) {
         let theirs = &expected.events.unwrap()[0];
-        // The input is what the answer's path began with.
+        // The input event has the path of the answer without its last node.
         let mut input = theirs.clone();
         input.source.path.pop();
         let enveloped = [b"{\"data\":", record.as_slice(), b"}"].concat();
@@ -196,7 +196,7 @@ fn every_handler_gives_the_features_of_the_go_plugin_on_every_object() {
             let what = format!("{} on {}", row.handler, row.file);
             assert_same_features(ours(object), &theirs, &what);
         } else {
-            // Samples that the corpus has as well, but under no name.
+            // These samples are also in the corpus, but not under this name.
             assert!(row.file.starts_with("v3_"), "{}", row.file);
             let found = feed
                 .iter()
@@ -209,20 +209,20 @@ fn every_handler_gives_the_features_of_the_go_plugin_on_every_object() {
     assert_eq!(compared, 265);
 }
 
-/// What becomes of a hostile line.
+/// The outcome for a hostile line.
 #[derive(Debug)]
 enum Hostile {
-    /// The Go plugin's event.
+    /// The event is that of the Go plugin.
     Same,
-    /// An event where the Go plugin has none or another one: the reason, the sha256, the features.
+    /// The event differs from that of the Go plugin, if it has one: the reason, the SHA-256, the features.
     Differs(&'static str, &'static str, &'static [(&'static str, &'static str, &'static str)]),
-    /// No event here, with this word in the reason; none there either.
+    /// Neither program has an event. The reason contains this word.
     Refused(&'static str),
-    /// Filtered; no event there either.
+    /// The record is filtered, and the Go plugin has no event either.
     Filtered,
-    /// No event here, one there, and why.
+    /// Only the Go plugin has an event, for this reason.
     OnlyTheirs(&'static str),
-    /// Not a record: blank lines never come this far.
+    /// The line is blank, so it is not a record and does not reach the mapping.
     Blank,
 }
 

@@ -1,4 +1,4 @@
-//! Records and the events that they become.
+//! Checks the events that records become.
 
 // `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
 #[cfg(test)]

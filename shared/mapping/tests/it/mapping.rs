@@ -1,4 +1,4 @@
-//! Mapping of the project's own records, and what holds for any record.
+//! Checks the mapping of the project's own records, and properties that hold for any record.
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
@@ -141,7 +141,7 @@ fn hashes_are_in_lower_case_whoever_wrote_them() {
         (&"ab".repeat(32), &"ab".repeat(32))
     );
     assert_eq!((&entity.sha1, &entity.md5), (&"cd".repeat(20), &"ef".repeat(16)));
-    // The hash of the empty file is known in upper case, too.
+    // The hash of the empty file is recognised in upper case, too.
     let empty = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855";
     assert!(matches!(map(format!(r#"{{"id":"{empty}"}}"#).as_bytes()), Mapped::Filtered(_)));
 }
@@ -181,7 +181,7 @@ fn records_older_than_the_limit_are_filtered_and_reports_are_not() {
         let max_age = Some(SignedDuration::from_hours(hours));
         Mapper::new(MapperOptions { max_age, ..options() })
     };
-    // Last analysed 2024-05-01T10:11:12Z, which is not 14 hours before.
+    // The last analysis was at 2024-05-01T10:11:12Z, less than 14 hours before `now()`.
     assert!(matches!(age(14).map_feed(&first_record(), now()), Mapped::Event { .. }));
     let Mapped::Filtered(reason) = age(13).map_feed(&first_record(), now()) else {
         panic!("not filtered")
@@ -262,7 +262,7 @@ fn a_megabyte_of_open_brackets_is_rejected() {
     }
 }
 
-/// Values as odd as JSON has them.
+/// Makes unusual JSON values.
 fn any_value() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(json!(null)),

@@ -1,4 +1,4 @@
-//! From a path's text to its table of nodes.
+//! Compiles the text of a path to a table of nodes.
 
 use std::collections::HashMap;
 
@@ -14,40 +14,40 @@ use crate::{
     raw,
 };
 
-/// Longer texts are no rules that somebody wrote.
+/// Longest text of a path, in bytes. Nobody writes a longer rule by hand.
 const MAX_LENGTH: usize = 16 * 1024;
 const MAX_NODES: usize = 4096;
 
-/// Why a path cannot be used.
+/// Reasons why a path cannot be used.
 #[derive(Debug)]
 pub(crate) enum CompileError {
-    /// Longer, or with more pieces, than anything that is written by hand.
+    /// The path is longer, or has more pieces, than anything that is written by hand.
     TooLong,
-    /// The argument of `@re`.
+    /// The argument of `@re` is not a regular expression.
     BadRegex { pattern: String, source: Box<regex::Error> },
 }
 
-/// Something that compiles and yet cannot be what was meant.
+/// A part of a path that compiles but is probably not what its author meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Warning {
-    /// Text after an argument that had ended.
+    /// Text follows the end of an argument and is ignored.
     Ignored(String),
-    /// A modifier whose argument never lets anything through.
+    /// The argument of a modifier can never give a hit.
     NeverHits(String),
-    /// `@name` where a modifier is looked for, and there is none of this name: read as a key.
+    /// An `@name` is not a known modifier, so it is read as a key.
     UnknownModifier(String),
 }
 
-/// Where a piece stands.
+/// The position of a piece in its path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
-    /// At the start, or behind a pipe: modifiers, literals and multipaths are known.
+    /// The piece is at the start or behind a pipe, where modifiers, literals and multipaths are known.
     Start,
-    /// Behind a dot, inside an object or array.
+    /// The piece is behind a dot, inside an object or array.
     Walk,
 }
 
-/// A piece: a range of the text, and where it stands.
+/// A piece of a path: start and end in the text, and its place.
 type Piece = (usize, usize, Place);
 
 struct Compiler<'p> {
@@ -60,7 +60,7 @@ struct Compiler<'p> {
 }
 
 impl Path {
-    /// Compiles `text`; what it looks for gets its numbers from `interner`.
+    /// Compiles `text`. `interner` numbers the texts that the path looks for.
     pub(crate) fn compile(
         text: &str,
         interner: &mut Interner,
@@ -78,7 +78,7 @@ impl Path {
         };
         let start = compiler.id((0, text.len(), Place::Start));
         let mut nodes = Vec::new();
-        // Ids are given in the order of the queue, so that node `n` is the n-th to be built.
+        // Nodes are built in the order of the queue, which is the order of their ids.
         while let Some(piece) = compiler.queue.get(nodes.len()).copied() {
             if nodes.len() >= MAX_NODES {
                 return Err(CompileError::TooLong);
@@ -97,8 +97,8 @@ impl Path {
         Ok((path, warnings))
     }
 
-    /// The nodes that the author can have meant: of a component with `#` only how it reads in arrays,
-    /// of others only how they read in objects, which is the same as in arrays but for escapes.
+    /// Returns the nodes that the author can have meant. A component with `#` counts only as it reads in arrays, any
+    /// other only as it reads in objects. Except for escapes, the others read the same in arrays.
     fn intended(&self) -> Vec<NodeId> {
         let mut seen = vec![false; self.nodes.len()];
         let mut order = Vec::new();
@@ -195,7 +195,7 @@ impl<'p> Compiler<'p> {
         Node::Step(Step { key, next, element: self.element(start, end) })
     }
 
-    /// What follows a finished piece, if it begins with a separator.
+    /// Returns the node for the text behind a finished piece, if that begins with a separator.
     fn then(&mut self, id: Option<NodeId>, at: usize, end: usize) -> Option<NodeId> {
         let rest = self.slice(at, end);
         if rest.starts_with(['.', '|']) {
@@ -248,7 +248,7 @@ impl<'p> Compiler<'p> {
             b'0'..=b'9' | b'-' | b'+' => {
                 let number = |c: char| matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E');
                 let length = text.find(|c| !number(c)).unwrap_or(text.len());
-                // A dot that no digit follows separates.
+                // A dot that no digit follows is a separator.
                 text.get(..length)?.trim_end_matches('.').len()
             }
             _ => ["true", "false", "null", "nan", "inf"]
@@ -264,7 +264,7 @@ impl<'p> Compiler<'p> {
         Some(Node::Literal { raw, then })
     }
 
-    /// `None` where the brackets do not close or something else than a separator follows.
+    /// Reads a multipath. `None` if its brackets do not close, or if something other than a separator follows.
     fn multi(&mut self, start: usize, end: usize) -> Option<Node> {
         let text = self.slice(start, end);
         let bytes = text.as_bytes();
@@ -319,7 +319,7 @@ impl<'p> Compiler<'p> {
         Some(Node::Multi { object, entries, then })
     }
 
-    /// What follows the separator at `at`.
+    /// Returns the step that follows the separator at `at`.
     fn next(&mut self, at: usize, end: usize) -> Next {
         let rest = self.slice(at + 1, end);
         let starts_anew = rest.starts_with(['[', '{'])
@@ -331,7 +331,7 @@ impl<'p> Compiler<'p> {
         }
     }
 
-    /// The component as it reads in an object.
+    /// Reads a component as it is in an object.
     fn key(&mut self, start: usize, end: usize) -> (Key, Next) {
         let text = self.slice(start, end);
         let mut tokens = Vec::new();
@@ -366,7 +366,7 @@ impl<'p> Compiler<'p> {
         (key, next)
     }
 
-    /// The component as it reads in an array, where nothing is escaped.
+    /// Reads a component as it is in an array, where nothing is escaped.
     fn element(&mut self, start: usize, end: usize) -> Element {
         let text = self.slice(start, end);
         if text.starts_with("#.") {
@@ -395,7 +395,7 @@ impl<'p> Compiler<'p> {
     fn query(&mut self, start: usize, end: usize) -> Element {
         let text = self.slice(start, end);
         let empty = self.id((start, start, Place::Start));
-        // A query that does not end is one without a condition.
+        // A query whose bracket does not close has no condition.
         let Some(parts) = query::parts(text) else {
             let query = Query { path: None, empty, test: query::Compare::Exists };
             return Element::Query { query, all: false, path: None, pipe: None };
@@ -405,7 +405,7 @@ impl<'p> Compiler<'p> {
         let query = Query { path, empty, test: parts.test };
         let rest = text.get(parts.end..).unwrap_or_default();
         let all = rest.starts_with('#');
-        // What stands between the query and the next separator means nothing.
+        // Text between the query and the next separator has no meaning.
         let (path, pipe) = match rest.find(['.', '|']) {
             None => (None, None),
             Some(at) => {
@@ -421,7 +421,7 @@ impl<'p> Compiler<'p> {
         Element::Query { query, all, path, pipe }
     }
 
-    /// A path that is worked on each element, and the pipe that works on their list.
+    /// Splits a text into the path for each element and the pipe for the list of the results.
     fn split(&mut self, start: usize, end: usize) -> (NodeId, Option<NodeId>) {
         let text = self.slice(start, end);
         let bytes = text.as_bytes();
@@ -451,7 +451,7 @@ impl<'p> Compiler<'p> {
     }
 }
 
-/// The name in `@name…` and whether an argument may follow.
+/// Returns the name in `@name…`, and whether an argument follows.
 fn modifier_name(text: &str) -> (&str, bool) {
     let name = text.get(1..).unwrap_or_default();
     match name.find([':', '|', '.']) {
@@ -495,9 +495,8 @@ fn builtin(name: &str, argument: &str) -> Option<Builtin> {
     })
 }
 
-/// Length of the argument with which `text` begins. A JSON string, list or object and what stands in
-/// round brackets ends with its last character; anything else at the next pipe outside of brackets
-/// and quotes.
+/// Returns the length of the argument at the start of `text`. A JSON string, list, object or text in round brackets
+/// ends with its closing character. Anything else ends at the next pipe outside brackets and quotes.
 fn argument_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     match bytes.first() {
@@ -517,7 +516,7 @@ fn argument_length(text: &str) -> usize {
     bytes.len()
 }
 
-/// A member's name as a JSON string: what is written, else the last component of its path.
+/// Returns the name of a member as a JSON string: the written name, or the last component of its path.
 fn entry_name(written: &str, path: &str) -> String {
     if !written.is_empty() {
         let quoted = written.starts_with('"') && raw::valid(written);

@@ -1,4 +1,4 @@
-//! Walks a table of nodes over JSON: raw text, or a parsed document.
+//! Evaluates a table of nodes on JSON: raw text, or a parsed document.
 
 use std::{borrow::Cow, cell::Cell};
 
@@ -7,30 +7,30 @@ use json::{Kind, Value};
 
 use crate::{needles::NeedleSet, raw};
 
-/// Deeper evaluations find nothing. Records are no deeper.
+/// Deepest evaluation. A deeper one finds nothing. Records are less deep.
 const MAX_DEPTH: usize = 128;
-/// Bytes that modifiers and multipaths may write for one path; beyond it nothing is found. A rule can
-/// double its text again and again, and must not take the process with it.
+/// Most bytes that modifiers and multipaths may write for one path; beyond it nothing is found. Without a limit, a rule
+/// that doubles its text again and again would exhaust the memory of the process.
 const MAX_WRITTEN: usize = 256 * 1024 * 1024;
 
-/// What a path is worked on. Raw text and a document's value find the same; with a document, what a path passes by
-/// is not read again for each path.
+/// JSON that a path is evaluated on. Raw text and the value of a document give the same results. With a document, the
+/// values that a path skips are not read again for each path.
 pub(super) trait Json<'t>: Copy {
-    /// Whether it is a part of the record, which [`NeedleSet`] know.
+    /// Whether the values are parts of the record, which a [`NeedleSet`] knows.
     const IN_RECORD: bool;
 
-    /// As raw JSON.
+    /// Returns the value as raw JSON.
     fn raw(self) -> &'t str;
-    /// What a path that starts here walks into, if it can.
+    /// Returns the value that a path starting here walks into, if it can.
     fn inside(self) -> Option<Self>;
     fn is_list(self) -> bool;
     fn is_container(self) -> bool;
-    /// Keys and values, each key as often as it stands there.
+    /// Returns the keys and values of an object, with repeated keys.
     fn members(self) -> impl Iterator<Item = (Self, Self)>;
     fn elements(self) -> impl Iterator<Item = Self>;
-    /// The values of all members that are called so.
+    /// Returns the values of all members with this key.
     fn named(self, key: &str) -> impl Iterator<Item = Self>;
-    /// What this key says.
+    /// Returns the text of this key.
     fn key(self) -> Cow<'t, str>;
 }
 
@@ -112,7 +112,7 @@ impl<'t> Json<'t> for Value<'t> {
     }
 }
 
-/// One evaluation.
+/// One evaluation of a path.
 pub(super) struct Eval<'n> {
     nodes: &'n [Node],
     searches: Option<&'n NeedleSet<'n>>,
@@ -120,23 +120,23 @@ pub(super) struct Eval<'n> {
     written: Cell<usize>,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 enum Found<'t> {
-    /// Nothing: other keys that fit may be tried.
+    /// Nothing was found. Other keys that fit may be tried.
     Miss,
-    /// All elements that fit, maybe none: kept unless another key leads to a single value.
+    /// All elements that fit, maybe none. The list is kept unless another key leads to a single value.
     List(Option<Cow<'t, str>>),
-    /// Decided, also where there is no value.
+    /// The result is final, even if it is no value.
     Value(Option<Cow<'t, str>>),
 }
 
 impl<'n> Eval<'n> {
-    /// `searches` are of the record whose document is evaluated.
+    /// Starts an evaluation. `searches` belong to the record whose document is evaluated.
     pub(super) fn new(nodes: &'n [Node], searches: Option<&'n NeedleSet<'n>>) -> Self {
         Self { nodes, searches, depth: Cell::new(0), written: Cell::new(0) }
     }
 
-    /// What the path that starts at `node` finds in `json`.
+    /// Returns the value that the path starting at `node` finds in `json`.
     pub(super) fn get<'t>(&self, node: NodeId, json: impl Json<'t>) -> Option<Cow<'t, str>> {
         let depth = self.depth.get();
         if depth >= MAX_DEPTH {
@@ -182,7 +182,7 @@ impl<'n> Eval<'n> {
         }
     }
 
-    /// The rest of the path on what was found so far, or that as a value.
+    /// Evaluates the rest of the path on the result so far. Without a rest, returns the result as a value.
     fn then<'t>(&self, then: Option<NodeId>, out: Cow<'t, str>) -> Option<Cow<'t, str>> {
         map(out, |text| match then {
             Some(node) => self.get(node, text),
@@ -228,7 +228,7 @@ impl<'n> Eval<'n> {
         }
     }
 
-    /// What the first of the values leads to that leads to one.
+    /// Returns the result of the first value that leads to a single value; without one, the first list.
     fn first<'t, J: Json<'t>>(&self, next: Next, values: impl Iterator<Item = J>) -> Found<'t> {
         let mut list = None;
         for value in values {
@@ -288,8 +288,8 @@ impl<'n> Eval<'n> {
                     None => Some(Cow::Borrowed(value.raw())),
                 };
                 if *all {
-                    // GJSON looks for the pipe behind an inner path when an element fits, so that
-                    // without one the list stays, empty, whatever would have become of it.
+                    // As in GJSON, the pipe behind an inner path applies only if an element fits. Otherwise the list
+                    // stays empty, whatever the pipe would make of it.
                     let pipe = pipe.filter(|_| path.is_none() || fitting.peek().is_some());
                     let list = self.list(fitting.filter_map(inside));
                     Found::List(list.and_then(|list| self.pipe(pipe, Cow::Owned(list))))
@@ -325,7 +325,7 @@ impl<'n> Eval<'n> {
         Some(out)
     }
 
-    /// Accounts for `bytes` written; `None` when that is too much.
+    /// Counts `bytes` as written; `None` if the limit is exceeded.
     pub(super) fn write(&self, bytes: usize) -> Option<()> {
         let written = self.written.get().saturating_add(bytes);
         self.written.set(written);
@@ -333,7 +333,7 @@ impl<'n> Eval<'n> {
     }
 }
 
-/// Whether `raw`, a key as it stands in the text with its quotes, is `key`.
+/// Whether `raw` is `key`. `raw` is a key as it is written in the text, with its quotes.
 fn is_key(raw: &str, key: &str) -> bool {
     // Most keys hold no escape and most keys differ in length.
     if raw.len() < key.len() + 2 {
@@ -345,7 +345,7 @@ fn is_key(raw: &str, key: &str) -> bool {
     raw.contains('\\') && *raw::decode(raw) == *key
 }
 
-/// Works on a text that may have been made on the way.
+/// Calls `work` on a text that is either borrowed or owned.
 fn map<'t>(
     text: Cow<'t, str>,
     work: impl for<'x> FnOnce(&'x str) -> Option<Cow<'x, str>>,

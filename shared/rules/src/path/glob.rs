@@ -1,6 +1,6 @@
 //! `*` and `?` patterns.
 
-/// A pattern: `*` is any text, `?` any one character, `\` takes the next as it is.
+/// A pattern. `*` stands for any text, `?` for any one character, and `\` takes the next character literally.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Glob(Vec<Token>);
 
@@ -12,7 +12,7 @@ pub(super) enum Token {
 }
 
 impl Glob {
-    /// Reads `pattern`.
+    /// Compiles `pattern`.
     pub(super) fn new(pattern: &str) -> Self {
         let mut tokens = Vec::with_capacity(pattern.len());
         let mut chars = pattern.chars();
@@ -27,18 +27,18 @@ impl Glob {
         Self::from_tokens(tokens)
     }
 
-    /// Runs of `*` are one.
+    /// Makes a pattern of tokens. Several `*` in a row count as one.
     pub(super) fn from_tokens(mut tokens: Vec<Token>) -> Self {
         tokens.dedup_by(|a, b| *a == Token::Any && *b == Token::Any);
         Self(tokens)
     }
 
-    /// `text` as a whole fits. Goes back to the last `*` only, so the work is bounded by the product
+    /// Whether the whole `text` fits. The search goes back to the last `*` only, so the work is bounded by the product
     /// of both lengths.
     pub(super) fn fits(&self, text: &str) -> bool {
         let mut rest = text.chars();
         let mut at = 0;
-        // After the last `*`: where in the pattern, and the text not yet given to it.
+        // After the last `*`: its position in the pattern, and the text that it does not cover yet.
         let mut star: Option<(usize, std::str::Chars<'_>)> = None;
         loop {
             let here = rest.clone();

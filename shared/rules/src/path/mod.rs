@@ -1,11 +1,10 @@
-//! GJSON paths: compiled once into a table of nodes, evaluated over raw JSON text or a parsed document.
+//! GJSON paths. They are compiled once to a table of nodes and evaluated on raw JSON text or a parsed document.
 //!
-//! Every piece of a path is a range of its text, and what a piece means depends only on that range and
-//! on whether it stands at a start (where modifiers, literals and multipaths are known) or inside a
-//! walk. So the table is keyed by both, grows with the text's length, and needs no recursion.
+//! Every piece of a path is a range of its text. Its meaning depends only on that range and on its place: at a start,
+//! where modifiers, literals and multipaths are known, or inside a walk. The table is therefore keyed by both, grows
+//! with the length of the text, and needs no recursion.
 //!
-//! Two readings of one component are kept side by side, since `#` is a word of its own in an array
-//! and part of a key in an object.
+//! Each component is kept in two readings, because `#` is a word of its own in an array and part of a key in an object.
 
 mod compile;
 mod eval;
@@ -33,34 +32,34 @@ pub(super) struct Path {
 
 #[derive(Debug)]
 enum Node {
-    /// `@name:argument`, then the rest.
+    /// `@name:argument`, and the rest of the path.
     Modify { call: Call, then: Option<NodeId> },
-    /// `!value`, then the rest.
+    /// `!value`, and the rest of the path.
     Literal { raw: Box<str>, then: Option<NodeId> },
-    /// `{…}` or `[…]`, then the rest.
+    /// `{…}` or `[…]`, and the rest of the path.
     Multi { object: bool, entries: Vec<Entry>, then: Option<NodeId> },
-    /// `..`: the text as lines of JSON.
+    /// `..`, which reads the text as lines of JSON.
     Lines(Element),
-    /// One step down.
+    /// One step into an object or array.
     Step(Step),
 }
 
 #[derive(Debug)]
 enum Call {
     Builtin(Builtin),
-    /// Gives the input back, nothing, or for `re` the matched text.
+    /// A modifier for rules: it returns the input, nothing, or for `re` the matched text.
     Modifier(Modifier),
 }
 
 /// One part of a multipath.
 #[derive(Debug)]
 struct Entry {
-    /// A JSON string.
+    /// Name as a JSON string.
     name: Box<str>,
     path: NodeId,
 }
 
-/// A component: how it reads where it meets an object, and where it meets an array.
+/// A component of a path, as it reads in an object and as it reads in an array.
 #[derive(Debug)]
 struct Step {
     key: Key,
@@ -76,27 +75,27 @@ enum Key {
 
 #[derive(Debug, Clone, Copy)]
 enum Next {
-    /// This is the value.
+    /// The path ends here, so this is the value.
     End,
-    /// `.`: go on inside; where that finds nothing, the next key that fits is tried.
+    /// `.`: the path continues inside the value. If that finds nothing, the next key that fits is tried.
     Into(NodeId),
-    /// `|`, or a dot before a modifier or multipath: the value is settled, work on it.
+    /// `|`, or a dot before a modifier or multipath: the value is final, and the path continues on it.
     Pipe(NodeId),
 }
 
 #[derive(Debug)]
 enum Element {
-    /// Nothing in an array is called so.
+    /// The component finds nothing in an array.
     Nothing,
     Index(usize, Next),
-    /// `#`
+    /// `#`: the number of elements.
     Count(Option<NodeId>),
-    /// `#.path`
+    /// `#.path`: the results of a path on each element.
     Each {
         path: NodeId,
         pipe: Option<NodeId>,
     },
-    /// `#(…)` and `#(…)#`
+    /// `#(…)` or `#(…)#`: the first or all elements that fit.
     Query {
         query: Query,
         all: bool,
@@ -106,12 +105,13 @@ enum Element {
 }
 
 impl Path {
-    /// What the path finds in `json`, as raw JSON text.
+    /// Returns the value that the path finds in `json`, as raw JSON text.
     pub(super) fn get<'t>(&self, json: &'t str) -> Option<Cow<'t, str>> {
         eval::Eval::new(&self.nodes, None).get(self.start, json)
     }
 
-    /// The same for the text of `document`, whose values are not read again. `searches` are those of this document.
+    /// Like [`Path::get`] on the text of `document`, without reading its values again. `searches` belong to this
+    /// document.
     pub(super) fn find<'t>(
         &self,
         document: &'t Document,
@@ -120,7 +120,7 @@ impl Path {
         let eval = eval::Eval::new(&self.nodes, searches);
         match self.nodes.get(self.start) {
             Some(Node::Step(_)) => eval.get(self.start, document.root()),
-            // A modifier sees the blanks around the record too.
+            // A modifier also sees the blanks around the record.
             _ => eval.get(self.start, document.text()),
         }
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{NodeId, eval::Eval};
 use crate::raw::{self, Kind};
 
-/// Values nested deeper are left as they are by what looks inside.
+/// Deepest nesting that the modifiers look into. Deeper values are left as they are.
 const MAX_DEPTH: usize = 128;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct PrettyOptions {
     pub(super) sort_keys: bool,
     pub(super) indent: String,
     pub(super) prefix: String,
-    /// Columns up to which a list stands on one line.
+    /// Most columns of a list on a single line.
     pub(super) width: usize,
 }
 
@@ -41,7 +41,7 @@ impl Default for PrettyOptions {
 }
 
 impl Builtin {
-    /// What the modifier makes of `json`; `None` is nothing at all.
+    /// Returns the result of the modifier for `json`; `None` if it has none.
     pub(super) fn apply<'t>(&self, json: &'t str, eval: &Eval<'_>) -> Option<Cow<'t, str>> {
         let trimmed = json.trim_matches(|c: char| c <= ' ');
         Some(match self {
@@ -152,7 +152,7 @@ fn join(array: &str, preserve: bool) -> String {
     if preserve {
         return object(all);
     }
-    // The first of equal keys gives the place, the last the value.
+    // Among equal keys, the first one gives the place and the last one the value.
     let mut places = std::collections::HashMap::new();
     let mut members: Vec<(&str, &str)> = Vec::new();
     for (key, value) in all {
@@ -165,7 +165,7 @@ fn join(array: &str, preserve: bool) -> String {
     object(members)
 }
 
-/// From an object of lists to a list of objects.
+/// Converts an object of lists to a list of objects.
 fn group(json: &str) -> Option<String> {
     json.starts_with('{').then_some(())?;
     let mut rows: Vec<Vec<(&str, &str)>> = Vec::new();
@@ -180,7 +180,7 @@ fn group(json: &str) -> Option<String> {
     Some(list(rows.into_iter().map(object)))
 }
 
-/// What `path` finds in a value and in everything inside it, outer values first.
+/// Collects the results of `path` for a value and for everything inside it, outer values first.
 fn dig<'t>(
     json: &'t str,
     path: NodeId,
@@ -287,7 +287,7 @@ impl PrettyOptions {
         }
     }
 
-    /// A list without objects, if it ends before the width does.
+    /// Returns a list without objects on one line, if it fits into the width.
     fn one_line(&self, array: &str, out: &str) -> Option<String> {
         let column = out.len() - out.rfind('\n').map_or(0, |at| at + 1);
         let room = self.width.checked_sub(column)?;
@@ -297,8 +297,7 @@ impl PrettyOptions {
     }
 }
 
-/// Writes `array` to `line`; `None` where an object is in it or it outgrows `room`, which also bounds
-/// how deep it goes.
+/// Appends `array` to `line`. `None` if it contains an object or exceeds `room`, which also bounds the depth.
 fn write_line(array: &str, room: usize, line: &mut String) -> Option<()> {
     line.push('[');
     for (index, value) in raw::elements(array).enumerate() {
@@ -306,7 +305,7 @@ fn write_line(array: &str, room: usize, line: &mut String) -> Option<()> {
             line.push_str(", ");
         }
         match raw::kind(value)? {
-            // A hundred columns hold a hundred brackets at most; a wider setting holds no more.
+            // A hundred columns have at most a hundred brackets. A larger width allows no deeper nesting.
             Kind::Array if line.len() < room.min(MAX_DEPTH) => write_line(value, room, line)?,
             Kind::Array | Kind::Object => return None,
             _ => line.push_str(value),

@@ -1,4 +1,4 @@
-//! What stands between the brackets of `#(…)`.
+//! Queries: the text between the brackets of `#(…)`.
 
 use std::cmp::Ordering;
 
@@ -8,36 +8,36 @@ use crate::raw::{self, Kind};
 /// A condition on the elements of an array.
 #[derive(Debug)]
 pub(super) struct Query {
-    /// What of an element is looked at; `None`: the element itself.
+    /// Path in an element to the value that is compared; `None` for the element itself.
     pub(super) path: Option<NodeId>,
-    /// Looked up in elements that are objects or arrays where there is no path.
+    /// Path that is evaluated on elements that are objects or arrays if the query has no path.
     pub(super) empty: NodeId,
     pub(super) test: Compare,
 }
 
-/// How the value looked at is compared.
+/// The comparison of a query.
 #[derive(Debug)]
 pub(super) enum Compare {
-    /// It is there.
+    /// The value exists.
     Exists,
-    /// Its class, as `true` or `false`, against nothing else.
+    /// Whether the value belongs to a class is compared with true.
     Class(Class, Operator),
-    /// With a text that no value of any class is equal to.
+    /// The value is compared with a text that never equals a value of any class.
     Never,
-    /// With a written value.
+    /// The value is compared with a written one.
     Value { operator: Operator, text: String, number: f64, like: Glob },
 }
 
-/// `~true` and its like: classes of values.
+/// Classes of values, such as `~true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// `~true`: true, numbers other than 0, strings that spell true.
     True,
-    /// `~false`: false, 0, strings that spell false, null and what is missing.
+    /// `~false`: false, 0, strings that spell false, null and missing values.
     False,
-    /// `~null`: null and what is missing.
+    /// `~null`: null and missing values.
     Null,
-    /// `~*`: whatever exists.
+    /// `~*`: any value that exists.
     Any,
 }
 
@@ -53,16 +53,16 @@ pub(super) enum Operator {
     NotLike,
 }
 
-/// The three parts of a query's text and where it ends.
+/// The parts of a query's text, and its end.
 pub(super) struct Parts {
     /// Range of the path in the text.
     pub(super) path: (usize, usize),
     pub(super) test: Compare,
-    /// Past the closing bracket.
+    /// Position behind the closing bracket.
     pub(super) end: usize,
 }
 
-/// Reads what `query` begins with: `#(` or `#[`. `None` where it does not end.
+/// Reads the query at the start of `query`, which begins with `#(` or `#[`. `None` if its bracket does not close.
 pub(super) fn parts(query: &str) -> Option<Parts> {
     let bytes = query.as_bytes();
     let mut depth = 1_usize;
@@ -109,7 +109,7 @@ fn trimmed(text: &str, start: usize, end: usize) -> (usize, usize) {
     (start + left, start + left + part.trim_matches(blank).len())
 }
 
-/// The operator and the value behind it.
+/// Reads an operator and the value behind it.
 fn compare(text: &str) -> Compare {
     const OPERATORS: [(&str, Operator); 9] = [
         ("!=", Operator::NotEqual),
@@ -148,12 +148,12 @@ fn compare(text: &str) -> Compare {
 }
 
 impl Compare {
-    /// The test holds for a value, `None` where there is none.
+    /// Whether the comparison holds for a value; `None` stands for a missing one.
     pub(super) fn holds(&self, value: Option<&str>) -> bool {
         match self {
             Self::Never => false,
             Self::Exists => value.is_some(),
-            // The class is a truth, compared with true.
+            // The class gives true or false, which is compared with true.
             Self::Class(class, operator) => boolean(class.holds(value), *operator, "true"),
             Self::Value { operator, text, number, like } => {
                 let Some(raw) = value else { return false };
@@ -191,7 +191,7 @@ fn ordering(order: Option<Ordering>, operator: Operator) -> bool {
     }
 }
 
-/// false < true; other texts are neither.
+/// Compares booleans, with false < true. Other texts are neither.
 fn boolean(value: bool, operator: Operator, text: &str) -> bool {
     let own = if value { "true" } else { "false" };
     let other = if value { "false" } else { "true" };
@@ -232,7 +232,7 @@ fn number(raw: Option<&str>) -> f64 {
     raw.and_then(|raw| raw.parse().ok()).unwrap_or(0.0)
 }
 
-/// The truth that a string spells.
+/// Returns the boolean that a string spells.
 fn spelled(raw: Option<&str>) -> Option<bool> {
     match raw::decode(raw?).to_ascii_lowercase().as_str() {
         "1" | "t" | "true" => Some(true),

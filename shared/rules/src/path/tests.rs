@@ -25,7 +25,7 @@ const DOCUMENT: &str = r#"{
   "twice": {"a": 1}, "twice": {"b": 2}
 }"#;
 
-/// What `path` finds in `json`; "-" where nothing.
+/// Returns the value that `path` finds in `json`; "-" if there is none.
 fn get(json: &str, path: &str) -> String {
     let mut interner = Interner::default();
     let (path, _) = Path::compile(path, &mut interner).unwrap();
@@ -330,7 +330,7 @@ fn the_ten_tests_look_at_raw_text() {
         r#"name.first|@re:"^""#,
         "nothing|@ne:1",
         "nothing|@contains",
-        // The matched text is what counts from there on: no JSON value begins with B.
+        // Behind `@re`, the path continues on the matched text, and no JSON value begins with B.
         r#"name|@re:"Byron""#,
     ] {
         assert!(!hit(path), "{path}");
@@ -347,7 +347,7 @@ fn arguments_end_where_json_ends_or_at_a_pipe() {
     let hit = |path: &str| get(r#"{"a":"x|(y|z).exe"}"#, path) != "-";
     assert!(hit("a|@contains:.exe|@contains:y"));
     assert!(hit("a|@contains:(y|z)"));
-    // What stands in brackets is the whole argument; the dot leads on, here to nothing.
+    // The argument is the whole text in brackets. The dot behind it continues the path, here to nothing.
     assert!(!hit("a|@contains:(y|z).exe"));
     assert!(!hit("a|@contains:y|z"));
     let warnings = |path: &str| Path::compile(path, &mut Interner::default()).unwrap().1;
@@ -434,7 +434,7 @@ fn json() -> impl Strategy<Value = String> {
     })
 }
 
-/// Pieces of paths in any order, closed or not.
+/// Makes paths of pieces in any order, with and without closing brackets.
 fn path() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => "[a-c0-2*?]{1,2}",
@@ -478,7 +478,7 @@ proptest! {
         for key in ["a", "b", "c", "é", "a.b", "1", "b.0.a"] {
             let pointer = format!("/{}", key.replace('.', "/"));
             let found = get(&json, key);
-            // With equal keys a reader keeps the last, a path the first.
+            // Among equal keys, a reader keeps the last one and a path the first one.
             if let Some(expected) = value.pointer(&pointer).filter(|_| found != "-") {
                 let found: serde_json::Value = serde_json::from_str(&found).unwrap();
                 prop_assert!(found == *expected || has_equal_keys(&json));

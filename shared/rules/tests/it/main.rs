@@ -1,4 +1,4 @@
-//! Rule files, and the records that they select.
+//! Checks rule files, and the records that they select.
 
 // `cfg(test)` always holds here; it tells clippy that helpers are tests too, where unwrap is welcome.
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Rules and download requests against real records and what the Go plugin made of them.
+//! Compares rules and download requests with real records and the Go plugin's results for them.
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path, time::Instant};
 
@@ -43,7 +43,7 @@ fn options() -> SelectorOptions {
     }
 }
 
-/// A source with one path node, as of a mapped event.
+/// Returns a source with one path node, as in a mapped event.
 fn source(sha256: &str, time: Timestamp) -> Source {
     let node = PathNode {
         author: options().author,
@@ -117,7 +117,7 @@ fn all_132_rules_of_the_corpus_match_exactly_the_records_that_they_matched() {
         })
         .collect();
     assert_eq!((rules.len(), records.len()), (132, 35));
-    // All of them as one set, in which what they have in common is looked for once.
+    // All rules are also one set, in which texts that they share are searched for once.
     let file: String =
         (0..).zip(&rules).map(|(n, r)| rule(&n.to_string(), &r["rule"].to_string())).collect();
     let set = load(&[("all.yaml", &file)]);
@@ -156,7 +156,7 @@ fn no_rule_of_the_corpus_panics_on_a_hostile_line() {
         let filter = Filter::compile(rule["rule"].as_str().unwrap()).unwrap();
         for line in &lines {
             filter.matches(line);
-            // Cut anywhere, it is no JSON any more.
+            // A line that is cut anywhere is no longer JSON.
             for cut in (0..line.len()).filter(|cut| line.is_char_boundary(*cut)) {
                 filter.matches(&line[..cut]);
             }
@@ -181,7 +181,7 @@ fn requests_equal_those_of_the_go_plugin() {
         let sha256 = attributes["sha256"].as_str().unwrap();
         let analysed =
             Timestamp::from_second(attributes["last_analysis_date"].as_i64().unwrap()).unwrap();
-        // Where a record comes from is the mapping's affair.
+        // The source of a record is left to the mapping.
         let mut source = source(sha256, analysed);
         let theirs = expected["events"].as_array().cloned().unwrap_or_default();
         if let Some(theirs) = theirs.first() {
@@ -201,7 +201,7 @@ fn requests_equal_those_of_the_go_plugin() {
         assert_eq!(ours.len(), theirs.len(), "{expected}");
         for (ours, mut theirs) in ours.into_iter().zip(theirs) {
             requests += 1;
-            // The known differences.
+            // These are the known differences.
             theirs["model_version"] = 6.into();
             theirs["kafka_key"] = "".into();
             theirs["source"]["path"][0]["action"] = "mapped".into();

@@ -1,4 +1,4 @@
-//! What an answer means for each event of a post, and which posts follow from it. Pure.
+//! Decides what an answer means for each event of a post, and which posts follow from it. The functions are pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,36 +13,37 @@ use crate::azul::{
 
 use super::{Delivery, Failure};
 
-/// What is to be done about the result of a post.
+/// Decision about the result of a post.
 #[derive(Debug)]
 pub(super) enum Judgement {
-    /// The answer tells something of the events.
+    /// The answer gives a verdict on the events.
     Settled(Verdict),
     /// An operator must add a source to Azul.
     UnregisteredSource { name: Option<String>, detail: String },
-    /// An operator must look at the way to the dispatcher.
+    /// The request was refused, so an operator must check the connection to the dispatcher.
     Refused { status: u16, advice: &'static str, detail: String },
-    /// The same post again.
+    /// The same post is to be sent again.
     Again { failure: Failure, retry_after: Option<Duration> },
 }
 
-/// What an answer tells of the events of its post.
+/// Meaning of an answer for the events of its post.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// All are delivered.
+    /// All events are delivered.
     Delivered,
-    /// So many are delivered, the next one is refused, and what follows it was not looked at.
+    /// The first `delivered` events are delivered and the next one is refused. The dispatcher did not look at the
+    /// events behind it.
     RefusedAt { delivered: usize, reason: String },
-    /// None is published. The first is invalid, or all are.
+    /// No event is published. The first event is invalid, or all are.
     Invalid { reason: String },
-    /// None is published, at least one is at fault.
+    /// No event is published, and at least one is at fault.
     NoneTaken { reason: String },
-    /// Some may be published, at least one is at fault.
+    /// Some events may be published, and at least one is at fault.
     SomeTaken { reason: String },
-    /// None is published. The first, and all up to the first invalid one, are not wanted; at least one of
-    /// those is older than its source keeps.
+    /// No event is published. The first event, and all others before the first invalid one, are not wanted. At least
+    /// one of them is older than its source keeps events.
     AgedOff { reason: String },
-    /// None is published. So many, from the first on, are not wanted, as far as the answer counts them.
+    /// No event is published. The first `dropped` events are not wanted; `None` if the answer does not count them.
     Filtered { reason: String, dropped: Option<usize> },
 }
 
@@ -105,7 +106,7 @@ fn refused(status: u16, detail: String) -> Judgement {
     Judgement::Refused { status, advice, detail }
 }
 
-/// `Err`: an account that cannot be true.
+/// Returns the verdict of an answer with status 200. An error means that its counts are impossible.
 fn accepted_of(accepted: Accepted, sent: usize) -> Result<Verdict, String> {
     let Accepted { total_ok, total_failures, failures } = accepted;
     let count = u64::try_from(sent).unwrap_or(u64::MAX);
@@ -120,21 +121,22 @@ fn accepted_of(accepted: Accepted, sent: usize) -> Result<Verdict, String> {
         _ => "dropped without a reason".to_owned(),
     };
     Ok(match usize::try_from(total_ok) {
-        // No dispatcher seen so far counts failures of Avro; one that does goes on behind them.
+        // No known dispatcher counts failures of Avro. One that did would continue behind an invalid event, so any of
+        // the events may be the refused one.
         Ok(delivered) if total_failures == 0 => Verdict::RefusedAt { delivered, reason },
         _ => Verdict::SomeTaken { reason },
     })
 }
 
-/// Events to be posted together, by their place.
+/// Indices of events that are to be posted together.
 #[derive(Debug)]
 pub(super) struct Post {
     pub(super) events: Vec<usize>,
-    /// The newest event that stood among them was posted alone before.
+    /// Whether the newest event was taken out of this post and posted alone before.
     without_newest: bool,
 }
 
-/// The posts to come, and the outcomes so far.
+/// The remaining posts, and the outcomes so far.
 #[derive(Debug)]
 pub(super) struct Queue<'a> {
     model: Model,
@@ -142,15 +144,15 @@ pub(super) struct Queue<'a> {
     events: &'a [Vec<u8>],
     /// Source and source time of each event that has them; read when something is aged off.
     ages: Option<Vec<Option<(String, Timestamp)>>>,
-    /// For each source the newest event that was aged off alone: its time, and the dispatcher's words.
+    /// For each source, the time of the newest event that was aged off alone, and the dispatcher's message.
     aged_off: BTreeMap<String, (Timestamp, String)>,
-    /// The next one is the last.
+    /// Remaining posts; the next one is at the end.
     posts: Vec<Post>,
     pub(super) outcomes: Vec<Option<Delivery>>,
 }
 
 impl<'a> Queue<'a> {
-    /// One post of all events but the too large ones.
+    /// Begins with one post of all events, except those that are too large.
     pub(super) fn new(
         model: Model,
         version: ModelVersion,
@@ -177,7 +179,7 @@ impl<'a> Queue<'a> {
         queue
     }
 
-    /// The next post; it holds at least one event.
+    /// Returns the next post, which holds at least one event.
     pub(super) fn next(&mut self) -> Option<Post> {
         while let Some(mut post) = self.posts.pop() {
             post.events.retain(|&at| match self.known_aged_off(at) {
@@ -194,8 +196,8 @@ impl<'a> Queue<'a> {
         None
     }
 
-    /// Takes over what an answer told. Every event of the post gets its outcome or stands in exactly one
-    /// of the new posts, which are smaller: so it ends.
+    /// Applies the verdict on a post. Each event of the post gets its outcome, or is in exactly one of the new posts.
+    /// New posts are smaller, so the process ends.
     #[expect(clippy::match_same_arms, reason = "the order of the arms is the order of the rules")]
     pub(super) fn apply(&mut self, post: Post, verdict: Verdict) {
         let Post { mut events, without_newest } = post;
@@ -215,11 +217,11 @@ impl<'a> Queue<'a> {
                 self.set(&events, &Delivery::Delivered);
                 let behind = rest.split_off(1.min(rest.len()));
                 self.push(behind);
-                // Alone it gets its reason.
+                // The refused event is posted alone to get its own reason.
                 self.push(rest);
             }
-            // Mostly the first alone is at fault, because publishing ends there; where all are, halves
-            // find out in fewer bytes than one by one.
+            // Usually only the first event is at fault, because publishing ends there. If all are, posting halves takes
+            // fewer bytes than posting one by one.
             Verdict::Invalid { .. } => {
                 let mut behind = events.split_off(1);
                 let last_half = behind.split_off(behind.len() / 2);
@@ -227,7 +229,7 @@ impl<'a> Queue<'a> {
                 self.push(behind);
                 self.push(events);
             }
-            // A download event is published anew each time, so none is sent more than once more.
+            // A download event is published again each time, so each one is posted only once more, alone.
             Verdict::SomeTaken { .. } if self.model != Model::Binary => {
                 while let Some(event) = events.pop() {
                     self.push(vec![event]);
@@ -240,9 +242,9 @@ impl<'a> Queue<'a> {
                 }
                 self.set(&events, &Delivery::Filtered(reason));
             }
-            // An invalid event behind unwanted ones is not told of, and what follows it was not looked at.
-            // But a source's expiry goes by the source time: if the newest event alone is aged off, no
-            // other of its source can be delivered.
+            // The answer does not name an invalid event behind unwanted ones, nor does it say anything about the events
+            // behind that. But events of a source expire by their source time. If the newest event alone is aged off,
+            // no other event of its source can be delivered.
             Verdict::AgedOff { .. } => match self.newest(&events) {
                 Some(newest) if !without_newest => {
                     events.retain(|&at| at != newest);
@@ -254,7 +256,7 @@ impl<'a> Queue<'a> {
             Verdict::Filtered { reason, dropped } if alone || dropped == Some(events.len()) => {
                 self.set(&events, &Delivery::Filtered(reason));
             }
-            // Behind those that were dropped stands an invalid one.
+            // The event behind the dropped ones is invalid.
             Verdict::Filtered { dropped: Some(dropped), .. } if dropped < events.len() => {
                 let mut rest = events.split_off(dropped);
                 let behind = rest.split_off(1);
@@ -278,7 +280,7 @@ impl<'a> Queue<'a> {
         self.push(events);
     }
 
-    /// Source and source time of an event. Only events of model `binary` are known to age off by them.
+    /// Returns source and source time of an event. Only events of model `binary` are known to age off by them.
     fn age(&mut self, at: usize) -> Option<(String, Timestamp)> {
         let (model, version, events) = (self.model, self.version, self.events);
         let ages = self.ages.get_or_insert_with(|| {
@@ -301,7 +303,7 @@ impl<'a> Queue<'a> {
         aged.max().map(|(_, at)| at)
     }
 
-    /// The dispatcher's words, where it aged off an event of the same source that is not older.
+    /// Returns the dispatcher's message if it aged off an event of the same source that is at least as new.
     fn known_aged_off(&mut self, at: usize) -> Option<String> {
         if self.aged_off.is_empty() {
             return None;

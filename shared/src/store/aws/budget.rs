@@ -1,7 +1,8 @@
-//! Budget: an item for each request granted, numbered without gaps, until it is older than every window.
+//! The budget in `DynamoDB`: an item for each granted request, numbered without gaps, which is kept until it is older
+//! than every window.
 //!
-//! Whoever puts the next number has the grant; one that was put before by somebody else is looked at anew.
-//! So the times only grow, and the `limit`-th last grant is the item `limit` numbers back.
+//! A process has the grant if it puts the item with the next number. If another process was first, it reads the last
+//! grant again. So the times only grow, and the `limit`-th last grant is the item `limit` numbers back.
 
 use std::time::Duration;
 
@@ -21,12 +22,14 @@ use crate::{
     },
 };
 
-/// How long a grant is kept at least: as long as the longest window in use anywhere, so that another
-/// setting finds what it needs.
+/// Shortest time for which a grant is kept. It covers the longest window that any setting may use, so that a changed
+/// setting finds the grants that it needs.
 const KEPT: SignedDuration = SignedDuration::from_hours(32 * 24);
-/// How often somebody else may be first.
+/// Most attempts to put the next grant, when other processes are first each time.
 const MEETINGS: u32 = 100;
+/// Longest wait before the second attempt; it grows with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// Upper bound of the growing wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 const GRANT: &str = "SET #granted = :granted, #expires_at = :expires, #by = :me";
@@ -38,7 +41,7 @@ fn partition(name: &str) -> String {
     format!("budget#{}", part(name))
 }
 
-/// What was granted last.
+/// The grant with the highest number.
 #[derive(Clone, Copy)]
 struct Last {
     number: u64,
@@ -59,7 +62,7 @@ impl AwsBudget {
         found.first().map(last).transpose()
     }
 
-    /// When a number was granted; `None` where that is so long ago that it is forgotten.
+    /// Returns the time at which a number was granted; `None` if that is so long ago that the item has expired.
     async fn granted(
         &self,
         name: &str,
@@ -70,7 +73,7 @@ impl AwsBudget {
         found.map(|item| time_of(&item, "granted", &format!("the budget {name}"))).transpose()
     }
 
-    /// How long to wait before the next grant, looking back from `last`.
+    /// Returns how long to wait before the next grant, looking back from `last`.
     async fn wait(
         &self,
         name: &str,
@@ -145,7 +148,7 @@ impl Budget for AwsBudget {
         let mut usage = Vec::new();
         for window in windows {
             let from = now.saturating_sub(window.counted()).unwrap_or(Timestamp::MIN);
-            // The times grow with the numbers: between the last old one and the first young one.
+            // The times grow with the numbers, so a binary search finds the first grant within the window.
             let (mut old, mut young) = (0, last + 1);
             while young - old > 1 {
                 let middle = old + (young - old) / 2;
@@ -163,7 +166,7 @@ impl Budget for AwsBudget {
     }
 }
 
-/// Numbers in the order of text.
+/// Returns the key of a grant. The number has leading zeros, so that keys sort like numbers.
 fn key(name: &str, number: u64) -> Key {
     Key { pk: partition(name), sk: format!("{number:020}") }
 }

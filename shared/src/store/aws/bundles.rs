@@ -1,7 +1,7 @@
 //! Bundles: objects in an S3 bucket.
 //!
-//! Nothing stands whole in memory: files go up in parts, objects come down in pieces that a task reads
-//! ahead, and a body that breaks off is gone on with where it broke.
+//! No object is ever whole in memory. Files are uploaded in parts, and objects are downloaded in pieces that a task
+//! reads ahead. A download that breaks off is resumed at the byte where it broke.
 
 use std::{
     io,
@@ -39,18 +39,20 @@ use crate::store::{
     local::{self, Scratch},
 };
 
-/// Files up to this size go up in one request, larger ones in parts of it. S3 takes parts from 5 MiB, and
-/// at most 10,000 of them: 80 GB.
+/// Size of a part in bytes. Files up to this size are uploaded in one request. S3 takes parts from 5 MiB and at most
+/// 10,000 of them, so a file may have up to 80 GB.
 const PART: u64 = 8 * 1024 * 1024;
+/// Number of parts of a file that are uploaded at once.
 const PARTS_AT_ONCE: usize = 4;
-/// Pieces of a body that are read ahead; one is as much as came in at once, some hundred KB at most.
+/// Number of pieces of a body that are read ahead. A piece is what arrived at once, at most some hundred KB.
 const AHEAD: usize = 8;
-/// How often a body is gone on with although nothing more came of it.
+/// Most attempts in a row to resume a body without receiving any more of it.
 const MOST_FRUITLESS: u32 = 5;
-/// How often a conditional write is tried that S3 refuses because of another one at the same time.
+/// Most retries of a conditional write that S3 refuses because of a concurrent one.
 const MOST_CONFLICTS: u32 = 5;
+/// Wait before the first retry; it grows by as much with each further one.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// S3's longest life of a presigned request.
+/// Longest life of a presigned request that S3 allows.
 const LONGEST_UPLOAD: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The setting that names the bucket.
@@ -71,10 +73,10 @@ struct Bucket {
 }
 
 impl S3Bundles {
-    /// Uses the bucket `name`. Files on their way to it are under `state_dir`, on a disk of this machine.
+    /// Uses the bucket `name`. Unfinished files are under `state_dir`, on a disk of this machine.
     ///
     /// # Errors
-    /// [`StoreError::StateDir`].
+    /// [`StoreError::StateDir`] if `state_dir` cannot be used.
     pub fn new(config: &SdkConfig, name: &str, state_dir: &Path) -> Result<Self, StoreError> {
         let bucket = Bucket { client: s3(config), name: name.to_owned() };
         Ok(Self { bucket, scratch: local::scratch(state_dir)? })
@@ -166,7 +168,7 @@ impl Bundles for S3Bundles {
             .expires_in(valid.unsigned_abs())
             .build()
             .map_err(|e| unavailable(&action, e))?;
-        // If-None-Match is signed too: whoever has the request puts once, and overwrites nothing.
+        // `If-None-Match` is signed too, so the request can be used once and cannot overwrite an object.
         let request = self.bucket.put_object(key).if_none_match("*").presigned(config).await;
         let request = request.map_err(|e| failed(&action, BUCKET, e))?;
         let url = Url::parse(request.uri()).map_err(|e| unavailable(&action, e))?;
@@ -186,7 +188,7 @@ impl Bucket {
         self.client.get_object().bucket(&self.name).key(key)
     }
 
-    /// Puts a file in one request. False where the key exists.
+    /// Puts a file in one request. Returns false if the key exists.
     async fn put_whole(&self, key: &str, from: &Path, action: &str) -> Result<bool, StoreError> {
         put_new(action, || async {
             let body = ByteStream::from_path(from).await.map_err(|e| unavailable(action, e))?;
@@ -195,7 +197,7 @@ impl Bucket {
         .await
     }
 
-    /// Puts a file in parts. False where the key exists.
+    /// Puts a file in parts. Returns false if the key exists.
     async fn put_parts(
         &self,
         key: &str,
@@ -217,8 +219,8 @@ impl Bucket {
     }
 }
 
-/// An upload in parts. Its parts cost money until it is completed or aborted, so dropping it aborts it,
-/// also where the caller gave up waiting.
+/// An upload in parts. Its parts cost money until it is completed or aborted, so dropping it aborts it, even if the
+/// caller gave up waiting.
 struct Unfinished {
     bucket: Bucket,
     key: String,
@@ -267,7 +269,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        // Outside of a runtime nothing can be sent; the bucket's lifecycle rule removes it then.
+        // Outside of a runtime no request can be sent. The bucket's lifecycle rule then removes the upload.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let abort = self.bucket.client.abort_multipart_upload().bucket(&self.bucket.name);
         let abort = abort.key(&self.key).upload_id(id);
@@ -289,7 +291,7 @@ struct Source {
 }
 
 impl Source {
-    /// Sends the object's pieces until all are sent or nobody takes them.
+    /// Sends the object's pieces until all are sent or the receiver is gone.
     async fn read(self, object: GetObjectOutput, to: mpsc::Sender<io::Result<Bytes>>) {
         let etag = object.e_tag;
         let (mut body, mut at, mut fruitless) = (Some(object.body), 0_u64, 0_u32);
@@ -308,7 +310,7 @@ impl Source {
                     None => "the body ended early".into(),
                     Some(Err(e)) => e.into(),
                 },
-                // An object that another took the place of is not gone on with.
+                // An object that was replaced meanwhile is not resumed.
                 None => match self.rest(at, etag.clone()).await {
                     Ok(rest) => {
                         body = Some(rest.body);
@@ -324,7 +326,7 @@ impl Source {
             body = None;
             // After the last byte only its checksum can be wrong.
             if at >= self.length || fruitless >= MOST_FRUITLESS {
-                // Where nobody takes it any more, nobody misses it.
+                // If the receiver is gone, nobody needs the error.
                 let _ = to.send(Err(io::Error::other(broken))).await;
                 return;
             }
@@ -344,7 +346,7 @@ impl Source {
     }
 }
 
-/// The pieces of an object, as they come in.
+/// A reader of an object's pieces as they arrive.
 struct Reader {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     piece: Bytes,
@@ -357,7 +359,7 @@ impl io::Read for Reader {
             match self.pieces.blocking_recv() {
                 Some(piece) => self.piece = piece?,
                 None if self.left == 0 => return Ok(0),
-                // Not `UnexpectedEof`: the object goes on, only its reading does not.
+                // This is not `UnexpectedEof`, because the object is not truncated; only reading it ended.
                 None => return Err(io::Error::other("the reading of the object was ended")),
             }
         }
@@ -370,8 +372,7 @@ impl io::Read for Reader {
     }
 }
 
-/// Sends a conditional write until S3 does not refuse it because of another one at the same time. False
-/// where the key exists.
+/// Sends a conditional write until S3 does not refuse it because of a concurrent one. Returns false if the key exists.
 async fn put_new<T, E, F>(action: &str, mut send: impl FnMut() -> F) -> Result<bool, StoreError>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -390,7 +391,7 @@ where
     }
 }
 
-/// What S3 tells of an object. Keys that are none of ours were put there by others.
+/// Returns the metadata of an object. `None` if its key is not valid here, because then another program put it.
 fn info(object: &Object) -> Option<BundleInfo> {
     let key = object.key().filter(|key| check_key(key).is_ok())?.to_owned();
     let size = object.size().and_then(|n| u64::try_from(n).ok())?;
@@ -400,7 +401,7 @@ fn info(object: &Object) -> Option<BundleInfo> {
     Some(BundleInfo { key, size, modified })
 }
 
-/// For people who look into the bucket; nothing here reads it.
+/// Returns the content type of a key. It is for people who look into the bucket; this program never reads it.
 fn content_type(key: &str) -> &'static str {
     match key.rsplit_once('.').map(|(_, ending)| ending) {
         Some("bz2") => "application/x-bzip2",

@@ -1,4 +1,4 @@
-//! Cursors: an item each.
+//! Cursors in `DynamoDB`: an item for each.
 
 use async_trait::async_trait;
 
@@ -38,8 +38,8 @@ impl Cursors for AwsCursors {
         };
         let action = format!("moving the cursor {name}");
         let change = self.0.change(key(name), "SET #position = :to", Some(condition), values)?;
-        // A transaction of one: only its token tells a second arrival from another one's step, when a third
-        // one has moved the cursor in between.
+        // The update is a transaction of one write, because its token identifies a repeat of the same call. A condition
+        // alone cannot tell it from another process's step after the cursor has moved on.
         Ok(matches!(self.0.transact(&action, vec![change]).await?, Transacted::Done))
     }
 }

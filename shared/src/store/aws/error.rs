@@ -1,10 +1,10 @@
-//! AWS's errors as the store's.
+//! Converts errors of AWS to [`StoreError`].
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
 use crate::store::StoreError;
 
-/// Codes of answers that say who asks may not.
+/// Error codes which mean that the caller lacks valid credentials or permissions.
 const FORBIDDEN: [&str; 14] = [
     "AccessDenied",
     "AccessDeniedException",
@@ -22,7 +22,7 @@ const FORBIDDEN: [&str; 14] = [
     "UnrecognizedClientException",
 ];
 
-/// Codes of answers that say that what was asked for is not there.
+/// Error codes which mean that the requested resource does not exist.
 const ABSENT: [&str; 5] = [
     "AWS.SimpleQueueService.NonExistentQueue",
     "NoSuchBucket",
@@ -31,7 +31,7 @@ const ABSENT: [&str; 5] = [
     "TableNotFoundException",
 ];
 
-/// `action` failed for a reason that may pass.
+/// Returns the error for an `action` that failed for a reason that may pass.
 pub(super) fn unavailable(
     action: &str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -39,14 +39,15 @@ pub(super) fn unavailable(
     StoreError::Unavailable { action: action.to_owned(), source: source.into() }
 }
 
-/// Why `action` failed for good. `place` is the setting that names where it was tried.
+/// Returns the error for an `action` that AWS refused or that failed on the way. `place` is the setting that names the
+/// resource.
 pub(super) fn failed<E, R>(action: &str, place: &str, error: SdkError<E, R>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,
 {
-    // What is neither a connection's failure nor known to pass came before any connection: there is no
-    // region, or there are no credentials.
+    // An error that is neither a connection's failure nor known to pass came before any connection: there is no region,
+    // or there are no credentials.
     let unasked = match &error {
         SdkError::ConstructionFailure(_) => true,
         SdkError::DispatchFailure(failure) => failure.is_other() && failure.as_other().is_none(),

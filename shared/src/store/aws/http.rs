@@ -1,5 +1,5 @@
-//! The HTTP client of AWS's SDK: the one that everything else here speaks through, with its proxy and its
-//! certificate authorities. The SDK's own would read these once more, which is a third of a function's start.
+//! The HTTP client for AWS's SDK: the project's own client, with its proxy and its certificate authorities. The SDK's
+//! client would load the certificate authorities once more, which takes a third of a function's start.
 
 use std::{error::Error, time::Duration};
 
@@ -26,7 +26,8 @@ use crate::{
     settings::Settings,
 };
 
-/// A client for the SDK. A proxy for plain http is not used: AWS is asked by https, and an emulator is near.
+/// Returns a client for the SDK. It ignores a proxy for plain http, because AWS is called by https and an emulator runs
+/// nearby.
 ///
 /// # Errors
 /// As [`http_client::builder`].
@@ -48,8 +49,8 @@ impl HttpClient for Client {
         settings: &HttpConnectorSettings,
         _: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        // Only the credentials of an EC2 instance are asked for with a limit, a short one: where there is no such service, nobody
-        // answers. It comes on top of the time to connect, for which reqwest has no limit a call.
+        // Only requests for the credentials of an EC2 instance have a limit, a short one, because without that service
+        // there is no answer. The limit includes the time to connect, which reqwest cannot limit for each call.
         let limit = settings
             .read_timeout()
             .map(|read| read + settings.connect_timeout().unwrap_or_default());
@@ -106,7 +107,7 @@ async fn send(
     let request =
         request.map(reqwest::Body::wrap).try_into().map_err(|e: reqwest::Error| unfit(e.into()))?;
     let response = client.execute(request).await.map_err(|error| {
-        // What the SDK tries again is told apart by these.
+        // The SDK decides by these kinds of error what to retry.
         if error.is_builder() {
             ConnectorError::user(error.into())
         } else if error.is_timeout() {

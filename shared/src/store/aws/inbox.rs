@@ -1,12 +1,13 @@
-//! Waiting work: messages in SQS queues.
+//! The inbox in SQS: a message for each item.
 //!
 //! A message is a [`Message`] in JSON. A long body is an object under `inbox/`, and its message points to it.
-//! What waits longer than SQS lets a message wait goes round: it comes, is not due, and is sent anew. Whatever
-//! is sent anew ends the old message only afterwards, so a crash in between makes two of one, never none; and
-//! it begins anew to be counted how often it was received, so that count tells of crashes, and of functions that
-//! could not start. SQS itself puts aside what was received too often.
 //!
-//! What is given up goes to the queue's dead-letter queue too, with the attribute `reason`.
+//! SQS limits the delay of a message. An item that waits longer is received before it is due and sent again. When a
+//! message is sent again, the old one is deleted only afterwards, so a crash in between makes two of one, never none.
+//! The new message starts with a receive count of zero, so the count tells of crashes, and of functions that could not
+//! start. SQS itself moves messages that were received too often to the dead-letter queue.
+//!
+//! Items that are given up are sent to the queue's dead-letter queue too, with the attribute `reason`.
 
 use std::{io::Read as _, sync::Arc};
 
@@ -41,24 +42,28 @@ use crate::{
     },
 };
 
-/// Messages that are longer, in bytes, leave their body to an object.
+/// Size of a message in bytes above which its body is put into an object.
 const LONG: usize = 200 * 1024;
-/// SQS's limits: bytes of a message and of all messages of a call, messages a call.
+/// Largest size in bytes of a message, and of all messages of a call, that SQS allows.
 const MOST_BYTES: usize = 1024 * 1024;
+/// Most messages in a call that SQS allows.
 const MOST_MESSAGES: usize = 10;
-/// SQS's longest delay of a message, and for how long it may be kept by one who took it.
+/// Longest delay of a message that SQS allows.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_mins(15);
+/// Longest time that SQS lets a receiver keep a message.
 const LONGEST_HOLD: SignedDuration = SignedDuration::from_hours(12);
-/// Clocks of those who put and those who take may differ by so much.
+/// Difference between the clocks of senders and receivers that is tolerated. A message that is due within this time is
+/// worked at once.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
-/// How long an item waits whose body cannot be read now.
+/// Wait of an item whose body cannot be read now.
 const UNREADABLE: SignedDuration = SignedDuration::from_mins(1);
-/// Seconds that a queue is asked to wait for a message: then it looks into all of its parts.
+/// Wait for a message in a receive call, in seconds. With a wait SQS looks into all of its servers.
 const POLL_INTERVAL: i32 = 1;
-/// What says how often a message was received.
+/// Attribute that holds how often a message was received.
 const RECEIVED: MessageSystemAttributeName = MessageSystemAttributeName::ApproximateReceiveCount;
-/// Characters of a reason that are kept, and where.
+/// Most characters of a reason that are kept.
 const LONGEST_REASON: usize = 1000;
+/// Attribute of a message in the dead-letter queue that holds the reason.
 const REASON: &str = "reason";
 
 const PUTTING: &str = "putting work into a queue";
@@ -91,7 +96,7 @@ impl Unsent {
     }
 }
 
-/// Waiting work in SQS.
+/// The inbox in SQS.
 pub struct SqsInbox {
     client: Client,
     bundles: Arc<dyn Bundles>,
@@ -120,7 +125,7 @@ enum Opened {
     Unreadable,
 }
 
-/// What an item's receipt says.
+/// Content of an item's receipt.
 #[derive(Serialize, Deserialize)]
 struct Receipt {
     handle: String,
@@ -238,12 +243,12 @@ impl SqsInbox {
         }
     }
 
-    /// Takes a message out of its queue. False where its receipt counts no more.
+    /// Deletes a message from its queue. Returns false if its receipt is not valid any more.
     async fn end(&self, place: &Place, handle: &str) -> Result<bool, StoreError> {
         let request = self.client.delete_message().queue_url(&place.url).receipt_handle(handle);
         match request.send().await {
             Ok(_) => Ok(true),
-            // It came back into the queue for somebody else.
+            // The message came back into the queue for another receiver.
             Err(e)
                 if e.as_service_error().is_some_and(|e| {
                     e.is_receipt_handle_is_invalid()
@@ -281,7 +286,7 @@ impl SqsInbox {
         self.end(place, handle).await.map(drop)
     }
 
-    /// The dead-letter queue, as the queue's redrive policy names it.
+    /// Returns the URL of the dead-letter queue that the queue's redrive policy names.
     async fn dead<'a>(&self, place: &'a Place) -> Result<&'a str, StoreError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -312,7 +317,7 @@ impl SqsInbox {
         place.dead.get_or_try_init(ask).await.map(String::as_str)
     }
 
-    /// The text of an object; `None` where there is none.
+    /// Returns the text of an object; `None` if there is no such object.
     async fn read(&self, key: &str) -> Result<Option<String>, StoreError> {
         let Some(mut reader) = self.bundles.open(key).await? else { return Ok(None) };
         let read = tokio::task::spawn_blocking(move || {
@@ -324,7 +329,7 @@ impl SqsInbox {
         text.map(Some).map_err(|e| unavailable(&action, e))
     }
 
-    /// An item's receipt; `None` where it is none of ours.
+    /// Returns an item's receipt; `None` if it was not written by this implementation.
     fn receipt(item: &Item) -> Option<Receipt> {
         serde_json::from_str(&item.receipt).ok()
     }
@@ -461,7 +466,7 @@ impl Inbox for SqsInbox {
         true
     }
 
-    /// The event's own visibility timeout holds.
+    /// Ignores `hold`, because the event's own visibility timeout applies.
     async fn accept(
         &self,
         queue: Queue,
@@ -488,7 +493,7 @@ impl Inbox for SqsInbox {
         let request = request.receipt_handle(receipt.handle);
         match request.visibility_timeout(seconds(hold, LONGEST_HOLD)).send().await {
             Ok(_) => Ok(true),
-            // It came back into the queue, or is gone.
+            // The message came back into the queue or is gone.
             Err(e)
                 if e.as_service_error().is_some_and(|e| {
                     HoldError::is_message_not_inflight(e)
@@ -502,7 +507,7 @@ impl Inbox for SqsInbox {
         }
     }
 
-    /// True also where it was lost: SQS does not always tell.
+    /// Ends an item. May return true even if another worker has it, because SQS does not always tell.
     async fn done(&self, queue: Queue, item: &Item) -> Result<bool, StoreError> {
         let place = self.place(queue)?;
         let Some(receipt) = Self::receipt(item) else { return Ok(false) };
@@ -613,14 +618,15 @@ impl SqsInbox {
                         error,
                         "an item waits, because its body cannot be read"
                     );
-                    // The queue would count each receive as that of a worker that died at the item.
+                    // If the message were left in the queue, each receive would count like a worker that died at the
+                    // item.
                     let put_back = self.put_back(place, delivery, UNREADABLE).await;
                     return put_back.map(|()| Opened::Unreadable);
                 }
             },
         };
         let Some(body) = body else {
-            // The object goes when its item is done: there were two messages of the item.
+            // The object is removed when its item is done, so there were two messages of the item.
             tracing::info!(queue = queue.name(), message_id, "the item is done already");
             return self.end(place, handle).await.map(|_| Opened::Nothing);
         };
@@ -654,7 +660,8 @@ fn encode(value: &impl Serialize) -> Result<String, StoreError> {
     Ok(text.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff"))
 }
 
-/// Two items with one body have two objects: the first that is done takes only its own away.
+/// Returns the key of the object for an item's body. Items with the same body have different objects, so that the first
+/// one that is done removes only its own.
 fn object_key(queue: Queue, id: &str, body: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(id);
@@ -663,7 +670,7 @@ fn object_key(queue: Queue, id: &str, body: &str) -> String {
     format!("inbox/{}/{}.json", queue.name(), hex::encode(hash.finalize()))
 }
 
-/// Whole seconds as SQS takes them, not fewer than asked for, and not more than it takes.
+/// Returns a time in whole seconds, rounded up and limited to `most`, which SQS allows.
 fn seconds(time: SignedDuration, most: SignedDuration) -> i32 {
     let time = time.clamp(SignedDuration::ZERO, most);
     let up = i64::from(time.subsec_nanos() > 0);

@@ -1,5 +1,5 @@
-//! Makes what the settings name, for an emulator or an account to try in: whoever runs this program for
-//! good deploys its own. What is there already is left, or set as it would have been made.
+//! Creates the resources that the settings name, for an emulator or an account to try the program in. A production
+//! deployment creates its own. Existing resources are kept, or set as new ones would be.
 
 use std::{fmt, time::Duration};
 
@@ -26,17 +26,19 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// Between two looks at a table that is being made, and how many.
+/// Time between two looks at a table that is being created.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Most looks at a table that is being created.
 const LOOKS: u32 = 120;
-/// Deliveries of a message before it is put aside, where not even the taker that would give it up lived to do it.
+/// Deliveries of a message before SQS moves it to the dead-letter queue. It takes effect only if every worker that
+/// should have given the item up died before.
 const DELIVERIES: u32 = 10;
-/// Seconds that a worker has for a message: a Lambda's longest life.
+/// Visibility timeout in seconds: the longest run of a Lambda function.
 const VISIBILITY: u32 = 900;
-/// Seconds that a message is kept: the most that SQS does.
+/// Retention of messages in seconds, which is SQS's maximum.
 const RETENTION: u32 = 14 * 24 * 3600;
 
-/// What was made, as the settings name it.
+/// Names of the created resources, each for its setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedResources {
     /// `STATE_TABLE`.
@@ -52,7 +54,7 @@ pub struct CreatedResources {
 }
 
 impl fmt::Display for CreatedResources {
-    /// Lines that a shell takes.
+    /// Writes `export` lines for a shell.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "export STATE_TABLE={}", self.table)?;
         writeln!(f, "export BUNDLE_BUCKET={}", self.bucket)?;
@@ -62,11 +64,11 @@ impl fmt::Display for CreatedResources {
     }
 }
 
-/// Makes all of it: the table `name`, the bucket, the queues `<name>-inbox`, `<name>-downloads` and `<name>-minutes`, each with
-/// a queue `…-dead` for what was delivered ten times in vain.
+/// Creates everything: the table `name`, the bucket, and the queues `<name>-inbox`, `<name>-downloads` and
+/// `<name>-minutes`. Each queue has a dead-letter queue `…-dead` for messages that were delivered ten times in vain.
 ///
 /// # Errors
-/// [`StoreError::Refused`] and [`StoreError::Unavailable`]; what was made until then stays.
+/// [`StoreError::Refused`] and [`StoreError::Unavailable`]. Resources that were created before the error stay.
 pub async fn create_all(
     config: &SdkConfig,
     name: &str,
@@ -84,7 +86,7 @@ pub async fn create_all(
     })
 }
 
-/// Makes a table: `pk` and `sk`, paid by use. Waits until it can be used.
+/// Creates a table with the keys `pk` and `sk` that is paid by use, and waits until it can be used.
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
@@ -123,7 +125,7 @@ pub async fn table(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
     Err(unavailable(&action, "it is not active after two minutes"))
 }
 
-/// Lets a table forget what expired in it, and keep what it held in the last 35 days for a restore.
+/// Enables the expiry of items in a table, and backups by which any state of the last 35 days can be restored.
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
@@ -133,7 +135,7 @@ pub async fn enable_ttl_and_backups(config: &SdkConfig, name: &str) -> Result<()
     let seen = client.describe_time_to_live().table_name(name).send().await;
     let seen = seen.map_err(|error| failed(&action, "STATE_TABLE", error))?;
     let status = seen.time_to_live_description.and_then(|ttl| ttl.time_to_live_status);
-    // To ask for it again is an error.
+    // Enabling it again would be an error.
     if !matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
         let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("expires_at");
         let ttl = ttl.build().map_err(|error| unavailable(&action, error))?;
@@ -150,14 +152,14 @@ pub async fn enable_ttl_and_backups(config: &SdkConfig, name: &str) -> Result<()
     Ok(())
 }
 
-/// Makes a bucket that nobody outside of the account can read, and that forgets uploads that broke off.
+/// Creates a bucket that nobody outside of the account can read, and that removes broken-off uploads.
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
 pub async fn bucket(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
     let client = s3(config);
     let action = format!("making the bucket {name}");
-    // The first region is the one that may not be named.
+    // S3 refuses `us-east-1` as a location; it is the default.
     let region = config.region().map(ToString::to_string).filter(|region| region != "us-east-1");
     let place = region.map(|region| {
         let region = BucketLocationConstraint::from(region.as_str());
@@ -198,7 +200,7 @@ pub async fn bucket(config: &SdkConfig, name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes a queue and the one beside it for what cannot be worked; gives the first one's URL.
+/// Creates a queue and its dead-letter queue, and returns the first one's URL.
 ///
 /// # Errors
 /// [`StoreError::Refused`], [`StoreError::Unavailable`].
@@ -220,7 +222,7 @@ async fn one_queue(
     name: &str,
     redrive: Option<String>,
 ) -> Result<String, StoreError> {
-    // Without attributes: where the queue is there already, with others, they would be refused.
+    // The queue is created without attributes, because they would be refused if the queue exists with others.
     let action = format!("making the queue {name}");
     let made = client.create_queue().queue_name(name).send().await;
     let url = made.map_err(|error| failed(&action, "the queue", error))?.queue_url;

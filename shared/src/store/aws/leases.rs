@@ -1,9 +1,9 @@
-//! Leases: an item each, that says whose it is and until when.
+//! Leases in `DynamoDB`: an item for each, with its owner and its expiry.
 //!
-//! A lease runs out [`LASTS`] after it was taken or renewed, by the clock of whoever did; whoever wants it
-//! compares with its own. Where the clocks are apart by less than what a renewal leaves (60 s less 20 s), a
-//! living owner keeps it. Where they are apart by more it may lose it early, and then its next write is
-//! refused: what is written under a lease never depends on clocks, only on the fencing number.
+//! A lease expires [`LASTS`] after it was taken or renewed, by its owner's clock. Another process compares that time
+//! with its own clock. If the clocks differ by less than the time between a renewal and the expiry (60 s less 20 s), a
+//! living owner keeps its lease. If they differ by more, the owner may lose the lease early, and its next write is
+//! refused. So the safety of writes never depends on clocks, only on the fencing number.
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::TransactWriteItem;
@@ -15,10 +15,10 @@ use super::table::{
 use crate::peers::latest_written;
 use crate::store::{Grant, Lease, Leases, StoreError, keys::check_lease_name};
 
-/// How long a lease lasts without a renewal.
+/// Time after which a lease expires without a renewal.
 const LASTS: SignedDuration = SignedDuration::from_secs(60);
-/// How long the item of a lease is kept that nobody takes any more: far longer than an owner can live, whose
-/// number would be given again.
+/// Time for which the item of an unused lease is kept. It is far longer than a process can live, so that no living
+/// owner's fencing number is given again.
 const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 pub(super) struct AwsLeases(pub(super) Table);
@@ -27,7 +27,7 @@ fn key(name: &str) -> Key {
     Key::alone(format!("lease#{name}"))
 }
 
-/// The part of a transaction that refuses it where the lease belongs to somebody else.
+/// Returns a condition for a transaction that fails it if the lease belongs to another owner.
 pub(super) fn fence(table: &Table, lease: &Lease) -> Result<TransactWriteItem, StoreError> {
     let values = item([(":fence", number(lease.fence))]);
     table.check(key(&lease.name), "#fence = :fence", values)
@@ -69,7 +69,7 @@ impl Leases for AwsLeases {
         let mut values = times(now);
         values.extend(item([(":fence", number(lease.fence)), (":free", number(0))]));
         let change = "SET #renewed = :now, #until = :until, #expires_at = :expires";
-        // One that arrives late, after the lease was given back, must not take it.
+        // A renewal that arrives late, after the lease was given back, must not take it again.
         let condition = "#fence = :fence AND #until > :free";
         let action = format!("renewing the lease {}", lease.name);
         match self.0.update(&action, key(&lease.name), change, condition, values).await? {
@@ -82,7 +82,7 @@ impl Leases for AwsLeases {
         let values = item([(":fence", number(lease.fence)), (":free", number(0))]);
         let action = format!("giving back the lease {}", lease.name);
         let change = "SET #until = :free";
-        // Refused where somebody else has it: then there is nothing to give back.
+        // The update is refused if another owner has the lease; then there is nothing to give back.
         self.0.update(&action, key(&lease.name), change, "#fence = :fence", values).await?;
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Leases for AwsLeases {
     }
 }
 
-/// What a lease taken or renewed now has as its times.
+/// Returns the times of a lease that is taken or renewed at `now`.
 fn times(now: Timestamp) -> Item {
     let after = |lasts| now.saturating_add(lasts).unwrap_or(Timestamp::MAX);
     item([(":now", time(now)), (":until", time(after(LASTS))), (":expires", expiry(after(KEPT)))])

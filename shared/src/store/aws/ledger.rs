@@ -1,14 +1,17 @@
-//! The ledger: an item for each feed minute, a copy of those that are unfinished, and sums of the others.
+//! The ledger in `DynamoDB`: an item for each feed minute, a copy of each unfinished one, and sums of the finished
+//! ones.
 //!
-//! A write is one transaction: the lease's fence, the row, its copy, and the sums of its day where it becomes
-//! finished (loaded or buried) or was so before. The sums change by the difference to the old row. Which row
-//! that is needs no reading in the usual case: it is taken for unfinished, on condition that it is; where it
-//! was not, the refusal brings it, and the next transaction insists on that one.
+//! A write is one transaction of the lease's fence, the row, its copy, and the sums of its day. The sums are written
+//! only if the row becomes finished (loaded or buried) or was finished before. They change by the difference to the old
+//! row.
+//!
+//! The old row is usually not read. The first transaction assumes that it is unfinished and makes that a condition. If
+//! the condition fails, the refusal returns the old row, and the next transaction makes that row its condition.
 //!
 //! Finished rows, and the sums of their day, are forgotten after five weeks.
 //!
-//! What it costs: a put is 3 or 4 items of a transaction (6 or 8 write units). `unfinished` and `gaps` read
-//! unfinished rows only; `totals` reads those and an item for each day kept (about 10 kB, 3 read units).
+//! The cost of a put is 3 or 4 items of a transaction (6 or 8 write units). `unfinished` and `gaps` read only
+//! unfinished rows. `totals` reads those and an item for each day kept (about 10 kB, 3 read units).
 
 use std::collections::BTreeMap;
 
@@ -32,21 +35,21 @@ use crate::{
 
 const OPEN: &str = "ledger-open";
 const TOTALS: &str = "ledger-totals";
-/// Rows of one transaction: the lease and the day's sums are in it too, and each row has a copy.
+/// Most rows in one transaction. It also holds the lease and the day's sums, and a copy of each row.
 const ROWS: usize = (TRANSACTION - 2) / 2;
-/// Days after its minute that a finished row is kept, and a day more the sums of its day.
+/// Days for which a finished row is kept after its minute. The sums of its day are kept one day longer.
 const KEPT_DAYS: i64 = 36;
-/// How often a write looks again at rows that others changed meanwhile.
+/// Most attempts of a write whose rows other processes change meanwhile.
 const LOOKS: u32 = 20;
 
 pub(super) struct AwsLedger(pub(super) Table);
 
-/// What a write takes the old row for.
+/// The old row that a write assumes.
 #[derive(Clone)]
 enum Before {
-    /// Unfinished, or none: nothing of it is in the sums.
+    /// An unfinished row or none, which the sums do not include.
     Open,
-    /// This one, left so by the write with this mark.
+    /// This row, as the write with this mark left it.
     Known(Box<LedgerRow>, String),
 }
 
@@ -54,7 +57,8 @@ fn date(minute: Minute) -> Date {
     TimeZone::UTC.to_datetime(minute.start()).date()
 }
 
-/// Rows are kept by month: a range is few queries, and no partition grows for ever.
+/// Returns the partition of a day's rows. Each month has one, so that a range takes few queries and no partition grows
+/// without bound.
 fn partition(date: Date) -> String {
     format!("ledger#{}", date.strftime("%Y-%m"))
 }
@@ -79,9 +83,9 @@ impl Ledger for AwsLedger {
         self.put_some(&[row], lease).await
     }
 
-    /// Transactions of up to 49 rows of a day.
+    /// Writes the rows in transactions of up to 49 rows of one day.
     async fn put_all(&self, rows: &[LedgerRow], lease: &Lease) -> Result<(), StoreError> {
-        // Of several for one minute the last counts.
+        // If there are several rows for one minute, the last one counts.
         let rows: BTreeMap<Minute, &LedgerRow> = rows.iter().map(|row| (row.minute, row)).collect();
         let rows: Vec<&LedgerRow> = rows.into_values().collect();
         for day in rows.chunk_by(|a, b| date(a.minute) == date(b.minute)) {
@@ -149,7 +153,7 @@ impl Ledger for AwsLedger {
             for (name, value) in &day {
                 if let AttributeValue::N(_) = value {
                     let sum: i64 = number_of(&day, name, &what)?;
-                    // Below zero where the sums expired before a row that was then written again.
+                    // A sum is below zero if the sums expired before a row that was then written again.
                     counts.insert(name.clone(), u64::try_from(sum).unwrap_or(0).into());
                 }
             }
@@ -257,13 +261,13 @@ impl AwsLedger {
     }
 }
 
-/// So many days after a minute.
+/// Returns the expiry time of an item, `days` after its minute.
 fn expires(minute: Minute, days: i64) -> AttributeValue {
     let after = SignedDuration::from_hours(days * 24);
     expiry(minute.start().saturating_add(after).unwrap_or(Timestamp::MAX))
 }
 
-/// Adds what a finished row has in the sums, so many times.
+/// Adds a finished row's counts to the sums, multiplied by the given factor.
 fn count(
     sums: &mut BTreeMap<String, i128>,
     row: &LedgerRow,
@@ -288,7 +292,7 @@ fn is_open(state: &MinuteState) -> bool {
     !matches!(state, MinuteState::Loaded | MinuteState::Buried { .. })
 }
 
-/// What a state is called, and when it is due.
+/// Returns the name of a state and the time at which it is due.
 fn state_of(state: &MinuteState) -> (&'static str, AttributeValue) {
     let always = number(0);
     match state {
@@ -311,7 +315,7 @@ fn row_of(item: &Item) -> Result<LedgerRow, StoreError> {
         .map_err(|error| damaged(&what, error.to_string()))
 }
 
-/// What a refused write is to go by: the row that it found.
+/// Returns the old row that a refused write has to assume next: the row that the refusal found.
 fn before_of(found: &Item) -> Result<Before, StoreError> {
     if found.is_empty() || found.get("open") == Some(&AttributeValue::Bool(true)) {
         return Ok(Before::Open);

@@ -1,4 +1,4 @@
-//! Memory: an item for each thing remembered, until it expires.
+//! The memory in `DynamoDB`: an item for each remembered id, until it expires.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 const CHANGE: &str = "SET #until = :until, #expires_at = :expires, #written = :now, #by = :me";
-/// Condition of a new entry: there is none, it has expired, or it was written by a clock that was ahead.
+/// Condition for a new entry: the id has no entry, or its entry has expired or was written by a clock that was ahead.
 const NEW: &str = "attribute_not_exists(#pk) OR #until <= :now OR #written > :latest";
 
 pub(super) struct AwsMemory(pub(super) Table);
@@ -55,7 +55,7 @@ impl Memory for AwsMemory {
         Ok(())
     }
 
-    /// A transaction for up to 100 ids; where some are known already a second one for the others.
+    /// Uses one transaction for up to 100 ids, and a second one for the others if some are known already.
     async fn remember_all(
         &self,
         kind: &str,
@@ -82,13 +82,13 @@ impl Memory for AwsMemory {
                 left.retain(|id| !new.contains_key(id));
             }
         }
-        // An id that comes twice is new once.
+        // An id that is given twice is new only once.
         Ok(ids.iter().map(|id| new.remove(id).unwrap_or(false)).collect())
     }
 }
 
 impl AwsMemory {
-    /// Remembers all of them, or none where any is known already: then says which.
+    /// Remembers all of the ids. If any is known already, remembers none and returns which are known.
     async fn remember_together(
         &self,
         kind: &str,

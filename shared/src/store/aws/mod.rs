@@ -1,4 +1,4 @@
-//! The AWS family: one `DynamoDB` table for everything that is decided on, S3 for bundles.
+//! The implementation on AWS: one `DynamoDB` table, S3 for objects, and SQS for waiting work.
 //!
 //! The table has the keys `pk` and `sk` (texts), the TTL attribute `expires_at` (seconds since 1970), and
 //! these items. Times are nanoseconds since 1970, `by` is a random mark of the call that wrote last.
@@ -15,9 +15,9 @@
 //! | `budget#<name>` | number of the grant, 20 digits | `granted`, `by` | 32 days, or as long as the longest window |
 //! | `quota-used#<YYYY-MM-DD>` | `#<category>` | `category`, `used` | 35 days after the day |
 //!
-//! Every write is conditional, and every read consistent. A write that is sent twice, because its answer was
-//! lost, counts once: a transaction by its request token, any other by `by`.
-//! `DynamoDB` removes what expired some time later (days at times), so whoever reads compares times.
+//! Every write is conditional, and every read is consistent. A write that is sent twice, because its answer was lost,
+//! counts once: a transaction is identified by its request token, any other write by `by`. `DynamoDB` removes expired
+//! items with a delay, sometimes of days, so every reader compares times.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,29 +50,30 @@ pub use http::http_client;
 pub use inbox::SqsInbox;
 pub use rules::S3Rules;
 
-/// Attempts of a call that failed on the way, was throttled or met a fault of AWS's, and the waits between
-/// them (full jitter).
+/// Most attempts of a call that failed on the way, was throttled or met a server error of AWS.
 const ATTEMPTS: u32 = 8;
+/// Longest wait before the second attempt; it grows with each further one (full jitter).
 const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// Upper bound of the growing wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
-/// A call of `DynamoDB` takes milliseconds; one that takes this long is sent again.
+/// Time after which a call of `DynamoDB` is sent again. A call usually takes milliseconds.
 const CALL: Duration = Duration::from_secs(10);
 
-/// Opens the state on AWS. The SDK takes region, endpoint and credentials from the usual variables and
-/// files; proxies and certificate authorities come from `settings`. Nothing is looked at: a table or a
-/// bucket that is not there is the first use's error.
+/// Opens the state on AWS. The SDK reads region, endpoint and credentials from the usual variables and files, while
+/// proxies and certificate authorities come from `settings`. Opening sends no request, so a missing table or bucket
+/// shows only at the first use.
 ///
 /// # Errors
-/// [`StoreError::Http`].
+/// [`StoreError::Http`] if a proxy or a certificate authority cannot be used.
 pub async fn open(settings: &Settings, places: &AwsState) -> Result<Store, StoreError> {
     let config = config(settings).await?;
     store(settings, &config, places)
 }
 
-/// What all clients of AWS have in common.
+/// Returns the configuration that all clients of AWS share.
 ///
 /// # Errors
-/// [`StoreError::Http`].
+/// [`StoreError::Http`] if a proxy or a certificate authority cannot be used.
 pub async fn config(settings: &Settings) -> Result<SdkConfig, StoreError> {
     let retries = RetryConfig::standard()
         .with_max_attempts(ATTEMPTS)
@@ -109,7 +110,7 @@ impl ProvideCredentials for HiddenCredentials {
     }
 }
 
-/// A client of S3, with the timeouts of `config`.
+/// Returns a client of S3 with the timeouts of `config`.
 fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
     // The buckets of an emulator have no host names of their own.
     let by_path = config.endpoint_url().is_some();
@@ -117,7 +118,7 @@ fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config)
 }
 
-/// The state in `places`, spoken to as `config` says.
+/// Returns the state in `places`, whose clients use `config`.
 ///
 /// # Errors
 /// As [`local::open`](super::local::open).

@@ -1,4 +1,4 @@
-//! Quotas: an item for each place taken, and the number of them beside it, changed in one transaction.
+//! Quotas in `DynamoDB`: an item for each place taken, and a counter of them. One transaction changes both.
 
 use async_trait::async_trait;
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
@@ -9,7 +9,7 @@ use super::table::{
 };
 use crate::store::{QuotaUsage, Quotas, Reservation, Stage, StoreError};
 
-/// Days that a place is kept after its own: far longer than any work on it takes.
+/// Days for which a place is kept after its own day. It is far longer than any work on it takes.
 const KEPT_DAYS: i64 = 35;
 
 const STAGES: [Stage; 4] = [Stage::Reserved, Stage::Stored, Stage::Sourced, Stage::Reported];
@@ -53,7 +53,7 @@ impl Quotas for AwsQuotas {
             Some("attribute_not_exists(#pk)"),
             item([]),
         )?;
-        // Where there is no number yet the first condition does not hold: no place was taken.
+        // Without a counter no place is taken. The first condition does not hold then, so a limit of 0 refuses as well.
         let room = if limit == 0 {
             "#used < :limit"
         } else {
@@ -106,7 +106,7 @@ impl Quotas for AwsQuotas {
                 item([(":stage", number(rank))]),
             )
             .await?;
-        // Refused where there is none, or where it is as far already.
+        // The update is refused if there is no such place, or if its stage is as late already.
         Ok(match updated {
             Updated::Done(_) => true,
             Updated::Refused(place) => !place.is_empty(),
@@ -148,12 +148,12 @@ impl Quotas for AwsQuotas {
         for count in found {
             let category = text_of(&count, "category", &action)?.to_owned();
             let used: i64 = number_of(&count, "used", &format!("the quota of {category}"))?;
-            // Below zero where the number expired before a place that was then given back.
+            // The counter is below zero if it expired before a place that was then given back.
             if let Ok(used @ 1..) = u64::try_from(used) {
                 usage.push(QuotaUsage { category, used });
             }
         }
-        // Long names are cut in the keys, so their order may differ.
+        // Long names are shortened in the keys, so the keys' order may differ from that of the names.
         usage.sort_by(|a, b| a.category.cmp(&b.category));
         Ok(usage)
     }

@@ -19,18 +19,20 @@ use crate::{
 
 /// The setting that names the bucket.
 const RULES_ROOT: &str = "RULES_ROOT";
-/// Objects that are looked through for rule files, …
+/// Most objects that are listed to find rule files.
 const MOST_OBJECTS: usize = 10_000;
-/// … files, bytes of one and bytes of all: far more than people write, and little memory.
+/// Most rule files. It is far more than people write.
 const MOST_FILES: usize = 1_000;
+/// Largest rule file in bytes.
 const MOST_BYTES: i64 = 1024 * 1024;
+/// Most bytes of all rule files together. It bounds the memory that they take.
 const MOST_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
 const AT_ONCE: usize = 8;
-/// A bundle waits for a look at the rules; with all its tries a call takes no longer.
+/// Longest time of a call with all its attempts. It is short, because a bundle waits while the rules are read.
 const CALL: Duration = Duration::from_secs(20);
 
-/// The objects of a bucket whose keys begin with a prefix and end with `.yaml`. A name, or a part of it behind
-/// the prefix, that begins with a dot is passed over.
+/// The rule files in a bucket: the objects whose keys begin with a prefix and end with `.yaml`. An object is ignored if
+/// a part of its key behind the prefix begins with a dot.
 pub struct S3Rules {
     client: Client,
     bucket: String,
@@ -38,7 +40,7 @@ pub struct S3Rules {
 }
 
 impl S3Rules {
-    /// Rules in the bucket `bucket` below `prefix`, which is empty or ends with `/`.
+    /// Reads rules in the bucket `bucket` below `prefix`, which is empty or ends with `/`.
     pub fn new(config: &SdkConfig, bucket: &str, prefix: &str) -> Self {
         let timeouts = TimeoutConfig::builder().operation_timeout(CALL).build();
         let config = config.to_builder().timeout_config(timeouts).build();
@@ -60,12 +62,12 @@ impl S3Rules {
 
     fn is_rule_file(&self, key: &str) -> bool {
         let Some(path) = key.strip_prefix(&self.prefix) else { return false };
-        // As in a directory, where `.YAML` is none either.
+        // The ending is case-sensitive, as in a directory: `.YAML` does not count.
         let is_yaml = Path::new(path).extension().is_some_and(|extension| extension == "yaml");
         is_yaml && !path.split('/').any(|part| part.starts_with('.'))
     }
 
-    /// The key of a rule file and its mark, an `ETag`; `None` for another object.
+    /// Returns the key of a rule file and its mark, an `ETag`; `None` for any other object.
     fn mark(&self, object: &Object) -> Result<Option<(String, String)>, RuleError> {
         let Some(key) = object.key().filter(|key| self.is_rule_file(key)) else { return Ok(None) };
         if object.size().is_some_and(|size| size > MOST_BYTES) {
@@ -74,7 +76,7 @@ impl S3Rules {
         Ok(Some((key.to_owned(), object.e_tag().unwrap_or_default().to_owned())))
     }
 
-    /// An object, if it is the one that was seen.
+    /// Reads an object if its `ETag` is still `mark`.
     async fn fetch(&self, key: &str, mark: &str) -> Result<Vec<u8>, RuleError> {
         let action = "reading a rule file";
         let asked = self.client.get_object().bucket(&self.bucket).key(key).if_match(mark).send();
@@ -114,7 +116,8 @@ impl RuleSource for S3Rules {
         Ok(Some(marks).filter(|marks| !marks.is_empty()))
     }
 
-    /// What cannot be fetched is no file with an error: the whole load fails, however lenient.
+    /// Loads the rules. If an object cannot be fetched, the whole load fails even if `lenient`, because that is not an
+    /// error in a rule file.
     async fn load(&self, seen: Option<&Marks>, lenient: bool) -> Result<Loaded, RuleErrors> {
         let Some(seen) = seen else {
             let rules = RuleSet::empty();

@@ -1,4 +1,4 @@
-//! The table: items by key, conditional writes, transactions.
+//! Access to the `DynamoDB` table: items by key, conditional writes, transactions.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,21 +19,23 @@ use crate::{
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 
-/// The sort key of what stands alone.
+/// Sort key of an item that is the only one in its partition.
 pub(super) const ALONE: &str = "-";
-/// `DynamoDB`'s limit of writes in one transaction.
+/// Most writes in one transaction, which is `DynamoDB`'s limit.
 pub(super) const TRANSACTION: usize = 100;
 
-/// The setting that names the table, for errors.
+/// Setting that names the table; it is shown in errors.
 const PLACE: &str = "STATE_TABLE";
-/// Writes that meet another one to the same item are sent again, so often at most. Many clients of one quota
-/// meet often, each time one of them gets through; the waits are spread from nothing to these.
+/// Most retries of a write that conflicts with another one to the same item. Many clients of one quota conflict often,
+/// but each time one of them succeeds.
 const MEETINGS: u32 = 50;
+/// Longest wait before the first retry; the wait is random and grows with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
+/// Upper bound of the growing wait between retries.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// Items that a query looks at in one call, where it wants fewer.
+/// Smallest number of items that a query with a condition examines in one call, even if it wants fewer.
 const PAGE: usize = 100;
-/// Bytes of a name that are kept as they are in a key; `DynamoDB` takes 1024 in a sort key.
+/// Most bytes of a name that are used unchanged in a key; `DynamoDB` allows 1024 in a sort key.
 const LONGEST_NAME: usize = 800;
 
 #[derive(Clone)]
@@ -42,7 +44,7 @@ pub(super) struct Table {
     name: Arc<str>,
 }
 
-/// Where an item is.
+/// Primary key of an item.
 #[derive(Clone, Debug)]
 pub(super) struct Key {
     pub(super) pk: String,
@@ -59,34 +61,34 @@ impl Key {
     }
 }
 
-/// What became of a conditional update.
+/// Outcome of a conditional update.
 pub(super) enum Updated {
-    /// It is done; the item as it is now.
+    /// The update was made; the item as it is now.
     Done(Item),
-    /// The condition does not hold; the item as it is, if there is one.
+    /// The condition does not hold; the existing item, which is empty if there is none.
     Refused(Item),
 }
 
-/// What became of a transaction.
+/// Outcome of a transaction.
 pub(super) enum Transacted {
-    /// All of it is done.
+    /// All writes were made.
     Done,
-    /// Nothing is done. For each write, where its condition does not hold, the item that is there (empty
-    /// where there is none, or for a mere check).
+    /// No write was made. For each write whose condition does not hold, the existing item, which is empty if there is
+    /// none or for a mere check.
     Refused(Vec<Option<Item>>),
 }
 
-/// Which items of a partition.
+/// Selects items of a partition.
 #[derive(Default)]
 pub(super) struct Filter<'a> {
-    /// First and last sort key; none: all.
+    /// First and last sort key; `None` selects all.
     pub(super) between: Option<(String, String)>,
-    /// A condition on other attributes, and its values.
+    /// Condition on other attributes; its values are in `values`.
     pub(super) condition: Option<&'a str>,
     pub(super) values: Item,
-    /// At most so many.
+    /// Most items to return.
     pub(super) limit: Option<usize>,
-    /// The last sort key first.
+    /// Whether the item with the last sort key comes first.
     pub(super) newest_first: bool,
 }
 
@@ -150,8 +152,8 @@ impl Table {
         }
     }
 
-    /// Changes or makes an item where `condition` holds. Names are written `#name`, values `:name`. Where the
-    /// change sets `#by = :me` to a [`mark`], a repeat of one that was done already is done too.
+    /// Changes or creates an item if `condition` holds. Expressions write names as `#name` and values as `:name`. If
+    /// the change sets `#by = :me` to a [`mark`], a repeat of a call that was already made counts as done.
     pub(super) async fn update(
         &self,
         action: &str,
@@ -194,7 +196,7 @@ impl Table {
         }
     }
 
-    /// Does all writes or none; a repeat of one that was done already does nothing.
+    /// Makes all writes or none. A repeat of a transaction that was already made does nothing.
     pub(super) async fn transact(
         &self,
         action: &str,
@@ -218,7 +220,7 @@ impl Table {
         }
     }
 
-    /// A change of a transaction, as [`Table::update`].
+    /// Returns a write for a transaction that changes an item, as [`Table::update`] does.
     pub(super) fn change(
         &self,
         key: Key,
@@ -239,7 +241,7 @@ impl Table {
         Ok(TransactWriteItem::builder().update(update.map_err(incomplete)?).build())
     }
 
-    /// A new item of a transaction in the place of the old one.
+    /// Returns a write for a transaction that puts an item in the place of the old one.
     pub(super) fn put(
         &self,
         key: Key,
@@ -260,7 +262,7 @@ impl Table {
         Ok(TransactWriteItem::builder().put(put.map_err(incomplete)?).build())
     }
 
-    /// A removal of a transaction.
+    /// Returns a write for a transaction that removes an item.
     pub(super) fn delete(
         &self,
         key: Key,
@@ -277,7 +279,7 @@ impl Table {
         Ok(TransactWriteItem::builder().delete(delete.map_err(incomplete)?).build())
     }
 
-    /// A condition of a transaction on an item that it leaves as it is.
+    /// Returns a condition for a transaction on an item that it does not change.
     pub(super) fn check(
         &self,
         key: Key,
@@ -297,7 +299,7 @@ impl Table {
 
 enum Verdict {
     Refused(Vec<Option<Item>>),
-    /// It met another write.
+    /// The write conflicted with another one.
     Met,
     Failed,
 }
@@ -305,7 +307,7 @@ enum Verdict {
 fn verdict<R>(error: &SdkError<TransactWriteItemsError, R>) -> Verdict {
     let Some(error) = error.as_service_error() else { return Verdict::Failed };
     let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else {
-        // Also where AWS still works at the first copy of this very transaction.
+        // The first copy of this very transaction may still be in progress, which counts as a conflict too.
         let met = error.code() == Some("TransactionInProgressException");
         return if met { Verdict::Met } else { Verdict::Failed };
     };
@@ -322,17 +324,17 @@ fn verdict<R>(error: &SdkError<TransactWriteItemsError, R>) -> Verdict {
     if met.into_iter().any(is) { Verdict::Met } else { Verdict::Failed }
 }
 
-/// The SDK's builders refuse a write without what it needs; ours never are.
+/// Returns the error of the SDK's builders for a write with a missing part. No write here lacks one.
 fn incomplete(error: aws_sdk_dynamodb::error::BuildError) -> StoreError {
     StoreError::Unavailable { action: "putting a write together".into(), source: error.into() }
 }
 
-/// A mark that no other call has: 24 hexadecimal digits.
+/// Returns a random mark that identifies a call: 24 hexadecimal digits.
 pub(super) fn mark() -> String {
     request_id() + &request_id()
 }
 
-/// The names that an expression writes as `#name`: an attribute may be called as one of `DynamoDB`'s words.
+/// Returns the attribute names that an expression writes as `#name`. Plain names could be reserved words of `DynamoDB`.
 fn names(expression: &str) -> HashMap<String, String> {
     expression
         .split('#')
@@ -345,7 +347,7 @@ fn names(expression: &str) -> HashMap<String, String> {
         .collect()
 }
 
-/// A name as a part of a key: a long one is cut, and told apart by its hash.
+/// Returns a name as a part of a key. A long name is shortened and made unique by its hash.
 pub(super) fn part(name: &str) -> String {
     if name.len() <= LONGEST_NAME {
         return name.to_owned();
@@ -370,12 +372,12 @@ pub(super) fn time(time: Timestamp) -> AttributeValue {
     number(time.as_nanosecond())
 }
 
-/// As `expires_at` takes it: whole seconds, not before `time`.
+/// Returns a value for `expires_at`: whole seconds, later than `time`.
 pub(super) fn expiry(time: Timestamp) -> AttributeValue {
     number(time.as_second().saturating_add(1))
 }
 
-/// The text under `name`.
+/// Returns the text in the attribute `name`.
 pub(super) fn text_of<'a>(item: &'a Item, name: &str, what: &str) -> Result<&'a str, StoreError> {
     item.get(name)
         .and_then(|value| value.as_s().ok())
@@ -383,7 +385,7 @@ pub(super) fn text_of<'a>(item: &'a Item, name: &str, what: &str) -> Result<&'a 
         .ok_or_else(|| damaged(what, format!("it has no text `{name}`")))
 }
 
-/// The number under `name`.
+/// Returns the number in the attribute `name`.
 pub(super) fn number_of<T: std::str::FromStr>(
     item: &Item,
     name: &str,
@@ -395,7 +397,7 @@ pub(super) fn number_of<T: std::str::FromStr>(
         .ok_or_else(|| damaged(what, format!("it has no number `{name}` that can be one")))
 }
 
-/// The time under `name`.
+/// Returns the time in the attribute `name`.
 pub(super) fn time_of(item: &Item, name: &str, what: &str) -> Result<Timestamp, StoreError> {
     Timestamp::from_nanosecond(number_of(item, name, what)?)
         .map_err(|error| damaged(what, format!("`{name}` is no time: {error}")))

@@ -1,4 +1,4 @@
-//! Budget: a row a request granted, until it is older than every window.
+//! The budget in SQLite: a row for each granted request, until it is older than every window.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +17,7 @@ pub(super) struct LocalBudget {
     pub(super) peers: Peers,
 }
 
-/// In nanoseconds.
+/// Returns in nanoseconds for how long a grant counts.
 fn counted(window: &Window) -> i64 {
     i64::try_from(window.counted().as_nanos()).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,7 @@
-//! Bundles: files in a directory, by key.
+//! Bundles as files in a directory, by key.
 //!
-//! A file is finished, flushed and closed before it gets its name, and the directory is flushed after;
-//! so a name always stands for a whole file, also after a loss of power.
+//! A file is finished, flushed and closed before it gets its name, and the directory is flushed afterwards. So a name
+//! always stands for a whole file, even after a loss of power.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -26,8 +26,8 @@ use crate::store::{
     keys::{check_key, check_prefix},
 };
 
-/// A folder that becomes empty is removed, so one may vanish between being made and being used. More
-/// tries than this would take as many removals at just the wrong moments.
+/// Most tries to create a file. A folder that becomes empty is removed, so a folder may vanish between its creation and
+/// its use. More tries would be needed only after as many removals at just the wrong moments.
 const TRIES: u32 = 10;
 
 #[derive(Clone)]
@@ -44,8 +44,8 @@ struct Inner {
 }
 
 impl LocalBundles {
-    /// Uses the directory `root`, and removes what dead processes left unfinished in it. To be called
-    /// by one process at a time.
+    /// Uses the directory `root`, and removes unfinished files that dead processes left in it. Only one process may
+    /// call it at a time.
     pub(super) fn open(root: PathBuf) -> Result<Self, StoreError> {
         let scratch = Scratch::open(&root.join(SCRATCH))?;
         Ok(Self::with(root, Some(scratch)))
@@ -160,7 +160,7 @@ impl Inner {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.is_file(key)? => false,
             Err(e) => return Err(e),
         };
-        // Also where another process made the name: it may not have come to its own flush yet.
+        // The flush is needed even if another process created the name, because that one may not have flushed yet.
         sync_parent(&to)?;
         fs::remove_file(from)?;
         Ok(new)
@@ -179,7 +179,7 @@ impl Inner {
         sync_parent(&to)
     }
 
-    /// Makes the folders of `key` and then does `naming`, again where a folder was removed meanwhile.
+    /// Creates the folders of `key` and then calls `naming`. Starts again if a folder was removed meanwhile.
     fn name(&self, key: &str, naming: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let mut tries = 0;
         loop {
@@ -214,7 +214,7 @@ impl Inner {
         Ok(())
     }
 
-    /// True where `key` is a plain file that is reached through plain folders alone.
+    /// Returns whether `key` is a plain file that is reached through plain folders alone.
     fn is_file(&self, key: &str) -> io::Result<bool> {
         let (folders, _) = key.rsplit_once('/').unwrap_or(("", key));
         if self.has_symlink(folders)? {
@@ -227,7 +227,7 @@ impl Inner {
         }
     }
 
-    /// True where a part of `folders` is a symbolic link: it may lead out of the directory.
+    /// Returns whether a part of `folders` is a symbolic link, which may lead out of the directory.
     fn has_symlink(&self, folders: &str) -> io::Result<bool> {
         let mut folder = self.root.clone();
         for segment in folders.split('/').filter(|s| !s.is_empty()) {
@@ -252,13 +252,13 @@ impl Inner {
             };
             for entry in entries {
                 let entry = entry?;
-                // What we put has such a name; anything else was put there by others.
+                // Files of this program have names in UTF-8. Any other was put there by others.
                 let Ok(name) = entry.file_name().into_string() else { continue };
                 let key = if folder.is_empty() { name } else { format!("{folder}/{name}") };
                 if check_key(&key).is_err() {
                     continue;
                 }
-                // Does not follow symbolic links.
+                // This call does not follow symbolic links.
                 let metadata = match entry.metadata() {
                     Ok(metadata) => metadata,
                     Err(e) if is_absence(&e) => continue,
@@ -287,7 +287,8 @@ impl Inner {
             Err(e) if is_absence(&e) => return Ok(()),
             Err(e) => return Err(e),
         }
-        // No flush: what comes back after a loss of power is worked again, which changes nothing.
+        // The directory is not flushed. A file that comes back after a loss of power is worked again, which changes
+        // nothing.
         let mut key = key;
         while let Some((folder, _)) = key.rsplit_once('/') {
             if fs::remove_dir(self.root.join(folder)).is_err() {
@@ -303,7 +304,7 @@ impl Inner {
             let reason = "the state was opened for looking at it";
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         };
-        // Far from any name a caller would choose for its own files here.
+        // The name differs from any that a caller would choose for its own files here.
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         Ok(scratch.path.join(format!(".put-{n}")))
     }
@@ -315,7 +316,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Removes a file that has served; if that fails, the next process does it.
+/// Removes a file that is not needed any more. If that fails, the next process removes it.
 fn discard(path: &Path) {
     drop(fs::remove_file(path));
 }
@@ -329,7 +330,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 fn is_absence(error: &io::Error) -> bool {
-    // A segment that is a file in another key: nothing is there under this one.
+    // A segment of the key may be a file of another key, so there is nothing under this one.
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 

@@ -1,4 +1,4 @@
-//! Cursors: a row each.
+//! Cursors in SQLite: a row for each.
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};

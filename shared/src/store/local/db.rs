@@ -17,18 +17,18 @@ use url::Url;
 
 use super::{StoreError, adopt, unusable};
 
-/// Marks the file as ours (the letters `AzVt`), so that somebody else's database is not taken for state.
+/// Application id in the file (the letters `AzVt`), so that another program's database is not taken for state.
 const APPLICATION_ID: i64 = 0x417a_5674;
 
-/// How long a call waits for another process that writes. Writes take milliseconds; only a machine in
-/// trouble comes near this.
+/// Longest wait of a call for another process that writes. Writes take milliseconds, so only an overloaded machine
+/// comes near it.
 const BUSY: Duration = Duration::from_secs(30);
 
-/// The schema, a step a version: `user_version` counts the steps done. A step that was released is
-/// never changed; the next one goes behind it.
+/// Steps of the schema, one for each version: `user_version` counts the steps that were done. A released step is never
+/// changed; new steps are added at the end.
 ///
-/// Times are whole numbers: nanoseconds since 1970, but `cursors.position` and `ledger.minute` seconds
-/// since 1970, and days the number YYYYMMDD.
+/// Times are whole numbers. They are nanoseconds since 1970, except `cursors.position` and `ledger.minute`, which are
+/// seconds since 1970. Days are the number YYYYMMDD.
 const SCHEMA: &[&str] = &[
     "
     CREATE TABLE cursors (
@@ -134,7 +134,7 @@ const SCHEMA: &[&str] = &[
 ",
 ];
 
-/// What can go wrong inside of a call, before it is known what was attempted.
+/// Error inside of a call, where the attempted action is not known yet.
 pub(super) enum Fault {
     Sql(rusqlite::Error),
     Store(StoreError),
@@ -154,10 +154,10 @@ impl From<StoreError> for Fault {
 
 /// The database, shared by the capabilities.
 ///
-/// One connection behind one lock: SQLite has one writer at a time anyway, each call takes well under a
-/// millisecond plus its flush to disk, and calls of one process then never wait in SQLite's busy
-/// timeout for each other. The lock is tokio's, which is fair, and is taken before a blocking thread is,
-/// so that any number of waiting tasks occupies one thread.
+/// There is one connection behind one lock. SQLite has one writer at a time anyway, and each call takes well under a
+/// millisecond plus its flush to disk. So the calls of one process never wait for each other in SQLite's busy timeout.
+/// The lock is tokio's, which is fair. It is taken before a blocking thread is, so that any number of waiting tasks
+/// occupies one thread.
 #[derive(Clone)]
 pub(super) struct Db {
     connection: Arc<Mutex<Connection>>,
@@ -165,11 +165,11 @@ pub(super) struct Db {
 }
 
 impl Db {
-    /// Opens the database, makes or updates its schema. To be called by one process at a time.
+    /// Opens the database, and creates or updates its schema. Only one process may call it at a time.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        // Made here, because SQLite would let everybody read it; it gives its own mode to `-wal`. One
-        // that exists is not opened this way: closing it would drop the locks that another connection
-        // of this process holds on it.
+        // The file is created here, because SQLite would let everybody read it; SQLite gives its mode to `-wal` as
+        // well. An existing file is not opened this way, because closing it would drop the locks that another
+        // connection of this process holds on it.
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(path, e)),
             _ => {}
@@ -182,8 +182,8 @@ impl Db {
 
     /// Opens an existing database for reading. It makes and changes nothing.
     pub(super) fn look(path: &Path) -> Result<Self, StoreError> {
-        // Without a write-ahead log nobody has the database open, and it is complete. A plain open would make a log and
-        // its index.
+        // If there is no write-ahead log, nobody has the database open, and it is complete. Opening it the usual way
+        // would create a log and its index.
         let is_still = !wal(path).exists();
         let mut url =
             Url::from_file_path(path).map_err(|()| unusable(path, "its path is not absolute"))?;
@@ -210,8 +210,8 @@ impl Db {
         self.run(action.into(), move |connection| work(connection)).await
     }
 
-    /// Runs `work` in a transaction that holds the right to write from its start, so that what it reads
-    /// still stands when it writes. Durable once this returns; nothing is written where it errs.
+    /// Runs `work` in a transaction that holds the write lock from its start, so that what it reads is still valid when
+    /// it writes. The changes are durable once this returns. If `work` returns an error, nothing is written.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         action: impl Into<String>,
@@ -232,11 +232,11 @@ impl Db {
         action: String,
         work: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        // A task of its own takes its turn at the lock even where its caller, one of several futures of a task, is
-        // not polled; else all others would wait for that one.
+        // The work runs in a task of its own. It takes its turn at the lock even if its caller, one of several futures
+        // of a task, is not polled. Otherwise all others would wait for that caller.
         let connection = Arc::clone(&self.connection);
         let running = AbortOnDropHandle::new(tokio::spawn(async move {
-            // The guard goes along: a caller that is dropped meanwhile does not let the next one in early.
+            // The guard moves into the task, so a caller that is dropped meanwhile does not let the next one in early.
             let mut connection = connection.lock_owned().await;
             tokio::task::spawn_blocking(move || work(&mut connection)).await
         }));
@@ -259,10 +259,10 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
         let reason = format!("SQLite keeps its journal as `{mode}` there, not as a WAL");
         return Err(unusable(path, reason).into());
     }
-    // FULL flushes the WAL at each commit. NORMAL would keep the file sound, but a loss of power could
-    // undo the last commits: a place in a quota that was given away would be free again, and a minute
-    // whose staged bundle is gone would come back as unloaded. A kill of the process loses nothing
-    // either way. The price is one flush a write, and writes come per batch, not per record.
+    // FULL flushes the WAL at each commit. NORMAL would keep the file consistent, but a loss of power could undo the
+    // last commits: a place in a quota would be free again, and a minute whose staged bundle is gone would be unloaded
+    // again. A kill of the process loses nothing either way. The price is one flush for each write, and there is a
+    // write for each batch, not for each record.
     connection.pragma_update(None, "synchronous", "FULL")?;
 
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -329,24 +329,24 @@ fn damaged(path: &Path, error: &rusqlite::Error) -> StoreError {
     }
 }
 
-/// Nanoseconds since 1970, held within the years 1677 to 2262 that 64 bits reach.
+/// Returns a time in nanoseconds since 1970, limited to the years 1677 to 2262 that fit into 64 bits.
 pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     let held = time.as_nanosecond().clamp(i128::from(i64::MIN), i128::from(i64::MAX));
     i64::try_from(held).unwrap_or(i64::MAX)
 }
 
-/// The inverse of [`nanoseconds`].
+/// Converts nanoseconds since 1970 back to a time; it is the inverse of [`nanoseconds`].
 pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {
-    // Every such number lies within the calendar.
+    // Every number of 64 bits is within the calendar.
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// A count as SQLite keeps it, held at its greatest number.
+/// Converts a count to SQLite's signed integer, limited to its greatest value.
 pub(super) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A count as SQLite kept it; `what` says where it stands.
+/// Converts a count back from SQLite's signed integer. `what` names the row in the error for a negative number.
 pub(super) fn unsigned(count: i64, what: &str) -> Result<u64, StoreError> {
     u64::try_from(count).map_err(|_| StoreError::Damaged {
         what: what.to_owned(),

@@ -1,4 +1,4 @@
-//! Waiting work: a row an item.
+//! The inbox in SQLite: a row for each item.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +14,8 @@ use crate::store::{
     },
 };
 
-/// How long an item that was lost before waits at least, in nanoseconds, for each time.
+/// Unit of the wait of an item that was lost before, in nanoseconds. The item waits one to two units for each earlier
+/// loss.
 const LOST: i64 = 5_000_000_000;
 
 pub(super) struct LocalInbox {
@@ -47,7 +48,7 @@ fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
     })
 }
 
-/// The text that the database has for a peer.
+/// Returns the name of a peer in the database.
 fn text_of(peer: Peer) -> &'static str {
     match peer {
         Peer::VirusTotal => "virustotal",
@@ -62,7 +63,7 @@ fn peer_of(text: &str) -> Peer {
 }
 
 impl LocalInbox {
-    /// Runs a statement on the row that `item` was taken from, if it is still the taker's.
+    /// Runs a statement on the row that `item` was taken from, if the taker still has it.
     async fn change(
         &self,
         action: &str,
@@ -72,7 +73,7 @@ impl LocalInbox {
         more: Vec<rusqlite::types::Value>,
     ) -> Result<bool, StoreError> {
         let Item { id, receipt, .. } = item.clone();
-        // A receipt that is no number is none of ours.
+        // A receipt that is not a number was not written by this implementation.
         let Ok(receipt) = receipt.parse::<i64>() else { return Ok(false) };
         let mut values: Vec<rusqlite::types::Value> =
             vec![queue.name().to_owned().into(), id.into(), receipt.into()];
@@ -164,7 +165,7 @@ impl Inbox for LocalInbox {
                 while let Some(row) = rows.next()? {
                     items.push(item(row)?);
                 }
-                // RETURNING keeps no order.
+                // `RETURNING` does not keep the order.
                 items.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
                 Ok(items)
             })
@@ -282,9 +283,9 @@ impl Inbox for LocalInbox {
         let now = nanoseconds(now);
         self.db
             .write(format!("reclaiming work of {}", queue.name()), move |db| {
-                // The receipt counts on, so that a taker that lives after all ends nothing. From its second loss
-                // in a row an item waits, the longer the more often and not as long as those that were lost with
-                // it: one that ends each process that takes it must not drag its neighbours along.
+                // The receipt is increased, so that a taker that is still alive can end nothing. From its second loss
+                // in a row an item waits, longer after each further loss and for a random time. So an item that kills
+                // each process that takes it does not take its neighbours along.
                 let rows = db.execute(
                     "UPDATE inbox SET due = iif(lost > 0, ?2 + lost * (?3 + abs(random() % ?3)), min(due, ?2)),
                                       lost = lost + 1, taken = 0, receipt = receipt + 1, written = ?2

@@ -1,4 +1,4 @@
-//! Leases: a locked file says that the owner lives, a row says who it is.
+//! Leases as locked files and rows: the lock shows that the owner lives, and the row names the owner.
 //!
 //! The operating system frees the lock when its owner ends, however it ends, so a lease needs no expiry here. A lock
 //! belongs to an open file, not to a process: two owners in one process exclude each other too. The lock is taken only
@@ -30,7 +30,7 @@ const MOMENT: Duration = Duration::from_millis(5);
 
 pub(super) struct LocalLeases {
     pub(super) db: Db,
-    /// Where the lock files are.
+    /// Directory of the lock files.
     pub(super) locks: PathBuf,
 }
 
@@ -80,7 +80,7 @@ impl Leases for LocalLeases {
                          since = excluded.since, renewed = excluded.renewed, fence = excluded.fence",
                     params![name, owner, nanoseconds(now), signed(fence)],
                 )?;
-                // Where the commit fails, the lease is dropped, and the lock with it.
+                // If the commit fails, the lease is dropped, and the lock with it.
                 Ok(Grant::Acquired(Lease { name, owner, fence, guard: Some(Box::new(locked)) }))
             })
             .await
@@ -99,8 +99,8 @@ impl Leases for LocalLeases {
     }
 
     async fn release(&self, lease: Lease) -> Result<(), StoreError> {
-        // The row stays and is looked at only while the file is locked. That goes along, and is let go of
-        // behind the removal; the file of one who dies stays for the next owner.
+        // The row stays, and is read only while the file is locked. The lock moves into the transaction and is released
+        // after the file is removed. The file of an owner that died stays for the next one.
         let path = self.path(&lease.name)?;
         let action = format!("giving back the lease {}", lease.name);
         self.db
@@ -131,7 +131,7 @@ impl Leases for LocalLeases {
                 let mut forgotten = 0;
                 for name in names {
                     let path = locks.join(file_name(&name));
-                    // One that is not renewed and is held all the same: a machine that slept.
+                    // A lease may be held although it was not renewed, for example after the machine slept.
                     match File::open(&path).map(|file| file.try_lock().map(|()| Locked(file))) {
                         Ok(Err(_)) => continue,
                         Ok(Ok(locked)) => {
@@ -188,7 +188,7 @@ fn try_lock(file: &File) -> Result<(), TryLockError> {
     file.try_lock()
 }
 
-/// Refuses a write under a lease that somebody took over.
+/// Returns [`StoreError::LeaseLost`] if another owner took the lease over.
 pub(super) fn require_newest(db: &Transaction<'_>, name: &str, fence: u64) -> Result<(), Fault> {
     match row(db, name)? {
         Some(row) if row.fence == fence => Ok(()),

@@ -1,4 +1,4 @@
-//! The ledger: a row for each feed minute.
+//! The ledger in SQLite: a row for each feed minute.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -39,7 +39,7 @@ impl Ledger for LocalLedger {
         self.put_all(std::slice::from_ref(row), lease).await
     }
 
-    /// In one transaction: all or none.
+    /// Writes all rows or none, in one transaction.
     async fn put_all(&self, rows: &[LedgerRow], lease: &Lease) -> Result<(), StoreError> {
         let (rows, name, fence) = (rows.to_vec(), lease.name.clone(), lease.fence);
         self.db
@@ -129,7 +129,7 @@ fn insert(db: &Connection, row: &LedgerRow) -> Result<(), Fault> {
 fn totals(db: &Connection) -> Result<LedgerTotals, Fault> {
     let mut totals = LedgerTotals::default();
     let mut statement = db.prepare_cached(
-        // Unlike sum(), total() does not fail where the sum is beyond 64 bits; the cast holds it at the greatest.
+        // Unlike `sum()`, `total()` does not fail if the sum exceeds 64 bits. The cast limits it to the greatest value.
         "SELECT state, count(*), CAST(total(records) AS INTEGER), CAST(total(delivered) AS INTEGER),
              CAST(total(filtered) AS INTEGER), CAST(total(rejected) AS INTEGER),
              CAST(total(requests) AS INTEGER), CAST(total(bad_values) AS INTEGER),
@@ -153,7 +153,7 @@ fn totals(db: &Connection) -> Result<LedgerTotals, Fault> {
     Ok(totals)
 }
 
-/// A state, spread over columns.
+/// The columns of a minute's state.
 #[derive(Default)]
 struct Columns<'a> {
     state: &'static str,
@@ -235,7 +235,7 @@ fn ledger_row(row: &Row<'_>) -> Result<LedgerRow, Fault> {
     Ok(LedgerRow { minute, state, counts, updated: timestamp(row.get(15)?) })
 }
 
-/// The counts in seven columns from `first` on.
+/// Reads the counts from seven columns, beginning at `first`.
 fn counts(row: &Row<'_>, first: usize, what: &str) -> Result<Counts, Fault> {
     let count =
         |n: usize| -> Result<u64, Fault> { Ok(unsigned(row.get(first.saturating_add(n))?, what)?) };

@@ -1,4 +1,4 @@
-//! Memory: a row for each thing remembered, until it expires.
+//! The memory in SQLite: a row for each remembered id, until it expires.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,9 +12,10 @@ use crate::{
     store::{Memory, StoreError},
 };
 
-/// Expired rows are removed at the first write of a process and at each of this many after it, at most
-/// [`PURGED`] rows at a time: more than are written meanwhile, and never a long stop.
+/// Number of writes after which expired rows are removed. They are also removed at the first write of a process.
 const PURGE_EVERY: u32 = 64;
+/// Most rows that are removed at a time. It is more than are written meanwhile, and few enough not to stop a write for
+/// long.
 const PURGED: i64 = 1000;
 
 pub(super) struct LocalMemory {

@@ -1,5 +1,5 @@
-//! The local family: one SQLite file and a directory of bundles under STATEDIR, safe for several
-//! processes on one host.
+//! The local implementation: one SQLite file and a directory of bundles under STATEDIR, safe for several processes on
+//! one host.
 //!
 //! ```text
 //! STATEDIR/state.sqlite      cursors, leases, ledger, memory, quotas, inbox, budget
@@ -34,15 +34,17 @@ pub(super) use scratch::Scratch;
 
 /// Name of the database in STATEDIR.
 const DATABASE: &str = "state.sqlite";
+/// Name of the directory of lock files in STATEDIR.
 const LOCKS: &str = "locks";
+/// Name of the directory of bundles in STATEDIR.
 const BUNDLES: &str = "bundles";
 
-/// Opens the state under `state_dir`, and makes it where there is none. Blocks: on the disk, and for
-/// as long as another process opens the same state.
+/// Opens the state under `state_dir`, and creates it if there is none. Blocks on the disk, and while another process
+/// opens the same state.
 ///
 /// # Errors
-/// [`StoreError::StateDir`] where the directory cannot be made or written, [`StoreError::Newer`] where
-/// a newer program wrote it, [`StoreError::Damaged`] where the database is not one of ours.
+/// [`StoreError::StateDir`] if the directory cannot be created or written, [`StoreError::Newer`] if a newer program
+/// wrote it, [`StoreError::Damaged`] if another program created the database.
 pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
     open_with(state_dir, &Peers::default())
 }
@@ -59,8 +61,8 @@ pub fn open_with(state_dir: &Path, peers: &Peers) -> Result<Store, StoreError> {
     Ok(store(state_dir, &db, bundles, peers))
 }
 
-/// Opens the state under `state_dir` for reading. It makes and changes nothing, and waits for nobody; each write fails.
-/// `None` if there is no state.
+/// Opens the state under `state_dir` for reading; `None` if there is no state. It creates and changes nothing, and
+/// waits for no other process. Each write fails.
 ///
 /// # Errors
 /// As [`open`].
@@ -91,15 +93,15 @@ fn store(state_dir: &Path, db: &db::Db, bundles: bundles::LocalBundles, peers: &
     }
 }
 
-/// Scratch for a family that keeps its objects elsewhere.
+/// Opens a scratch directory for an implementation that keeps its objects elsewhere.
 pub(super) fn scratch(state_dir: &Path) -> Result<Scratch, StoreError> {
     let _gate = begin(state_dir)?;
     Scratch::open(&state_dir.join(BUNDLES).join(scratch::SCRATCH))
 }
 
-/// Makes the directories. Opening is done by one process at a time, as long as what this gives is held:
-/// SQLite's busy timeout does not cover the switch to WAL, and left-over scratch must not be taken from a
-/// process that is about to lock it.
+/// Creates the directories and returns a lock, which lets one process at a time open the state. It is needed because
+/// SQLite's busy timeout does not cover the switch to WAL, and because left-over scratch must not be removed while
+/// another process is about to lock it.
 fn begin(state_dir: &Path) -> Result<Locked, StoreError> {
     let locks = state_dir.join(LOCKS);
     make_dir(state_dir, false)?;
@@ -111,18 +113,17 @@ fn begin(state_dir: &Path) -> Result<Locked, StoreError> {
     Ok(Locked(gate))
 }
 
-/// The last minute that the Go plugin loaded: its STATEDIR holds `v3_files`, the start of that minute
-/// in seconds since 1970, as text. `None` where there is no such file.
+/// Returns the last minute that the Go plugin loaded. Its STATEDIR has a file `v3_files` with the start of that minute,
+/// in seconds since 1970, as text. `None` if there is no such file.
 ///
 /// # Errors
-/// [`StoreError::Damaged`] where the file holds anything else, [`StoreError::StateDir`] where it cannot
-/// be read.
+/// [`StoreError::Damaged`] if the file holds anything else, [`StoreError::StateDir`] if it cannot be read.
 pub fn go_plugin_position(state_dir: &Path) -> Result<Option<Minute>, StoreError> {
     Ok(go_plugin_time(&state_dir.join("v3_files"))?.map(Minute::from_unix_seconds))
 }
 
-/// The time of the last Livehunt notification that the Go plugin sent on: its STATEDIR holds `livehunt`, in
-/// seconds since 1970, as text. `None` where there is no such file.
+/// Returns the time, in seconds since 1970, of the last Livehunt notification that the Go plugin sent on. Its STATEDIR
+/// has a file `livehunt` with that time as text. `None` if there is no such file.
 ///
 /// # Errors
 /// As [`go_plugin_position`].
@@ -131,9 +132,9 @@ pub fn go_plugin_hunt(state_dir: &Path) -> Result<Option<i64>, StoreError> {
 }
 
 fn go_plugin_time(path: &Path) -> Result<Option<i64>, StoreError> {
-    // From the founding of VirusTotal (2004) to the year 9999: anything outside is another unit.
+    // Times from the founding of VirusTotal (2004) to the year 9999. A number outside has another unit.
     const SANE: std::ops::Range<i64> = 1_072_915_200..253_402_300_800;
-    // Longer than any number of seconds, with room for blanks and a newline.
+    // Most bytes that are read. It is longer than any number of seconds, with room for blanks and a newline.
     const LONGEST: u64 = 64;
 
     let mut text = Vec::new();
@@ -163,8 +164,8 @@ fn unusable(
     StoreError::StateDir { path: path.into(), source: source.into() }
 }
 
-/// Makes a directory that only this user can enter. One that exists keeps its mode unless it is
-/// `ours`: STATEDIR itself may be shared with other programs on purpose.
+/// Creates a directory that only this user can enter. An existing directory keeps its mode unless it is `ours`, because
+/// STATEDIR itself may be shared with other programs on purpose.
 fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
     let make = || {
         let is_new = !path.exists();
@@ -180,8 +181,8 @@ fn make_dir(path: &Path, ours: bool) -> Result<(), StoreError> {
     make().map_err(|e: io::Error| unusable(path, e))
 }
 
-/// Opens a file to lock, and makes it where there is none. Two processes must find the same file under one
-/// name: whoever removes one takes care of that.
+/// Opens a file to lock, and creates it if there is none. Two processes must find the same file under one name, so a
+/// caller that removes the file has to ensure that.
 fn lock_file(path: &PathBuf) -> io::Result<File> {
     let is_new = !path.exists();
     let file =
@@ -212,9 +213,8 @@ struct Locked(File);
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // Closing alone is not enough: a process that is just being started from this one holds a copy
-        // of the open file, and the lock with it, until it runs its own program. If it fails, the
-        // closing that follows does it.
+        // Closing the file is not enough. A child process that is just being started holds a copy of the open file, and
+        // the lock with it, until it runs its own program. If unlocking fails, the close that follows frees the lock.
         drop(self.0.unlock());
     }
 }

@@ -1,4 +1,4 @@
-//! Quotas: a row for each place taken, and the number of them beside it.
+//! Quotas in SQLite: a row for each place taken, and a counter of them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,10 +10,11 @@ use super::db::{Db, Fault, unsigned};
 use crate::peers::Peers;
 use crate::store::{QuotaUsage, Quotas, Reservation, Stage, StoreError, totals::utc_day};
 
-/// Days that a place is kept after its own: far longer than any work on it takes.
+/// Days for which a place is kept after its own day. It is far longer than any work on it takes.
 const KEPT_DAYS: i64 = 35;
-/// As for the memory: old rows are removed now and then, few at a time.
+/// Number of reservations after which old rows are removed.
 const PURGE_EVERY: u32 = 64;
+/// Most rows that are removed at a time.
 const PURGED: i64 = 1000;
 
 pub(super) struct LocalQuotas {
@@ -45,7 +46,7 @@ impl Quotas for LocalQuotas {
         self.db
             .write(format!("reserving a place in the quota of {category}"), move |db| {
                 if purge {
-                    // A place may be of any day that somebody's event names.
+                    // An event may name any day, so `day` may lie in the future.
                     remove_old(db, day.min(utc_day(now)))?;
                 }
                 let day = number(day);
@@ -185,7 +186,8 @@ fn used(db: &Transaction<'_>, category: &str, day: i64) -> Result<u64, Fault> {
 
 fn remove_old(db: &Transaction<'_>, today: Date) -> Result<(), Fault> {
     let before = number(today.saturating_sub(KEPT_DAYS.days()));
-    // A primary key of three columns has no single number to limit by, so the rows are named.
+    // `DELETE` has no limit here, and a primary key of three columns has no single number to select by. So the rows are
+    // selected by the whole key.
     db.execute(
         "DELETE FROM quota_places WHERE (day, category, id) IN
              (SELECT day, category, id FROM quota_places WHERE day < ?1 LIMIT ?2)",
@@ -199,12 +201,12 @@ fn remove_old(db: &Transaction<'_>, today: Date) -> Result<(), Fault> {
     Ok(())
 }
 
-/// 2026-11-24 as 20261124.
+/// Returns a day as the number YYYYMMDD, such as 20261124.
 fn number(day: Date) -> i64 {
     i64::from(day.year()) * 10_000 + i64::from(day.month()) * 100 + i64::from(day.day())
 }
 
-/// The stages in order, as they are kept.
+/// Returns the number that the database stores for a stage. Later stages have greater numbers.
 fn rank(stage: Stage) -> i64 {
     match stage {
         Stage::Reserved => 0,

@@ -1,4 +1,4 @@
-//! Directories for files that are not finished yet: one a process, removed when it has ended.
+//! Scratch directories for unfinished files. Each process has one, which is removed after it has ended.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -10,21 +10,21 @@ use std::{
 use super::{Locked, adopt, lock_file, make_dir, unusable};
 use crate::store::StoreError;
 
-/// Unfinished files live on the file system of the finished ones, out of reach for keys, which have no
-/// dot first.
+/// Name of the folder of scratch directories. It is on the file system of the finished files. No key can name it,
+/// because segments of keys do not begin with a dot.
 pub(super) const SCRATCH: &str = ".scratch";
 
 /// A directory that no other process uses.
 pub(in crate::store) struct Scratch {
-    /// Where it is.
+    /// Path of the directory.
     pub(in crate::store) path: PathBuf,
-    /// Locked while this process uses it.
+    /// Lock that this process holds while it uses the directory.
     _lock: Locked,
 }
 
 impl Scratch {
-    /// Makes one in the folder `all`, and removes what dead processes left there. To be called by one
-    /// process at a time.
+    /// Creates a scratch directory in the folder `all`, and removes those of dead processes. Only one process may call
+    /// it at a time.
     pub(super) fn open(all: &Path) -> Result<Self, StoreError> {
         make_dir(all, true)?;
         remove_abandoned(all).map_err(|e| unusable(all, e))?;
@@ -33,7 +33,7 @@ impl Scratch {
     }
 }
 
-/// Removes the scratch of processes that ended: their locks are free.
+/// Removes the scratch directories of processes that ended, which are those whose locks are free.
 fn remove_abandoned(all: &Path) -> io::Result<()> {
     for entry in fs::read_dir(all)? {
         let lock = entry?.path();
@@ -61,7 +61,7 @@ fn remove_where_abandoned(lock: &PathBuf) -> io::Result<()> {
     }
 }
 
-/// Makes and locks scratch that no other process uses.
+/// Creates and locks a scratch directory that no other process uses.
 fn own_scratch(all: &Path) -> io::Result<(PathBuf, Locked)> {
     let mut n = 0_u64;
     loop {

@@ -1,5 +1,5 @@
-//! What says nothing of the events is tried again until the deadline; what only an operator can mend
-//! stops at once. Nothing is ever rejected by either.
+//! A failure that says nothing about the events is retried until the deadline, and one that only an operator can fix
+//! stops at once. Neither ever rejects an event.
 
 use std::{error::Error as _, fmt::Write as _, time::Duration};
 
@@ -15,13 +15,13 @@ use tokio::time::Instant;
 
 use super::{World, dispatcher, fifty, good, invalid, of_source, samples};
 
-/// No wait is lost on what never answers.
+/// Short timeouts, for answers that never come.
 const IMPATIENT: DispatcherOptions = DispatcherOptions {
     post_timeout: Duration::from_millis(400),
     ping_timeout: Duration::from_millis(400),
 };
 
-/// Ends so long from now.
+/// Returns limits that end after `time`.
 fn within(time: Duration) -> RunLimits {
     RunLimits::until(Instant::now() + time)
 }
@@ -60,14 +60,14 @@ async fn what_passes_is_tried_again_and_nothing_is_rejected() {
             headers: vec![("Retry-After".to_owned(), "0".to_owned())],
             body: String::new(),
         },
-        // Lies.
+        // Answers with impossible content.
         answer(200, ""),
         answer(200, "<html>welcome</html>"),
         answer(200, "{}"),
         answer(200, r#"{"total_ok":51,"total_failures":0,"failures":null}"#),
         answer(200, r#"{"total_ok":50,"total_failures":1,"failures":null}"#),
         Fault::EmptyBody,
-        // No answers.
+        // Faults without an answer.
         Fault::Reset,
         Fault::Lost,
         Fault::Hang,
@@ -130,7 +130,7 @@ async fn the_deadline_ends_the_attempts_and_tells_what_is_known() {
     world.sim.fail(&Fault::Delay { ms: 0 }, 1);
     world.sim.fail(&Fault::answer(503, "try later"), 100_000);
     let events = fifty(&[(17, invalid(17))]);
-    // Far enough for the first post on a busy machine.
+    // The deadline leaves enough time for the first post on a busy machine.
     let limits = within(Duration::from_secs(2));
     let error = world.publisher().publish(Model::Binary, &events, &limits).await.unwrap_err();
     assert_eq!(error.source().unwrap().to_string(), "the dispatcher answered 503: try later");
@@ -220,7 +220,7 @@ async fn a_source_that_azul_does_not_know_stops_and_is_named() {
     world.sim.register_source("VirusTotal");
     assert_eq!(world.publish(&events).await, vec![Delivery::Delivered; 50]);
 
-    // An answer that names none: what was sent names them.
+    // If the answer names no source, the error names those of the posted events.
     world.sim.fail(&Fault::answer(500, r#"{"detail":"unregistered topic"}"#), 1);
     let (reason, _) = stop(world.try_publish(&events).await.unwrap_err());
     let StopReason::UnregisteredSource { names, .. } = reason else { panic!("{reason:?}") };

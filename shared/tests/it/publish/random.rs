@@ -1,4 +1,5 @@
-//! Random sets of culprits over HTTP; the same with thousands of sets, without HTTP, is beside the code.
+//! Tests random sets of culprits over HTTP. The module `verdict` has the same test with thousands of sets, without
+//! HTTP.
 
 use azul_vt::{azul::event::ModelVersion, pipeline::publish::Delivery};
 use jiff::SignedDuration;
@@ -6,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{SMALL, World, encoded, event, good, invalid, old, samples, too_large, undecodable};
 
-/// Makes the event of a number.
+/// A function that makes the event with a number.
 type Make = fn(usize) -> Vec<u8>;
 
 fn kinds() -> impl Strategy<Value = Make> {
@@ -39,7 +40,7 @@ fn outcomes_are_exact_for_any_culprits() {
     });
 }
 
-/// An event that a filter of Azul drops.
+/// Returns an event that a filter of Azul drops.
 fn unwanted(n: usize) -> Vec<u8> {
     let mut event = event(n, ModelVersion::V6);
     event.entity.magic = "unwanted".into();

@@ -1,4 +1,4 @@
-//! What arrived at the dispatcher, in order, and the questions about it.
+//! The log of the events that arrived at the dispatcher, in order, and queries on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,19 +19,19 @@ use super::{
 /// An event that the dispatcher took and would now hand out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
-    /// Its model.
+    /// Model of the event.
     pub model: Model,
-    /// Its action; for a status event the status, for a plugin event "".
+    /// Action of the event: the status of a status event, "" for a plugin event.
     pub action: String,
     /// The name of its source; "" where the model has none.
     pub source: String,
-    /// Its key, hex.
+    /// Key of the event, as hex.
     pub key: String,
     /// The event in its JSON spelling, with `kafka_key` set.
     pub event: Value,
 }
 
-/// What a download event asks for or reports.
+/// The request or the result of a download event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Download {
     /// `<rule file>/<rule>`.
@@ -49,12 +49,12 @@ pub struct Arrived {
     pub events: Vec<Arc<Published>>,
     /// Binary events that overwrote an earlier one of the same key.
     pub repeats: u64,
-    /// What Azul's readers would choke on, though the dispatcher took it: should be empty.
+    /// Problems in events that the dispatcher took but Azul's readers refuse. A test expects none.
     pub problems: Vec<String>,
 }
 
 impl Arrived {
-    /// How many events a model, action and source; repeats count.
+    /// Counts events by model, action and source; repeats count.
     pub fn counts(&self) -> BTreeMap<(Model, String, String), u64> {
         let mut counts = BTreeMap::new();
         for e in &self.events {
@@ -63,7 +63,7 @@ impl Arrived {
         counts
     }
 
-    /// How many events of that model and action; repeats count.
+    /// Returns the number of events of a model and action; repeats count.
     pub fn count(&self, model: Model, action: &str) -> usize {
         self.of(model).filter(|e| e.action == action).count()
     }

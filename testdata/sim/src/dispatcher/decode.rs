@@ -42,10 +42,10 @@ pub(super) fn avro(model: Model, body: &[u8]) -> Result<Bulk> {
     Ok(Bulk { version, events, trailing: rest.len() })
 }
 
-/// How many events the first block of a bulk message has: all that this project sends.
+/// Returns the number of events in the first block of a bulk message. This project sends all events in one block.
 pub(super) fn leading_count(mut body: &[u8]) -> usize {
     let [_version, count] = [(); 2].map(|()| leading_long(&mut body).unwrap_or_default());
-    // It is negative where the block's size follows.
+    // The count is negative if the block's size follows.
     usize::try_from(count.unsigned_abs()).unwrap_or_default()
 }
 
@@ -94,7 +94,7 @@ fn to_json(kind: &Kind, value: Avro) -> Result<Value> {
         (Kind::Time, Avro::TimestampMicros(micros)) => {
             json!(Timestamp::from_microsecond(micros).context("a time out of range")?.to_string())
         }
-        // What is not JSON is kept as text, so that a test can see it: the real one takes it too.
+        // Text that is not JSON is kept as text, so that a test can see it. The real dispatcher takes it too.
         (Kind::Json, Avro::Bytes(bytes)) if bytes.is_empty() => Value::Null,
         (Kind::Json, Avro::Bytes(bytes)) => serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes))),
@@ -128,7 +128,7 @@ fn is_empty(kind: &Kind, value: &Value) -> bool {
     }
 }
 
-/// Why a JSON body is refused as a whole.
+/// Reason why a JSON body is refused as a whole.
 #[derive(Debug)]
 pub(super) enum JsonRefusal {
     /// Undecodable: 422.

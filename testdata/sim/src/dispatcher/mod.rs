@@ -101,7 +101,7 @@ pub struct Posted {
     pub avro: bool,
     /// Bytes of the body.
     pub size_bytes: usize,
-    /// Of the body, hexadecimal.
+    /// SHA-256 of the body, as hex.
     pub sha256: String,
     /// Events decoded from it; 0 where it was refused as a whole.
     pub events: usize,
@@ -282,7 +282,7 @@ impl Dispatcher {
         self.arrived().keys()
     }
 
-    /// What Azul's readers would choke on, though the dispatcher took it: should be empty.
+    /// Returns the problems in events that the dispatcher took but Azul's readers refuse. A test expects none.
     pub fn problems(&self) -> Vec<String> {
         lock(&self.inner.state).book.arrived.problems.clone()
     }

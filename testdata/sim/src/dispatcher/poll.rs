@@ -38,7 +38,7 @@ const DEFAULT_DEADLINE: u64 = 5;
 /// Separates the parts of an answer.
 const BOUNDARY: &str = "5d1c0ffee5d1c0ffee5d1c0ffee5d1c0ffee5d1c0ffee5d1c0ffee";
 
-/// Where the consumer groups stand, by what makes a group.
+/// Positions of the consumer groups, by the text that `Poll::group` returns.
 #[derive(Debug, Default)]
 pub(super) struct Groups(BTreeMap<String, Group>);
 
@@ -182,7 +182,7 @@ impl Poll {
         })
     }
 
-    /// What makes a group: polls that differ in any of it do not share events.
+    /// Returns the text that identifies the consumer group. Polls that differ in any part of it do not share events.
     fn group(&self) -> String {
         let Self { name, version, sources, actions, live, historic, .. } = self;
         let model = self.model.name();
@@ -214,7 +214,7 @@ impl Poll {
     }
 }
 
-/// What a poll has gathered so far.
+/// Events that a poll has gathered so far, and counts of the filtered ones.
 #[derive(Default)]
 struct Gathered {
     events: Vec<Value>,

@@ -249,7 +249,7 @@ fn nothing_left(dropped: &BTreeMap<String, usize>, failures: &[Value]) -> Respon
 }
 
 impl State {
-    /// Why the event is refused, if it is.
+    /// Returns the reason why the event is refused; `None` if it is not.
     fn refuses(&self, model: Model, event: &Value) -> Option<String> {
         let asked = || self.refused.as_ref().is_some_and(|refused| refused(event));
         invalid(model, event).or_else(|| asked().then(|| "refused on demand".to_owned()))

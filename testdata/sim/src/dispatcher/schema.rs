@@ -16,7 +16,7 @@ pub enum Model {
     Binary,
     /// A sample is asked for, or what became of the request.
     Download,
-    /// What became of the work on an event.
+    /// The work on an event has a result.
     Status,
     /// A plugin registers itself.
     Plugin,
@@ -104,7 +104,7 @@ pub(super) enum Need {
     Always,
     /// Left out of the JSON spelling when empty.
     Optional,
-    /// As `Optional`, and known to model version 5 only.
+    /// Field that is left out when it is empty, as with `Optional`, and that only model version 5 has.
     OnlyV5,
 }
 

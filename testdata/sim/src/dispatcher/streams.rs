@@ -33,10 +33,10 @@ use crate::{
 /// Content beyond this is measured and hashed, but not kept.
 const KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How much of the start of content [`identify`] looks at.
+/// Bytes at the start of the content that [`identify`] reads.
 const IDENTIFIED_BYTES: usize = 4;
 
-/// What was uploaded.
+/// The streams that were uploaded, and the counts of uploads.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     /// (source, label, sha256) → content.
@@ -112,12 +112,12 @@ impl Dispatcher {
         lock(&self.inner.state).streams.sizes()
     }
 
-    /// How many uploads were stored, repeats too.
+    /// Returns the number of uploads that were stored, with repeats.
     pub fn uploads(&self) -> usize {
         lock(&self.inner.state).streams.uploads
     }
 
-    /// How many uploads were begun, whatever became of them.
+    /// Returns the number of uploads that were begun, whether they succeeded or not.
     pub fn upload_attempts(&self) -> usize {
         lock(&self.inner.state).streams.attempts
     }
@@ -279,7 +279,7 @@ pub(super) async fn download(
     .await
 }
 
-/// What there is to say of a stream without its content.
+/// Returns the answer for a stream whose content is not kept.
 fn not_kept(method: &Method, size: u64) -> Response {
     if method != Method::HEAD {
         let detail = format!("this stand-in keeps {KEPT_BYTES} bytes of content, not {size}");

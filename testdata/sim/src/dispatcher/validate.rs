@@ -1,4 +1,4 @@
-//! What the dispatcher refuses in an event, and what it takes although Azul's readers choke on it.
+//! Reasons why the dispatcher refuses an event, and problems that it ignores although Azul's readers refuse them.
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ pub(super) fn action(model: Model, event: &Value) -> &str {
     }
 }
 
-/// Why the dispatcher would refuse the event.
+/// Returns the reason why the dispatcher refuses the event; `None` if it does not.
 pub(super) fn invalid(model: Model, event: &Value) -> Option<String> {
     if text(event, "/author/name").is_empty() {
         return Some("author.name is empty".to_owned());
@@ -108,7 +108,7 @@ fn invalid_binary(event: &Value, action: &str) -> Option<String> {
     }
 }
 
-/// What the dispatcher takes, but Azul's strict readers would choke on.
+/// Returns the problems that the dispatcher ignores but Azul's strict readers do not.
 pub(super) fn problems(model: Model, event: &Value) -> Vec<String> {
     let mut found = Vec::new();
     match model {

@@ -23,10 +23,10 @@ use self::{
     rng::Rng,
 };
 
-/// How large records are.
+/// Size class of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// As in the real feed: 2 KB to 1 MB, 25 to 30 KB in the mean.
+    /// Sizes as in the real feed: 2 KB to 1 MB, 25 to 30 KB in the mean.
     Real,
     /// 2 to 10 KB, with the same variety: for fast tests.
     Small,
@@ -54,7 +54,7 @@ enum Kind {
     Text,
 }
 
-/// How often each kind comes, and in which order.
+/// The kinds of 32 consecutive records, in their order. A common kind comes several times.
 const KINDS: [Kind; 32] = [
     Kind::Exe,
     Kind::Pdf,
@@ -90,7 +90,7 @@ const KINDS: [Kind; 32] = [
     Kind::Html,
 ];
 
-/// What all files of a kind share.
+/// The facts that all files of a kind share.
 struct Facts {
     type_tag: &'static str,
     description: &'static str,
@@ -330,7 +330,7 @@ fn base(rng: &mut Rng, facts: &Facts, sha256: &str, analysed: i64, index: u64) -
     out
 }
 
-/// What sandboxes, rules and catalogues know of some files.
+/// Adds the findings of sandboxes, rules and catalogues on some files.
 fn findings(rng: &mut Rng, analysed: i64, index: u64, out: &mut Json) {
     if rng.chance(40) || matches!(index % 32, 0 | 16) {
         common::behaviour(rng, out);

@@ -46,7 +46,7 @@ impl Rng {
         low + (self.next() % span).cast_signed()
     }
 
-    /// How long a list is: from `low` to `high`, at most 2 in small records.
+    /// Returns the length of a list: from `low` to `high`, at most 2 in small records.
     pub(super) fn len(&mut self, low: i64, high: i64) -> i64 {
         let n = self.range(low, high);
         if self.small { n.min(2) } else { n }

@@ -25,7 +25,7 @@ use crate::{
 /// The files that VirusTotal has, and what happens to the next requests for them.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// By SHA-256, true or not.
+    /// Content by SHA-256, which need not be the content's own hash.
     contents: BTreeMap<String, Content>,
     links: BTreeMap<String, Script>,
     downloads: BTreeMap<String, Script>,
@@ -48,7 +48,7 @@ impl Content {
     }
 }
 
-/// How a client came to the content of a file.
+/// The way by which a client came to the content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Link,
@@ -56,7 +56,7 @@ enum Way {
 }
 
 impl Way {
-    /// Its name in the URLs of the second origin.
+    /// Returns the name of the way in the URLs of the second origin.
     fn name(self) -> &'static str {
         match self {
             Self::Link => "link",
@@ -64,7 +64,7 @@ impl Way {
         }
     }
 
-    /// As a redirect said it.
+    /// Returns the way that the URL of a redirect names.
     fn of(uri: &Uri) -> Option<Self> {
         let query = uri.query().unwrap_or_default();
         let (_, name) = url::form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "by")?;
@@ -73,7 +73,7 @@ impl Way {
 }
 
 impl Files {
-    /// What happens now to a request on that way: the file's own script, or else that of all files.
+    /// Takes the behaviour for a request on this way, from the file's own script first, then from that of all files.
     fn take(&mut self, way: Way, sha256: &str, content: bool) -> Option<Behaviour> {
         let own = match way {
             Way::Link => self.links.get_mut(sha256),
@@ -159,7 +159,7 @@ fn token(sha256: &str) -> String {
     hex::encode(format!("{reversed}||v3"))
 }
 
-/// What a token was made of.
+/// Returns the SHA-256 that a token was made from.
 fn token_sha256(token: &str) -> Option<String> {
     let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
     Some(text.strip_suffix("||v3")?.chars().rev().collect())

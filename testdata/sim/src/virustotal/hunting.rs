@@ -1,4 +1,4 @@
-//! What rules of hunters hit: the IoC stream, its older form, retrohunt jobs and rulesets, in pages.
+//! Hits of hunting rules in pages: the IoC stream, its older form, retrohunt jobs and rulesets.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -35,7 +35,7 @@ pub(super) fn routes() -> Router<Arc<Inner>> {
         .route("/api/v3/intelligence/hunting_rulesets", get(rulesets))
 }
 
-/// What a rule hit, as a notification tells it.
+/// A hit of a rule, as a notification reports it.
 #[derive(Clone, Debug)]
 pub struct Hit {
     /// The notification's own id.
@@ -67,7 +67,7 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// That rule hit the n-th sample ([`lookup::sample`]), on that date (Unix seconds).
+    /// Returns a hit of `rule` on the n-th sample ([`lookup::sample`]) at a date (Unix seconds).
     pub fn file(n: usize, date: i64, rule: &str) -> Self {
         let content = lookup::sample(n);
         let sha256 = hex::encode(Sha256::digest(&content));
@@ -107,7 +107,7 @@ impl Hit {
         })
     }
 
-    /// As the IoC stream tells it.
+    /// Returns the hit in the form of the IoC stream.
     pub fn to_json(&self) -> Value {
         let (id, name) = &self.ruleset;
         self.object(&json!({
@@ -127,7 +127,7 @@ impl Hit {
         }))
     }
 
-    /// As the older route tells it.
+    /// Returns the hit in the form of the older route.
     fn to_legacy_json(&self) -> Value {
         let (id, name) = &self.ruleset;
         self.object(&json!({
@@ -145,20 +145,20 @@ impl Hit {
     }
 }
 
-/// What hunting found, and what happens to the next requests for it.
+/// The results of hunting, and the script for the next requests for them.
 #[derive(Debug, Default)]
 pub(super) struct Hunting {
     entries: BTreeMap<Place, Entry>,
     /// The objects that a retrohunt job matched, by the job's id.
     retrohunts: BTreeMap<String, Vec<Value>>,
-    /// By id.
+    /// Rulesets by id.
     rulesets: BTreeMap<String, Ruleset>,
     script: Script,
     repeat_cursor: bool,
     ignore_order: bool,
 }
 
-/// Where an entry stands among others: the later one is the greater.
+/// Position of an entry among the others; a later entry has a greater position.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     date: i64,
@@ -184,7 +184,7 @@ impl Place {
 #[derive(Debug)]
 enum Entry {
     Hit(Box<Hit>),
-    /// As given; no filter but the date keeps it out.
+    /// Entry that is given out unchanged. Of the filters, only the date applies to it.
     Malformed(Value),
 }
 
@@ -194,7 +194,7 @@ struct Ruleset {
     rate_limited: bool,
 }
 
-/// Why a request is not answered.
+/// Reason why a request is refused.
 #[derive(Debug)]
 enum Refusal {
     BadRequest(String),
@@ -220,7 +220,8 @@ struct Ask {
 }
 
 impl Ask {
-    /// As the query says; with `any_cursor`, whatever its cursor is, it is for the first page.
+    /// Reads the parameters from a query. With `any_cursor`, the cursor is ignored, so the request is for the first
+    /// page.
     fn of(uri: &Uri, any_cursor: bool) -> Result<Self, Refusal> {
         let bad = |name, value: &str| Refusal::BadRequest(format!("Invalid {name}: {value:?}"));
         let mut ask =
@@ -256,7 +257,7 @@ fn query(uri: &Uri) -> &[u8] {
     uri.query().unwrap_or_default().as_bytes()
 }
 
-/// What the stream is asked for; nothing is left out at the start.
+/// Filter of the stream. The default filter takes every entry.
 #[derive(Debug, Default)]
 struct Filter {
     entity_type: Option<String>,
@@ -326,7 +327,7 @@ struct Page {
 }
 
 impl Page {
-    /// What comes after the cursor, of entries that are in that order already.
+    /// Returns the page after the cursor, of entries that are in the right order already.
     fn cut<T>(
         entries: impl Iterator<Item = (Place, T)>,
         ask: &Ask,
@@ -454,13 +455,12 @@ impl VirusTotal {
         state.hunting.add(date, &id, Entry::Malformed(value));
     }
 
-    /// That retrohunt job matched these file objects, in that order. Unknown jobs are answered with
-    /// 404.
+    /// Sets the file objects that a retrohunt job matched, in order. Unknown jobs are answered with 404.
     pub fn retrohunt(&self, job: &str, files: Vec<Value>) {
         lock(&self.inner.state).hunting.retrohunts.insert(job.to_owned(), files);
     }
 
-    /// That ruleset is in the list, which is ordered by id; a known one changes.
+    /// Adds a ruleset to the list, which is ordered by id, or changes a known one.
     pub fn ruleset(&self, id: &str, name: &str, rate_limited: bool) {
         let ruleset = Ruleset { name: name.to_owned(), rate_limited };
         lock(&self.inner.state).hunting.rulesets.insert(id.to_owned(), ruleset);
@@ -488,8 +488,8 @@ impl VirusTotal {
         lock(&self.inner.state).hunting.ignore_order = ignore;
     }
 
-    /// What of hunting was asked for so far, in order, repeats too: the last part of the path
-    /// (`ioc_stream`), and `?cursor=…` after it where there was a cursor.
+    /// Returns the requests of hunting so far, in order and with repeats: the last part of the path (`ioc_stream`),
+    /// followed by `?cursor=…` if there was a cursor.
     pub fn hunting_asked(&self) -> Vec<String> {
         self.subjects(Asked::Hunting)
     }
@@ -505,7 +505,7 @@ async fn stream(
     answer(&inner, &conn, &headers, &uri, Hunting::stream).await
 }
 
-/// What came before the IoC stream.
+/// Answers with a page in the form that came before the IoC stream.
 async fn legacy(
     Shared(inner): Shared<Arc<Inner>>,
     Extension(conn): Extension<Conn>,

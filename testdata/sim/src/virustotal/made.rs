@@ -14,7 +14,7 @@ use crate::feed::rng::split_mix;
 
 const PIECE_BYTES: u64 = 64 * 1024;
 
-/// What is still to be made of some content: the same bytes for the same size and seed.
+/// The part of some content that is still to be made. The bytes depend only on size and seed.
 #[derive(Clone, Debug)]
 pub(super) struct Made {
     left: u64,
@@ -26,7 +26,7 @@ impl Made {
         Self { left: size, state: seed }
     }
 
-    /// Of all of it, lower-case hex.
+    /// Returns the SHA-256 of the whole content, as lower-case hex.
     pub(super) fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for piece in self.clone() {
@@ -62,7 +62,7 @@ impl Body for Made {
         Poll::Ready(self.next().map(|piece| Ok(Frame::data(piece))))
     }
 
-    /// What Content-Length is made of.
+    /// Returns the size that becomes the answer's Content-Length.
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
     }

@@ -49,7 +49,7 @@ struct State {
     minutes: BTreeMap<String, Minute>,
     /// Reports by SHA-256.
     reports: BTreeMap<String, Bytes>,
-    /// What happens to the next requests for any file.
+    /// Script of the next requests for any file.
     any_file: Script,
     files: Files,
     sandboxes: Sandboxes,
@@ -63,19 +63,19 @@ struct State {
 #[derive(Debug, Default)]
 struct Minute {
     bundle: Option<Bytes>,
-    /// What happens to the next requests for it.
+    /// Script of the next requests for the minute or file.
     script: Script,
 }
 
 impl State {
-    /// What happens to a request for a file: its own script first, then that of all files.
+    /// Takes the behaviour for a request for a file, from its own script first, then from that of all files.
     fn take_for_files(&mut self, id: &str) -> Option<Behaviour> {
         let own = self.minutes.get_mut(id).and_then(|file| file.script.take());
         own.or_else(|| self.any_file.take())
     }
 }
 
-/// How minutes that nobody set are answered.
+/// Answer to a request for a minute that has no bundle.
 #[derive(Clone)]
 pub enum Unknown {
     /// 404: the batch was never produced.
@@ -96,7 +96,7 @@ impl std::fmt::Debug for Unknown {
     }
 }
 
-/// What a request asked for.
+/// Subject of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// A feed minute, at VirusTotal's own origin.
@@ -126,7 +126,7 @@ pub enum Asked {
 /// A request, as it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it asked for.
+    /// What the request asked for.
     pub asked: Asked,
     /// The minute (`YYYYMMDDhhmm`), the file's, the sandbox report's or the user's id, or what
     /// [`VirusTotal::hunting_asked`] says.
@@ -211,7 +211,7 @@ impl VirusTotal {
         key.clone_into(&mut lock(&self.inner.state).key);
     }
 
-    /// That minute (`YYYYMMDDhhmm`) has this bundle.
+    /// Sets the bundle of a minute (`YYYYMMDDhhmm`).
     pub fn serve(&self, minute: &str, bundle: impl Into<Bytes>) {
         let mut state = lock(&self.inner.state);
         state.minutes.entry(minute.to_owned()).or_default().bundle = Some(bundle.into());
@@ -244,14 +244,14 @@ impl VirusTotal {
         state.minutes.entry(minute.to_owned()).or_default().script.push(behaviour, times);
     }
 
-    /// That minute is normal again.
+    /// Clears the script of a minute.
     pub fn clear(&self, minute: &str) {
         if let Some(minute) = lock(&self.inner.state).minutes.get_mut(minute) {
             minute.script.clear();
         }
     }
 
-    /// How minutes are answered that were never given a bundle.
+    /// Sets the answer for minutes that have no bundle.
     pub fn set_unknown(&self, unknown: Unknown) {
         lock(&self.inner.state).unknown = unknown;
     }
@@ -291,7 +291,7 @@ impl VirusTotal {
         requests.map(|r| r.subject.clone()).collect()
     }
 
-    /// Where the key was seen and must not be: at the second origin, or in any URL. Should be empty.
+    /// Returns the places where the key was seen and must not be: the second origin, or a URL. A test expects none.
     pub fn key_leaked(&self) -> Vec<String> {
         lock(&self.inner.state).leaks.clone()
     }

@@ -1,4 +1,4 @@
-//! What VirusTotal answers, at its own origin and at the second one.
+//! Routes of VirusTotal's own origin and of the second one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -67,7 +67,7 @@ impl Inner {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// 401 unless the accepted key was sent.
+    /// Returns a 401 answer unless the accepted key was sent.
     pub(super) fn refused(&self, headers: &HeaderMap) -> Option<Response> {
         let key = headers.get("x-apikey").map(HeaderValue::as_bytes);
         match key {
@@ -161,7 +161,7 @@ async fn feed(
     behave(behaviour, normal, &minute, &uri, &conn).await
 }
 
-/// What a script makes of the normal answer.
+/// Returns the normal answer, or another one if a behaviour is given.
 pub(super) async fn behave(
     behaviour: Option<Behaviour>,
     normal: Response,

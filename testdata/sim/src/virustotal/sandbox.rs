@@ -1,4 +1,4 @@
-//! What sandboxes saw files do: the list of their reports, and their PCAPs.
+//! Sandbox reports of files, and their PCAPs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,11 +26,11 @@ const PCAP: &str = "application/vnd.tcpdump.pcap";
 /// The reports of sandboxes, and what happens to the next requests for them.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes {
-    /// By the file's SHA-256.
+    /// Reports by the file's SHA-256.
     reports: BTreeMap<String, Vec<Report>>,
-    /// By the file's SHA-256.
+    /// Scripts of the lists of reports, by the file's SHA-256.
     of_lists: BTreeMap<String, Script>,
-    /// By the report's id.
+    /// Scripts of the PCAPs, by the report's id.
     of_pcaps: BTreeMap<String, Script>,
 }
 
@@ -57,7 +57,7 @@ impl Report {
 }
 
 impl VirusTotal {
-    /// That sandbox saw that file run, on that date (Unix seconds), with or without a PCAP.
+    /// Adds the report of a sandbox on a file, with its date (Unix seconds), and with or without a PCAP.
     pub fn behaviour(&self, sha256: &str, sandbox: &str, analysis_date: i64, pcap: Option<Bytes>) {
         let (id, sandbox) = (format!("{sha256}_{sandbox}"), sandbox.to_owned());
         let mut state = lock(&self.inner.state);
@@ -135,7 +135,8 @@ pub(super) async fn pcap(
     behave_here(behaviour, normal, PCAP, &id, &uri, &conn).await
 }
 
-/// What a script makes of a normal answer that carries the content itself, without a redirect.
+/// Returns the normal answer, or another one if a behaviour is given. The answer carries the content itself, without a
+/// redirect.
 pub(super) async fn behave_here(
     behaviour: Option<Behaviour>,
     normal: Response,

@@ -1,4 +1,4 @@
-//! What happens to the next requests instead of the normal answer, in order.
+//! Scripts: behaviours for the next requests that replace the normal answer, in order.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::fault::Fault;
 
-/// What happens to a request for a minute, a file, a PCAP or hits, before it is normal again.
+/// Behaviour at a request for a minute, a file, a PCAP or hits, instead of the normal answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behaviour {
     /// 404 `NotFoundError`: the batch was never produced.
@@ -47,7 +47,7 @@ impl Behaviour {
     }
 }
 
-/// What happens next, in order, and how many times.
+/// Behaviours in order, each with the number of requests that it is for.
 #[derive(Debug, Default)]
 pub(super) struct Script(VecDeque<(Behaviour, usize)>);
 
@@ -72,7 +72,7 @@ impl Script {
         matches!(self.0.front(), Some((Behaviour::Bundle(_), _)))
     }
 
-    /// What happens now, whatever it is.
+    /// Takes the next behaviour, whatever it is.
     pub(super) fn take(&mut self) -> Option<Behaviour> {
         let (behaviour, times) = self.0.front_mut()?;
         let behaviour = behaviour.clone();
@@ -83,7 +83,7 @@ impl Script {
         Some(behaviour)
     }
 
-    /// What happens now, if it concerns the origin that asks: the content itself, or all else.
+    /// Takes the next behaviour if it applies to the content (`content` is true), or to all else (`content` is false).
     pub(super) fn take_for(&mut self, content: bool) -> Option<Behaviour> {
         if self.0.front()?.0.is_of_content() != content {
             return None;

@@ -1,5 +1,5 @@
-//! Another implementation of Avro, with the layouts written down once more as its schema; and the value
-//! that it should see for an event, made from the event's JSON.
+//! Another implementation of Avro, with the layouts written down once more as its schema. It also makes the value to
+//! expect for an event from the event's JSON.
 
 use apache_avro::{
     Schema, reader::datum::GenericDatumReader, types::Value, writer::datum::GenericDatumWriter,
@@ -8,8 +8,8 @@ use azul::event::{ModelVersion, ZERO_TIME};
 use jiff::Timestamp;
 use serde_json::{Value as Json, json};
 
-/// A record a line, in the order of the fields. `5:` marks fields of version 5 alone; `[x]` is an array,
-/// `{}` a map of strings.
+/// The records of the layout, one on a line, with their fields in order. `5:` marks fields that only version 5 has,
+/// `[x]` is an array and `{}` a map of strings.
 const LAYOUT: &str = "
 Author          name string, version string, category string, security string
 PathNode        author Author, action string, sha256 string, relationship {}, timestamp time, 5:file_format_legacy string, file_format string, size u64, filename string, language string
@@ -36,7 +36,7 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    /// For a record of the layout, as `BinaryEvent`.
+    /// Builds the schema for a record of the layout, such as `BinaryEvent`.
     pub(crate) fn new(event: &'static str, version: ModelVersion) -> Self {
         let mut oracle = Self { event, version, schema: Schema::Null };
         let schema = oracle.schema_of("Bulk", &mut Vec::new());
@@ -44,7 +44,7 @@ impl Oracle {
         oracle
     }
 
-    /// What it reads from a bulk message.
+    /// Reads a bulk message.
     pub(crate) fn read(&self, mut message: &[u8]) -> Value {
         let reader = GenericDatumReader::builder(&self.schema).build().unwrap();
         let value = reader.read_value(&mut message).unwrap();
@@ -52,13 +52,13 @@ impl Oracle {
         value
     }
 
-    /// The bulk message that it writes.
+    /// Writes a bulk message.
     pub(crate) fn write(&self, value: Value) -> Vec<u8> {
         let writer = GenericDatumWriter::builder(&self.schema).build().unwrap();
         writer.write_value_to_vec(value).unwrap()
     }
 
-    /// The value of a bulk message of these events.
+    /// Returns the value to expect for a bulk message of these events.
     pub(crate) fn expected<T: serde::Serialize>(&self, events: &[T]) -> Value {
         let bulk = json!({"model_version": self.version.number(), "events": events});
         self.value("Bulk", Some(&bulk))
@@ -85,7 +85,7 @@ impl Oracle {
         Some(if item == "EVENT" { self.event } else { item })
     }
 
-    /// Names are defined where they are first used.
+    /// Returns the schema of a type. A name is defined where it is used first.
     fn schema_of(&self, kind: &str, known: &mut Vec<String>) -> Json {
         if let Some(item) = self.item(kind) {
             return json!({"type": "array", "items": self.schema_of(item, known)});

@@ -1,5 +1,5 @@
-//! The queue against a model of the dispatcher: every event gets exactly the outcome it deserves, in a
-//! bounded number of posts, whatever stands next to it.
+//! Tests the queue against a model of the dispatcher: every event gets the right outcome in a bounded number of posts,
+//! whatever events are next to it.
 
 use jiff::SignedDuration;
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::azul::{answer::Filtered, event::BinaryEvent};
 
-/// What an event is to the dispatcher.
+/// Treatment of an event by the dispatcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Good,
@@ -23,7 +23,7 @@ enum Kind {
 
 use Kind::{AgedOff, Filtered as Dropped, Good, Invalid, InvalidOld, TooLarge, Undecodable};
 
-/// An event of that kind, so far as it can be seen from outside: its source time.
+/// Makes an event of a kind. Only its source time depends on the kind.
 fn event(kind: Kind, at: usize) -> Vec<u8> {
     let day: Timestamp = match kind {
         Undecodable => return vec![0xff; 40],
@@ -32,7 +32,7 @@ fn event(kind: Kind, at: usize) -> Vec<u8> {
     }
     .parse()
     .unwrap();
-    // Neither in order nor all different.
+    // The times are neither in order nor all different.
     let time = day + SignedDuration::from_secs(i64::try_from(at * 7919 % 13).unwrap());
     let author = json!({"name": "a", "version": "1", "category": "plugin", "security": ""});
     let event: BinaryEvent = serde_json::from_value(json!({
@@ -45,15 +45,15 @@ fn event(kind: Kind, at: usize) -> Vec<u8> {
     bytes
 }
 
-/// The dispatcher as azul-dispatcher v12 behaves for Avro. Counts what it published.
+/// A model of azul-dispatcher v12 for Avro, which counts the published events.
 struct Model12 {
     kinds: Vec<Kind>,
     events: Vec<Vec<u8>>,
     published: Vec<u32>,
-    /// Counted as taken in an answer of 200, published or dropped.
+    /// Whether an answer of 200 counted the event as taken, published or dropped.
     taken: Vec<bool>,
     posts: usize,
-    /// Whether its filters say how many events each of them dropped.
+    /// Whether the dispatcher's filters say how many events each of them dropped.
     counts: bool,
 }
 
@@ -104,7 +104,7 @@ impl Model12 {
         Answer::Accepted(Accepted { total_ok, ..Accepted::default() })
     }
 
-    /// Publishes all, and gives the outcomes.
+    /// Publishes all events and returns their outcomes.
     fn run(&mut self, model: Model) -> Vec<Delivery> {
         let events = self.events.clone();
         let mut queue = Queue::new(model, ModelVersion::V6, &events, usize::MAX);
@@ -119,8 +119,8 @@ impl Model12 {
     }
 }
 
-/// Whether an event of that kind may have that outcome. `taken`: an answer of 200 counted it as taken, which
-/// is all that is ever told of unwanted events among wanted ones.
+/// Returns whether an event of a kind may have an outcome. `taken` means that an answer of 200 counted the event as
+/// taken; no answer says more about unwanted events among wanted ones.
 fn deserves(kind: Kind, outcome: &Delivery, taken: bool) -> bool {
     match kind {
         Good => *outcome == Delivery::Delivered,
@@ -130,12 +130,12 @@ fn deserves(kind: Kind, outcome: &Delivery, taken: bool) -> bool {
             Delivery::Rejected(_) => false,
         },
         Invalid | TooLarge | Undecodable => matches!(outcome, Delivery::Rejected(_)),
-        // Too old whatever else it is.
+        // The event is too old, whatever else is wrong with it.
         InvalidOld => *outcome != Delivery::Delivered,
     }
 }
 
-/// 2·n·log₂(n)+n, rounded down.
+/// Returns the largest allowed number of posts: 2·n·log₂(n)+n, rounded down.
 fn most_posts(n: usize) -> usize {
     let n = f64::from(u32::try_from(n).unwrap());
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
@@ -181,7 +181,7 @@ fn unwanted_events_do_not_hide_what_follows_an_invalid_one() {
     let mut kinds = vec![AgedOff, Dropped, Invalid];
     kinds.extend([Good; 10]);
     check(&kinds, Model::Binary, true);
-    // Nor what stands between two.
+    // Unwanted events between two invalid ones do not hide anything either.
     kinds.extend([Invalid, Dropped, AgedOff]);
     check(&kinds, Model::Binary, true);
 }
@@ -206,7 +206,7 @@ fn a_download_request_is_published_at_most_twice() {
     let mut dispatcher = Model12::new(&kinds, true);
     dispatcher.run(Model::Download);
     assert!(dispatcher.published.iter().all(|n| *n <= 2));
-    // Without a large one each is published exactly once.
+    // Without an event that is too large, each event is published exactly once.
     let kinds = with_culprits(50, &[(3, Undecodable), (17, Invalid), (40, Invalid)]);
     let mut dispatcher = Model12::new(&kinds, true);
     dispatcher.run(Model::Download);
