@@ -610,6 +610,8 @@ impl SqsInbox {
             Body::Body(body) => (Some(body), None),
             Body::Object(key) => match self.read(&key).await {
                 Ok(body) => (body, Some(key)),
+                // No wait helps. The queue moves the message to its dead-letter queue after ten receives.
+                Err(error @ StoreError::BadName { .. }) => return Err(error),
                 Err(error) => {
                     let error = chain(&error);
                     tracing::error!(
