@@ -126,7 +126,7 @@ pub enum Asked {
 /// A request, as it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What the request asked for.
+    /// The resource that the request asked for.
     pub asked: Asked,
     /// The minute (`YYYYMMDDhhmm`), the file's, the sandbox report's or the user's id, or what
     /// [`VirusTotal::hunting_asked`] says.
