@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::{
-    sync::OnceCell,
+    sync::{OnceCell, SetOnce},
     time::{Instant, sleep_until},
 };
 
@@ -150,6 +150,8 @@ pub struct TaskContext {
     dispatcher: Dispatcher,
     publisher: Publisher,
     registered: OnceCell<()>,
+    /// Set once the dispatcher has answered a poll of this process.
+    polled: SetOnce<()>,
     handed_out: HandedOut,
     outages: Outages,
     waits: WaitLog,
@@ -177,6 +179,7 @@ impl TaskContext {
             dispatcher,
             publisher,
             registered: OnceCell::new(),
+            polled: SetOnce::new(),
             handed_out: HandedOut::new(),
             outages: Outages::default(),
             waits: WaitLog::default(),
@@ -191,6 +194,13 @@ impl TaskContext {
         let secrets = self.settings.lookup.webhook_secrets.as_ref();
         let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &self.settings);
         Receiver::new(secrets, self.about.queue, self.store.clone(), Arc::clone(&self.clock))
+    }
+
+    /// Waits until the dispatcher has answered a poll of this process. From then on the dispatcher keeps each new event
+    /// for the function's consumer group. A group that has never polled begins at the latest event, so earlier events
+    /// never reach it.
+    pub async fn first_poll(&self) {
+        self.polled.wait().await;
     }
 
     /// Returns the workers of the function's inbox.
@@ -580,6 +590,10 @@ pub trait EventFunction: Work + Sized {
                 handed_out.came(count, false);
             }
             _ => {}
+        }
+        if let Some(Ok(_)) = &polled {
+            // An error means that an earlier poll was answered too.
+            let _ = common.polled.set(());
         }
         let Some(polled) = polled.transpose()? else {
             tracing::warn!("the dispatcher does not answer a poll, and it is time to end");

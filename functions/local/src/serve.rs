@@ -27,7 +27,7 @@ use load::Load;
 use query::Query;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{sync::SetOnce, time::timeout};
 
 use crate::{
     cli::{Function, ServeArgs},
@@ -233,8 +233,10 @@ impl Served {
 
     /// Runs the functions until `limits` end.
     async fn functions(&self, ingest_server: Option<Server>, limits: &RunLimits) {
+        let (query_ended, download_ended) = (Arc::default(), Arc::default());
         let load = async {
             let Some(load) = &self.load else { return };
+            self.wait_for_download(load::NAME, &download_ended, limits).await;
             self.keep(load::NAME, limits, |limits| {
                 let load = Arc::clone(load);
                 async move { crate::load::run_once(&load, &limits).await }
@@ -243,6 +245,7 @@ impl Served {
         };
         let hunt = async {
             let Some(hunt) = &self.hunt else { return };
+            self.wait_for_download(hunt::NAME, &download_ended, limits).await;
             self.keep(hunt::NAME, limits, |limits| {
                 let hunt = Arc::clone(hunt);
                 async move { crate::hunt::run_once(&hunt, &limits).await }
@@ -264,22 +267,47 @@ impl Served {
             load,
             hunt,
             ingest,
-            self.tasks(self.query.as_ref(), limits),
-            self.tasks(self.download.as_ref(), limits)
+            self.tasks(self.query.as_ref(), &query_ended, limits),
+            self.tasks(self.download.as_ref(), &download_ended, limits)
         );
     }
 
+    /// Runs a function that works events until `limits` end. Sets `ended` when its first run has ended.
     async fn tasks<T: EventFunction + 'static>(
         &self,
         attended: Option<&ServedFunction<T>>,
+        ended: &Arc<SetOnce<()>>,
         limits: &RunLimits,
     ) {
         let Some(ServedFunction { tasks, .. }) = attended else { return };
         self.keep(T::NAME, limits, |limits| {
-            let tasks = Arc::clone(tasks);
-            async move { tasks::work(false, &tasks, &limits).await.map(|()| AGAIN) }
+            let (tasks, ended) = (Arc::clone(tasks), Arc::clone(ended));
+            async move {
+                let outcome = tasks::work(false, &tasks, &limits).await;
+                // An error means that an earlier run ended too.
+                let _ = ended.set(());
+                outcome.map(|()| AGAIN)
+            }
         })
         .await;
+    }
+
+    /// Waits until `download` gets the requests that the function `name` posts, if this process runs `download`. The
+    /// first poll of all begins at the latest event, so requests that are posted before it would never be worked. The
+    /// wait ends if `download` fails, because then nobody knows when it will poll.
+    async fn wait_for_download(
+        &self,
+        name: &'static str,
+        download_ended: &SetOnce<()>,
+        limits: &RunLimits,
+    ) {
+        let Some(ServedFunction { tasks, .. }) = &self.download else { return };
+        self.board.set(name, "waiting", None);
+        tokio::select! {
+            () = tasks.common().first_poll() => {}
+            _ = download_ended.wait() => {}
+            () = limits.stop.cancelled() => {}
+        }
     }
 
     /// Runs a function until `limits` end: again and again, as long after each run as that says. Each run is a task

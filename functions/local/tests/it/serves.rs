@@ -207,10 +207,10 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
     let client = reqwest::Client::new();
     let mut sent = Sent::default();
     let (begun, long) = (Instant::now(), Duration::from_secs(seconds));
-    // The test has about thirteen rounds, or more so that none is longer than ten seconds. A process is asked to end
-    // and not killed: a kill would lose the events that the dispatcher has just handed out, because it hands out each
-    // event once.
-    let short = (long / 13).min(Duration::from_secs(10));
+    // The test has about thirteen rounds of at most ten seconds each, or fewer so that none is shorter than three
+    // seconds: `load` and `hunt` begin after the first poll, which takes two. A process is asked to end and not killed:
+    // a kill would lose the events that the dispatcher has just handed out, because it hands out each event once.
+    let short = (long / 13).clamp(Duration::from_secs(3), Duration::from_secs(10));
     let mut ends = 0;
     for outage in Outage::ALL.iter().cycle() {
         // The first outage of VirusTotal.
@@ -289,6 +289,42 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
         sent.hits,
         sent.posts
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_hits_are_downloaded_although_the_first_poll_comes_late() {
+    // The second poll comes five seconds after a failed one, and `hunt` requests downloads at once if nothing holds it.
+    for failure in [503, 400] {
+        let stage = Stage::new().await;
+        stage.dispatcher.fail_polls(&sim::Fault::answer(failure, "not now"), 1);
+        let date = Timestamp::now().as_second() - 1;
+        stage.virustotal.sample(sim::lookup::sample(FIRST_HIT));
+        stage.virustotal.hit(Hit::file(FIRST_HIT, date, "rule"));
+        let mut command = stage.vt(&["serve", "--functions", "hunt,download"]);
+        command
+            .env("CONTENT_HOSTS", stage.virustotal.content_url())
+            .env("PLUGIN_DATA_URL", stage.dispatcher.url())
+            .env("SERVE_LISTEN", "127.0.0.1:0");
+        let (running, _) = Running::serve(command);
+        let wanted = hash_of_sample(FIRST_HIT);
+        let begun = Instant::now();
+        let arrived = || match failure {
+            503 => stage.dispatcher.streams().iter().any(|(_, _, sha256)| *sha256 == wanted),
+            // A dispatcher that refuses polls does not hold up what needs none.
+            _ => stage.dispatcher.arrived().of(Model::Download).count() == 1,
+        };
+        while !arrived() {
+            assert!(
+                begun.elapsed() < Duration::from_mins(2),
+                "{failure}: {:?}",
+                stage.dispatcher.arrived().counts()
+            );
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        running.terminate();
+        let (status, said) = running.end().await;
+        assert!(status.success(), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
