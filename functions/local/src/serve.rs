@@ -305,7 +305,7 @@ impl Served {
         self.board.set(name, "waiting", None);
         tokio::select! {
             () = tasks.common().first_poll() => {}
-            _ = download_ended.wait() => {}
+            () = download_ended.wait() => {}
             () = limits.stop.cancelled() => {}
         }
     }
