@@ -25,7 +25,7 @@ lint: ## Format, clippy and documents, all without a warning
 ifeq ($(STATE),aws)
 demo: aws
 endif
-demo: ## A synthetic feed through a killed and resumed load, and a posted bundle; then README's own commands. STATE=aws: on the emulator
+demo: ## A synthetic feed through a killed and resumed load, and a posted bundle; then the commands of the documents. STATE=aws: on the emulator
 	cargo build --workspace --locked
 	./testdata/demo.sh
 	$(if $(filter aws,$(STATE)),,./testdata/examples.sh)
@@ -80,10 +80,10 @@ lambda-release: package ## Every event through these functions as Lambda would s
 	cargo build $(RELEASE) --examples
 	AZUL_VT_BIN=$(abspath $(RELEASE_DIR)) cargo test --workspace --locked --test it lambdas::
 
-coldstart: package ## Start and memory of these functions; COLDSTART_RUNS=5 is quick, BENCH_WRITE=1 renews README
+coldstart: package ## Start and memory of these functions; COLDSTART_RUNS=5 is quick, BENCH_WRITE=1 renews the document
 	./testdata/coldstart.py $(TARGET)/lambda
 
-bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the documents
+bench: paths ## Time and memory of a 100 MB bundle beside bzip2; BENCH_RUNS=1 is quick, BENCH_WRITE=1 renews the document
 	cargo build $(RELEASE)
 	./testdata/bench.py
 

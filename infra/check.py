@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds infra/template.yaml to what the other files say: README.md, ARCHITECTURE.md, infra/permissions.json, `vt aws
+"""Holds infra/template.yaml to what the other files say: docs/settings.md, docs/operations.md, docs/architecture.md, docs/aws.md,
+infra/permissions.json, `vt aws
 init`; and to itself. cfn-lint, SAM and checkov look at everything else (`make infra-check`).
 
 Prints what is wrong, a line each; ends with 1 where anything is.
@@ -16,9 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = yaml_parse((ROOT / "infra/template.yaml").read_text())
 RESOURCES = TEMPLATE["Resources"]
 PARAMETERS = TEMPLATE["Parameters"]
-README = (ROOT / "README.md").read_text()
-ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
-DEPLOYING = (ROOT / "infra/README.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+DEPLOYING = (ROOT / "docs/aws.md").read_text()
 PERMISSIONS = json.loads((ROOT / "infra/permissions.json").read_text())
 INIT = (ROOT / "shared/src/store/aws/init.rs").read_text()
 NAMESPACE = "AzulVirusTotal"
@@ -221,7 +223,7 @@ def wildcards():
 
 
 def leading_keys(where, statement):
-    """Items by the beginnings that ARCHITECTURE.md's table of the table has."""
+    """Items by the beginnings that docs/architecture.md's table of the table has."""
     known = {re.sub(r"<.*", "", cells[1].strip("`")) for cells in table_of(ARCHITECTURE, "item")}
     condition = statement.get("Condition", {}).get("ForAllValues:StringLike", {})
     keys = condition.get("dynamodb:LeadingKeys", [])
@@ -230,7 +232,7 @@ def leading_keys(where, statement):
     for key in keys:
         beginning = re.sub(r"#.*", "#", key)
         if beginning not in known or not re.fullmatch(r"[^*]+\*?", key) or key == "*":
-            yield f"{where}: {key} is none of ARCHITECTURE.md's keys ({sorted(known)})"
+            yield f"{where}: {key} is none of docs/architecture.md's keys ({sorted(known)})"
 
 
 # ---- Queues ----
@@ -277,33 +279,35 @@ def queues():
 # ---- Settings ----
 
 
-def table_of(text, first):
-    """The cells of the table whose head begins with a word."""
-    rows = text.split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+def table_of(text, first, number=0):
+    """The cells of a table whose head begins with a word; `number` counts the tables with that head from 0."""
+    rows = text.split(f"\n| {first} |")[number + 1].split("\n\n", 1)[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
 
 
 def settings():
-    known = {name for row in table_of(README, "variable") for name in re.findall(r"`([A-Za-z_]+)`", row[0])}
+    groups = SETTINGS.count("\n| variable |")
+    rows = [row for group in range(groups) for row in table_of(SETTINGS, "variable", group)]
+    known = {name for row in rows for name in re.findall(r"`([A-Za-z_]+)`", row[0])}
     common = set(plain(TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]))
     for function, what in FUNCTIONS.items():
         for variable in common | set(what["Environment"]["Variables"]):
             if variable not in known:
-                yield f"{function}: {variable} is no setting of README.md"
+                yield f"{function}: {variable} is no setting of docs/settings.md"
     for name, parameter in PARAMETERS.items():
         if re.search("Secret|Key|Token|Password|HttpsProxy", name) and not name.endswith("Arn") and not parameter.get("NoEcho"):
             yield f"the parameter {name} shows a secret"
         if f"`{name}`" not in DEPLOYING:
-            yield f"infra/README.md does not tell of the parameter {name}"
+            yield f"docs/aws.md does not tell of the parameter {name}"
 
 
 # ---- Metrics ----
 
 
 def known_metrics():
-    """By name: dimensions, functions, and what else is said, of README.md's table."""
+    """By name: dimensions, functions, and what else is said, of docs/operations.md's table."""
     known = {}
-    for names, of, meaning in table_of(README, "metric"):
+    for names, of, meaning in table_of(OPERATIONS, "metric"):
         for name, labels in re.findall(r"`(\w+)(?:\{([\w,]+)\})?`", names):
             known[name] = (set(labels.split(",")) if labels else set(), of, meaning)
     return known
@@ -336,7 +340,7 @@ def metrics():
     known = known_metrics()
     for where, name, dimensions in used_metrics():
         if name not in known:
-            yield f"{where}: {name} is no metric of README.md"
+            yield f"{where}: {name} is no metric of docs/operations.md"
             continue
         labels, of, meaning = known[name]
         if set(dimensions) != labels:
@@ -345,7 +349,7 @@ def metrics():
             told = of if label == "function" else meaning
             # Statuses are not listed, and windows at one metric of two.
             if value and label not in ("status", "window") and f"`{value}`" not in told:
-                yield f"{where}: README.md tells of no {label} {value} of {name}"
+                yield f"{where}: docs/operations.md tells of no {label} {value} of {name}"
 
 
 def watched():
@@ -357,7 +361,7 @@ def watched():
             yield f"{name} does not say what missing data mean"
         short = alarm["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
         if f"`{short}`" not in DEPLOYING:
-            yield f"infra/README.md does not tell of the alarm {short}"
+            yield f"docs/aws.md does not tell of the alarm {short}"
     durations = of_type("AWS::CloudWatch::Alarm")["DurationAlarm"]["Metrics"]
     [duration] = [one["Expression"] for one in durations if "Expression" in one]
     [cost] = [w["metrics"][0][0]["expression"] for w in dashboard() if w["title"].startswith("Cost")]

@@ -364,7 +364,7 @@ def main():
     aws = Aws()
     say(f"stand-ins and an emulator of AWS run; the functions are from {BINARIES}")
 
-    # As infra/README.md says: schedules are off until VirusTotal's key is there.
+    # As docs/aws.md says: schedules are off until VirusTotal's key is there.
     secrets = {
         name: aws.secretsmanager.create_secret(Name=name, SecretString=value)["ARN"]
         for name, value in {"demo/webhooks": WEBHOOK_SECRET, "demo/tokens": TOKEN}.items()

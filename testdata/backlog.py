@@ -2,9 +2,9 @@
 """Measures `vt load` of an hour's backlog, with a dispatcher that answers at once and with one that takes 100 ms a post,
 beside `vt map` of the same bundles.
 
-Called by `make backlog`; see PERFORMANCE.md. Standard library only. Needs the release build of the workspace.
+Called by `make backlog`; see docs/performance.md. Standard library only. Needs the release build of the workspace.
 Each minute has the same seeded bundle, and the dispatcher counts events without reading them. Prints a Markdown table;
-with BENCH_WRITE=1 it also goes between the markers in PERFORMANCE.md. Exits with 1 where a figure is over its limit.
+with BENCH_WRITE=1 it also goes between the markers in docs/performance.md. Exits with 1 where a figure is over its limit.
 """
 
 import json
@@ -75,7 +75,7 @@ def main():
     ])
     print(text)
     if os.environ.get("BENCH_WRITE") == "1":
-        write(text, "make backlog", ROOT / "PERFORMANCE.md")
+        write(text, "make backlog", ROOT / "docs/performance.md")
     over = [what for what, figure, most in (("CPU time", cpu / base, MOST_CPU), ("wall time", slow / at_once, MOST_WALL))
             if figure > most]
     if over:

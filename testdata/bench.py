@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures what a feed bundle costs: wall time, CPU time and peak memory, beside `bzip2 -dc` of the same bytes.
 
-Called by `make bench`; see PERFORMANCE.md. Standard library only. Needs the release build of the workspace.
-Prints a Markdown table; with BENCH_WRITE=1 it also goes between the markers in README.md and PERFORMANCE.md.
+Called by `make bench`; see docs/performance.md. Standard library only. Needs the release build of the workspace.
+Prints a Markdown table; with BENCH_WRITE=1 it also goes between the markers in docs/performance.md.
 Exits with 1 where `vt load` takes more memory than it may, or where anything fails.
 """
 
@@ -198,7 +198,7 @@ def main():
     text = "\n".join(text)
     print(text)
     if os.environ.get("BENCH_WRITE") == "1":
-        write(text, "make bench", ROOT / "README.md", ROOT / "PERFORMANCE.md")
+        write(text, "make bench", ROOT / "docs/performance.md")
     if worst > LOAD_LIMIT:
         sys.exit(f"bench: `vt load` took {worst / MB:.0f} MB at its peak; it may take {LOAD_LIMIT / MB:.0f}")
     print(f"bench: `vt load` took at most {worst / MB:.0f} of the {LOAD_LIMIT / MB:.0f} MB it may", file=sys.stderr)

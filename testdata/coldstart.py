@@ -5,7 +5,7 @@ for an event, and its memory then.
 Called by `make coldstart`; standard library only. Takes the directory that `make package` fills. This process is the
 Lambda service (its Runtime API, on loopback): it starts each function's `bootstrap` COLDSTART_RUNS times (15) in an empty environment
 and takes the medians. The state is in STATEDIR, then on AWS, which is not reached: nobody is asked anything
-before the first event. Prints a Markdown table; with BENCH_WRITE=1 it also goes between the markers in README.md.
+before the first event. Prints a Markdown table; with BENCH_WRITE=1 it also goes between the markers in docs/performance.md.
 Exits with 1 where a function takes more memory than it may, or a zip is larger; on time, which depends on the
 machine and on what else it does, only where COLDSTART_LIMIT_MS says how much is too much.
 """
@@ -138,7 +138,7 @@ def main(packages):
     text = f"Medians of {rounds} starts in turn on {machine()}:\n\n" + "\n".join(rows)
     print(text)
     if os.environ.get("BENCH_WRITE") == "1":
-        write(text, "make coldstart", ROOT / "README.md")
+        write(text, "make coldstart", ROOT / "docs/performance.md")
     if wrong:
         fail("; ".join(wrong))
 

@@ -5,7 +5,7 @@ end every minute must be loaded or a listed gap, every event at the dispatcher, 
 
 Called by `make soak`. Standard library only. Needs the built workspace and what `make aws` installs; leaves nothing
 running. Set by SOAK_MINUTES (4320), SOAK_WORKERS (8), SOAK_RECORDS (8, of a minute) and SOAK_SEED (random: repeats
-the moments, as far as the machine does). With BENCH_WRITE=1 the figures go between the markers in README.md.
+the moments, as far as the machine does). With BENCH_WRITE=1 the figures go between the markers in docs/performance.md.
 """
 
 import datetime
@@ -214,7 +214,7 @@ def main():
     text += "\n".join(rows)
     print(text)
     if os.environ.get("BENCH_WRITE") == "1":
-        write(text, "make soak", ROOT / "README.md")
+        write(text, "make soak", ROOT / "docs/performance.md")
 
 
 main()

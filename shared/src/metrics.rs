@@ -23,7 +23,7 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// Functions that report the metric.
     pub of: &'static [&'static str],
-    /// Meaning of the metric, in the words of the README.
+    /// Meaning of the metric, in the words of docs/operations.md.
     pub meaning: &'static str,
 }
 
@@ -114,7 +114,7 @@ macro_rules! table {
             });
         )*
 
-        /// Returns all metrics, in the order of the README.
+        /// Returns all metrics, in the order of docs/operations.md.
         pub fn all() -> Vec<&'static Metric> {
             vec![$(&$variable.0),*]
         }

@@ -149,7 +149,7 @@ pub struct Settings {
     pub download: DownloadSettings,
     /// Settings of `hunt`.
     pub hunt: HuntSettings,
-    /// The value and the source of each setting, in the order of the README's table.
+    /// The value and the source of each setting, in the order in which they are read.
     pub shown: Vec<SettingReport>,
     /// The state of VirusTotal, the dispatcher and AWS. All clients that are made from clones of these settings share
     /// it.
@@ -178,7 +178,7 @@ impl Settings {
     /// The first setting that cannot be used.
     #[expect(
         clippy::too_many_lines,
-        reason = "one flat list, a setting a line or two: the table of the README"
+        reason = "one flat list, a setting a line or two: the table in docs/settings.md"
     )]
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let mut r = Reader { lookup, shown: Vec::new() };
@@ -648,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_the_readme() {
+    fn defaults_are_those_of_the_documents() {
         let s = read(&[]).unwrap();
         assert_eq!(s.virustotal.as_str(), "https://www.virustotal.com/");
         assert!(s.virustotal_apikey.is_none());

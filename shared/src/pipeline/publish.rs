@@ -1,7 +1,7 @@
 //! Publishes events at the dispatcher and returns an outcome for each.
 //!
 //! An event is *delivered* only if the dispatcher acknowledged it, and *rejected* only if the dispatcher refused this
-//! very event. Everything uncertain ends in an error that leaves every position unchanged. SEMANTICS.md lists the
+//! very event. Everything uncertain ends in an error that leaves every position unchanged. docs/semantics.md lists the
 //! outcome of each answer; the module `verdict` decides it.
 
 use std::{collections::BTreeSet, time::Duration};

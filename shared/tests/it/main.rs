@@ -2,6 +2,8 @@
 
 // `cfg(test)` always holds here. It tells clippy that helpers are tests too, in which `unwrap` is allowed.
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod inbox_suite;
 #[cfg(test)]
 mod layers;

@@ -1,4 +1,4 @@
-//! Checks that the tests that SEMANTICS.md names exist, and that every fault has one.
+//! Checks that the tests that docs/semantics.md names exist, and that every fault has one.
 
 use std::{
     collections::BTreeSet,
@@ -58,7 +58,7 @@ fn every_test_that_semantics_md_names_exists() {
     for part in ["shared", "functions", "testdata"] {
         tests_below(&root().join(part), &mut tests);
     }
-    let text = fs::read_to_string(root().join("SEMANTICS.md")).unwrap();
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
     let missing: Vec<&str> = names(&text).filter(|name| !tests.contains(*name)).collect();
     assert!(missing.is_empty(), "no such tests: {missing:?}");
     assert!(names(&text).count() > 50);
@@ -66,7 +66,7 @@ fn every_test_that_semantics_md_names_exists() {
 
 #[test]
 fn every_fault_and_every_answer_in_semantics_md_names_a_test() {
-    let text = fs::read_to_string(root().join("SEMANTICS.md")).unwrap();
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
     let mut held = false;
     let mut rows = 0;
     for line in text.lines() {

@@ -31,16 +31,18 @@ pub(crate) fn run(args: &[&str], input: &[u8]) -> Output {
     output
 }
 
-pub(crate) fn readme() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap()
+/// Reads a document of the repository, named by its path there.
+pub(crate) fn document(path: &str) -> String {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
+    std::fs::read_to_string(format!("{root}{path}")).unwrap()
 }
 
 #[test]
-fn the_readme_lists_the_settings_that_there_are_with_their_defaults() {
+fn settings_md_lists_the_settings_that_there_are_with_their_defaults() {
     let shown = run(&["settings", "--json"], b"").stdout;
     let shown: Vec<serde_json::Value> = serde_json::from_slice(&shown).unwrap();
-    let readme = readme();
-    let section = readme.split_once("\n## Settings\n").unwrap().1;
+    let text = document("docs/settings.md");
+    let section = text.split_once("\n## All settings\n").unwrap().1;
     let section = section.split_once("\n## ").unwrap().0;
     let quoted = |cell: &str| -> Vec<String> {
         cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
@@ -62,9 +64,9 @@ fn the_readme_lists_the_settings_that_there_are_with_their_defaults() {
     }
     for setting in &shown {
         let name = setting["name"].as_str().unwrap();
-        assert!(listed.iter().any(|listed| listed == name), "{name} is not in the README");
+        assert!(listed.iter().any(|listed| listed == name), "{name} is not in docs/settings.md");
     }
-    // Every other name in the README's table must be a known alias.
+    // Every other name in the table must be a known alias.
     let aliases = ["VIRUSTOTAL_APISERVER", "ALL_PROXY"];
     for name in listed.iter().filter(|name| **name == name.to_uppercase()) {
         let known = shown.iter().any(|setting| setting["name"] == **name);

@@ -42,7 +42,7 @@ async fn a_load_pushes_what_it_did_and_how_far_it_is() {
     assert!(loaded + lag <= now && loaded + lag > now - 600, "{pushed:?}");
     assert!((3600..7200).contains(&lag), "{pushed:?}");
     assert_eq!(pushed.types["virustotal_plugin_records_total"], "counter");
-    stands_in_readme(pushed);
+    is_documented(pushed);
     let pushed_last =
         pushed.samples["virustotal_plugin_last_ingested_timestamp{function=\"load\"}"];
     assert!(pushed_last > 1_700_000_000_000, "{pushed:?}");
@@ -95,7 +95,7 @@ async fn an_ingest_pushes_at_its_end() {
     assert!(ended.success(), "{said}");
     let groups = gateway.pushed();
     let pushed = &groups["job/virustotal_plugin/function/ingest"];
-    stands_in_readme(pushed);
+    is_documented(pushed);
     assert_eq!(
         pushed.samples["virustotal_plugin_records_total{function=\"ingest\"}"], 9,
         "{pushed:?}"
@@ -137,8 +137,8 @@ async fn what_was_in_flight_at_the_signal_is_pushed_too() {
     assert_eq!(answers(200) + answers(202), 2, "{status} {pushed:?}");
 }
 
-/// Asserts that every metric of a process is one of `azul_vt::metrics::all`, which the README lists too.
-fn stands_in_readme(pushed: &sim::Pushed) {
+/// Asserts that every metric of a process is one of `azul_vt::metrics::all`, which docs/operations.md lists too.
+fn is_documented(pushed: &sim::Pushed) {
     let known: Vec<_> = azul_vt::metrics::all().into_iter().map(|metric| metric.name).collect();
     for name in pushed.types.keys() {
         assert!(known.contains(&name.as_str()), "{name}");
@@ -146,7 +146,7 @@ fn stands_in_readme(pushed: &sim::Pushed) {
 }
 
 #[test]
-fn the_table_of_readme_is_that_of_the_code() {
+fn the_table_of_metrics_in_operations_md_is_that_of_the_code() {
     let names = |names: &[&str]| {
         names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     };
@@ -159,7 +159,8 @@ fn the_table_of_readme_is_that_of_the_code() {
     };
     let all = azul_vt::metrics::all();
     let rows: String = all.iter().map(row).collect();
-    assert!(crate::commands::readme().contains(&format!("|---|---|---|\n{rows}\n")), "{rows}");
+    let text = crate::commands::document("docs/operations.md");
+    assert!(text.contains(&format!("|---|---|---|\n{rows}\n")), "{rows}");
     let mut seen = std::collections::BTreeSet::new();
     for metric in all {
         assert!(seen.insert(metric.name), "{} is there twice", metric.name);
@@ -258,7 +259,7 @@ async fn a_query_pushes_and_shows_what_waits_and_the_budget() {
     for (sample, value) in samples {
         assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
     }
-    stands_in_readme(pushed);
+    is_documented(pushed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,5 +283,5 @@ async fn a_hunt_pushes_what_it_did_and_what_is_lost() {
     ] {
         assert_eq!(pushed.samples.get(sample), Some(&value), "{sample} {pushed:?}");
     }
-    stands_in_readme(pushed);
+    is_documented(pushed);
 }
