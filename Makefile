@@ -98,10 +98,10 @@ budget: paths ## Instructions that a small bundle costs, against testdata/budget
 # cargo-fuzz needs the nightly compiler; what it builds is beside everything else. All of this project is safe Rust, so
 # no sanitizer watches: it would take most of the time to build, and half of the speed.
 FUZZ_SECONDS ?= 600
-fuzz: ## Bundles, records, rules and webhooks that nobody thought of, FUZZ_SECONDS (600) each; needs a nightly Rust
+fuzz: ## Bundles, bzip2, records, rules and webhooks that nobody thought of, FUZZ_SECONDS (600) each; needs a nightly Rust
 	@cargo +nightly --version || { echo "fuzz: skipped, because no nightly Rust is installed"; exit 0; }; \
 	cargo +nightly install --quiet --debug --locked --root target/cargo-fuzz cargo-fuzz@0.13.2 && \
-	for target in bundle record rules webhook; do \
+	for target in bundle bzip2 record rules webhook; do \
 		CARGO_TARGET_DIR=$(abspath $(TARGET))/fuzz PATH="$(CURDIR)/target/cargo-fuzz/bin:$$PATH" \
 			cargo +nightly fuzz run --fuzz-dir testdata/fuzz --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
 	done

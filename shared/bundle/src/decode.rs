@@ -4,8 +4,9 @@ use std::io::{self, BufRead, Read};
 
 use bzip2::bufread::BzDecoder;
 use flate2::bufread::GzDecoder;
+use parallel_bzip2::Rest;
 
-use super::{BundleError, Compression, bzip2::Rest};
+use super::{BundleError, Compression};
 
 /// Number of compressed bytes that are read at once.
 const INPUT: usize = 64 * 1024;
@@ -20,7 +21,7 @@ const WINDOW_LOG: u32 = 23;
 
 /// A decompressing reader whose errors keep apart a failing reader and damaged data.
 pub(super) struct Decoder<R> {
-    state: State<Rest<R>>,
+    state: State<R>,
     compression: Option<Compression>,
     produced: u64,
     /// Number of the next bytes that are not part of the bundle.
@@ -37,11 +38,19 @@ enum State<R> {
     Done,
 }
 
-impl<R: Read> Decoder<R> {
+impl<R: Read> Decoder<Rest<R>> {
     /// Continues with the rest that the block decoder has left.
-    pub(super) fn new(rest: Rest<R>) -> Self {
-        let (produced, skip) = (rest.produced(), rest.skip().into());
-        Self { state: State::Between(Source::new(rest)), compression: None, produced, skip }
+    pub(super) fn resume(rest: Rest<R>) -> Self {
+        let (produced, skip) = (rest.produced(), rest.skip());
+        Self { produced, skip, ..Self::new(rest) }
+    }
+}
+
+impl<R: Read> Decoder<R> {
+    /// Starts at the first byte of a bundle.
+    pub(super) fn new(reader: R) -> Self {
+        let state = State::Between(Source::new(reader));
+        Self { state, compression: None, produced: 0, skip: 0 }
     }
 
     pub(super) fn compression(&self) -> Option<Compression> {

@@ -7,7 +7,7 @@ use std::io::{self, BufRead as _, BufReader, Chain, Cursor, Read};
 
 use serde::{Deserialize as _, de::IgnoredAny};
 
-use super::{Caps, bzip2::Rest, decode::Decoder};
+use super::{Caps, decode::Decoder};
 
 /// Bytes of text that are read at once.
 const PIECE: usize = 64 << 10;
@@ -106,7 +106,7 @@ struct Text<R> {
 
 impl<R: Read> Text<R> {
     fn new(reader: R, caps: Caps) -> Self {
-        Self { decoder: Decoder::new(Rest::whole(reader)), max_bytes: caps.max_bundle_bytes }
+        Self { decoder: Decoder::new(reader), max_bytes: caps.max_bundle_bytes }
     }
 }
 

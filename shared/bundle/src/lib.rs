@@ -7,14 +7,13 @@
 //! [`map_lines`] may pass on a line before the checksum that covers it was verified. A caller that must not use lines
 //! of a damaged bundle takes those of [`map_checked_lines`], and calls [`verify`] before it takes the others.
 
-mod bzip2;
 mod decode;
 mod documents;
 mod error;
 mod lines;
 mod ordered;
 
-use std::{collections::BTreeMap, convert::Infallible, io::Read};
+use std::{convert::Infallible, io::Read};
 
 pub use documents::{Layout, OneALine, layout_of};
 pub use error::BundleError;
@@ -89,22 +88,6 @@ impl Line {
             Self::Record { number } | Self::TooLong { number, .. } => *number,
         }
     }
-}
-
-/// Calls `take` with the results of workers in the order of their numbers, which begin at 0.
-fn in_order<T, E>(
-    made: impl IntoIterator<Item = (u64, T)>,
-    mut take: impl FnMut(T) -> Result<(), E>,
-) -> Result<(), E> {
-    let (mut waiting, mut next) = (BTreeMap::new(), 0);
-    for (number, item) in made {
-        waiting.insert(number, item);
-        while let Some(item) = waiting.remove(&next) {
-            take(item)?;
-            next += 1;
-        }
-    }
-    Ok(())
 }
 
 /// The result of [`verify`] for a whole bundle.

@@ -1,10 +1,11 @@
 //! Passes lines through a pure function on several threads and returns the results in order.
 //!
-//! All threads decode the blocks of bzip2 at the same time ([`bzip2`]). Any other compression, and bzip2 that cannot be
+//! All threads decode the blocks of bzip2 at the same time ([`parallel_bzip2`]). Any other compression, and bzip2 that cannot be
 //! verified, is decoded in turns, a chunk each, while the other threads work on their chunks. A `Window` bounds the
 //! memory of chunks that are not passed on yet, for any speed of the workers and any length of the lines.
 
 use std::{
+    collections::BTreeMap,
     io::Read,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
@@ -13,11 +14,11 @@ use std::{
     thread,
 };
 
+use parallel_bzip2::{End, Limits, Rest};
+
 use super::{
     BundleError, Caps, Compression, Line,
-    bzip2::{self, End, Rest},
     decode::Decoder,
-    in_order,
     lines::{LineJoiner, Piece, behind_blank_lines, breaks},
 };
 
@@ -108,10 +109,9 @@ fn map_blocks<R: Read + Send, T: Send, E>(
     work: &(impl Fn(&Line, &[u8]) -> T + Sync),
     take: &mut impl FnMut(T) -> Result<(), E>,
 ) -> Result<End<R>, E> {
-    bzip2::decode(
+    parallel_bzip2::decode(
         reader,
-        threads,
-        caps.max_bundle_bytes,
+        Limits { threads, max_bytes: caps.max_bundle_bytes },
         |text| {
             let ends = breaks(text);
             (ends <= MOST_LINES as u64).then(|| joiner.pass(text, ends))
@@ -140,7 +140,7 @@ fn map_rest<R: Read + Send, T: Send, E>(
     take: &mut impl FnMut(T) -> Result<(), E>,
 ) -> Result<(u64, Compression), OrderedError<E>> {
     let mut chunks = Chunks {
-        decoder: Decoder::new(rest),
+        decoder: Decoder::resume(rest),
         joiner,
         most_bytes: caps.max_bundle_bytes,
         number: 0,
@@ -185,9 +185,25 @@ fn map_rest<R: Read + Send, T: Send, E>(
     Ok((chunks.decoder.produced(), compression))
 }
 
+/// Calls `take` with the results of the workers in the order of their numbers, which begin at 0.
+fn in_order<T, E>(
+    made: impl IntoIterator<Item = (u64, T)>,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut waiting, mut next) = (BTreeMap::new(), 0);
+    for (number, item) in made {
+        waiting.insert(number, item);
+        while let Some(item) = waiting.remove(&next) {
+            take(item)?;
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
 /// The decoder's output, a chunk at a time.
 struct Chunks<'a, R> {
-    decoder: Decoder<R>,
+    decoder: Decoder<Rest<R>>,
     joiner: &'a mut LineJoiner,
     most_bytes: u64,
     /// Number of the next chunk.
@@ -491,7 +507,7 @@ mod tests {
     }
 
     fn compressed(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = ::bzip2::write::BzEncoder::new(Vec::new(), ::bzip2::Compression::best());
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
         std::io::Write::write_all(&mut encoder, bytes).unwrap();
         encoder.finish().unwrap()
     }

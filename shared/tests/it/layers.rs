@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, process::Command};
 
-/// The pure crates, lowest first, each with those of the workspace that it may depend on.
-const PURE: [(&str, &[&str]); 6] = [
+/// The pure crates by the names of their libraries, lowest first, each with those of the workspace that it may depend on.
+const PURE: [(&str, &[&str]); 7] = [
     ("base", &[]),
     ("json", &[]),
-    ("bundle", &[]),
+    ("parallel_bzip2", &[]),
+    ("bundle", &["parallel_bzip2"]),
     ("azul", &["base", "json"]),
     ("mapping", &["azul", "base", "json"]),
     ("rules", &["azul", "base", "json", "mapping"]),
@@ -20,7 +21,15 @@ const IMPURE: [&str; 8] =
 /// Returns the names of all crates that a crate is built with, its own among them. Those of tests do not count.
 fn built_with(krate: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", krate, "--edges", "normal", "--prefix", "none"])
+        .args([
+            "tree",
+            "--package",
+            &krate.replace('_', "-"),
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ])
         .args(["--format", "{lib}", "--locked", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()

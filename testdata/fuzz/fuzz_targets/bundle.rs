@@ -1,31 +1,19 @@
-//! Fuzzes the decoder of bzip2 bundles: it gives the lines of the ordinary decoder, whatever the damage and the number
+//! Fuzzes the reader of bundles: of bzip2 it gives the lines of the ordinary decoder, whatever the damage and the number
 //! of threads.
-//!
-//! The first byte says how the other bytes are used: as they are, or as a text that is compressed and then damaged.
 
 #![no_main]
 
-use std::io::{BufRead, Read, Write};
-
 use azul_vt::bundle::{Caps, Compression, Line, OrderedError, map_checked_lines, map_lines};
-use bzip2::{bufread::BzDecoder, write::BzEncoder};
+use azul_vt_fuzz::{compressed_input, ordinary};
 use libfuzzer_sys::fuzz_target;
 
 const CAPS: Caps = Caps { max_bundle_bytes: 1 << 28, max_line_bytes: 1 << 16 };
 
 fuzz_target!(|data: &[u8]| {
-    let Some((kind, data)) = data.split_first() else { return };
-    let input = match kind % 4 {
-        0 => data.to_vec(),
-        1 => [b"BZh91AY&SY", data].concat(),
-        _ => {
-            let Some(input) = damaged(*kind, data) else { return };
-            input
-        }
-    };
+    let Some((kind, input)) = compressed_input(data) else { return };
     let (one, sound) = lines(&input, 1);
     assert!(lines(&input, 3) == (one.clone(), sound));
-    let (checked, is_all) = checked(&input, 1 + usize::from(*kind) % 3);
+    let (checked, is_all) = checked(&input, 1 + usize::from(kind) % 3);
     assert_eq!(checked, one[..checked.len()]);
     assert!(!is_all || sound && checked == one);
     if Compression::of(&input) != Compression::Bzip2 {
@@ -42,24 +30,6 @@ fuzz_target!(|data: &[u8]| {
         assert!(one.iter().zip(&expected).all(|(one, other)| one == other));
     }
 });
-
-/// A compressed text with up to four damaged bytes: pairs of place and bits come first.
-fn damaged(kind: u8, data: &[u8]) -> Option<Vec<u8>> {
-    let (damage, text) = data.split_first_chunk::<8>()?;
-    // The text is repeated to make more blocks.
-    let times = if kind % 4 == 2 { 1 } else { usize::from(kind / 4).max(1) * 16 };
-    let level = bzip2::Compression::new(1 + u32::from(kind % 9));
-    let mut encoder = BzEncoder::new(Vec::new(), level);
-    encoder.write_all(&text.repeat(times)).unwrap();
-    let mut input = encoder.finish().unwrap();
-    for [place, bits] in damage.as_chunks().0 {
-        let at = usize::from(*place) * input.len() / 256;
-        if let Some(byte) = input.get_mut(at) {
-            *byte ^= bits;
-        }
-    }
-    Some(input)
-}
 
 fn lines(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
     let mut all = Vec::new();
@@ -90,22 +60,6 @@ fn checked(input: &[u8], threads: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
     let work = |line: &Line, bytes: &[u8]| (line.number(), bytes.to_vec());
     let Ok(is_all) = map_checked_lines(input, CAPS, threads, work, take);
     (all, is_all)
-}
-
-/// Decodes streams one after the other with the ordinary decoder. Returns the text, and whether all streams are sound.
-fn ordinary(mut input: &[u8]) -> (Vec<u8>, bool) {
-    let mut plain = Vec::new();
-    while !input.fill_buf().unwrap().is_empty() {
-        if !matches!(input, [b'B', b'Z', b'h', b'1'..=b'9', ..]) {
-            return (plain, false);
-        }
-        let mut stream = BzDecoder::new(input);
-        if stream.read_to_end(&mut plain).is_err() {
-            return (plain, false);
-        }
-        input = stream.into_inner();
-    }
-    (plain, true)
 }
 
 fn expected(plain: &[u8], sound: bool) -> Vec<(u64, Vec<u8>)> {

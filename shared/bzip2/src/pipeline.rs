@@ -15,7 +15,6 @@ use std::{
 };
 
 use super::{
-    super::in_order,
     block::{Decoder, Unverified},
     rest::Rest,
     source::{Item, Kind, Source},
@@ -29,20 +28,29 @@ const MOST_SMALL: u32 = 256;
 /// Most results for each worker that may wait to be taken.
 const WAITING_A_WORKER: u64 = 2;
 
+/// Limits of a decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Number of threads that decode. 0 counts as 1. With 1, everything runs on the calling thread.
+    pub threads: usize,
+    /// Most decompressed bytes that are handed over. Decoding ends before the block that would exceed it.
+    pub max_bytes: u64,
+}
+
 /// The end of a decoding.
 #[derive(Debug)]
-pub(crate) enum End<R> {
-    /// The whole input was decoded and is sound.
+pub enum End<R> {
+    /// The whole input was decoded, and every checksum is right.
     Complete {
         /// Number of decompressed bytes.
         bytes: u64,
     },
-    /// The ordinary decoder has to continue with this rest.
+    /// An ordinary decoder has to continue with this rest, and decides whether the input is damaged.
     Unclear(Rest<R>),
 }
 
 /// State that the workers share: the number of the next item, and what is verified so far.
-struct Order<P> {
+struct Order<A> {
     next: u64,
     stream: Stream,
     produced: u64,
@@ -54,11 +62,11 @@ struct Order<P> {
     taken: u64,
     /// Items that were not used, by their numbers.
     left: BTreeMap<u64, Item>,
-    pass: P,
+    admit: A,
 }
 
-impl<P> Order<P> {
-    fn new(most_bytes: u64, pass: P) -> Self {
+impl<A> Order<A> {
+    fn new(most_bytes: u64, admit: A) -> Self {
         Self {
             next: 0,
             stream: Stream::default(),
@@ -69,25 +77,25 @@ impl<P> Order<P> {
             complete: false,
             taken: 0,
             left: BTreeMap::new(),
-            pass,
+            admit,
         }
     }
 
-    /// Verifies the next item. If it is a block, its bytes go to `pass`, and the result of that is returned.
-    fn confirm<Q>(
+    /// Verifies the next item. If it is a block, its bytes go to `admit`, and the result of that is returned.
+    fn confirm<P>(
         &mut self,
         item: &Item,
         outcome: Result<u32, Unverified>,
         out: &[u8],
-    ) -> Result<Option<Q>, Unverified>
+    ) -> Result<Option<P>, Unverified>
     where
-        P: FnMut(&[u8]) -> Option<Q>,
+        A: FnMut(&[u8]) -> Option<P>,
     {
         self.small += 1;
         if self.small > MOST_SMALL {
             return Err(Unverified);
         }
-        let mut passed = None;
+        let mut admitted = None;
         match item.kind {
             Kind::Open { level } => self.stream.open(level),
             Kind::Block { .. } => {
@@ -96,7 +104,7 @@ impl<P> Order<P> {
                 if produced > self.most_bytes {
                     return Err(Unverified);
                 }
-                passed = Some((self.pass)(out).ok_or(Unverified)?);
+                admitted = Some((self.admit)(out).ok_or(Unverified)?);
                 self.produced = produced;
                 self.stream.block(checksum);
                 if out.len() >= SMALL {
@@ -111,7 +119,7 @@ impl<P> Order<P> {
             Kind::End | Kind::Unclear => return Err(Unverified),
         }
         self.next += 1;
-        Ok(passed)
+        Ok(admitted)
     }
 
     fn end<R: Read>(self, source: Source<R>) -> End<R> {
@@ -135,30 +143,43 @@ struct Input<R> {
     ended: bool,
 }
 
-struct Shared<R, P> {
+struct Shared<R, A> {
     input: Mutex<Input<R>>,
-    order: Mutex<Order<P>>,
+    order: Mutex<Order<A>>,
     changed: Condvar,
     most_waiting: u64,
 }
 
-/// Decodes `reader` on `threads` threads. 0 counts as 1; with 1 everything runs on the calling thread.
+/// Decodes the streams of `reader` by blocks, and hands the verified ones over in order.
 ///
-/// `pass` gets the bytes of each verified block, in order. `work` gets its result and runs in parallel for several
-/// blocks. `take` gets the result of `work`, in order and on the calling thread. Decoding ends as [`End::Unclear`]
-/// before there are more than `most_bytes`, and before a block for which `pass` returns `None`.
+/// Three functions take a block's bytes, which are at most 4 MiB and never copied:
+///
+/// 1. `admit` gets the bytes of each block in order, one at a time. Meanwhile no other block is admitted, so it does
+///    little. Its result goes to `work`; `None` ends the decoding before this block.
+/// 2. `work` gets that result and the bytes, in parallel for several blocks.
+/// 3. `take` gets the result of `work`, in order and on the calling thread. An error ends the decoding.
+///
+/// `reader` needs no buffer of its own. Threads read it in turns, and all of them have ended when this function
+/// returns. It returns early only between two reads: a call of `reader` that does not return keeps it waiting.
+///
+/// Decoding ends as [`End::Unclear`] where anything differs from what a usual program writes, where `reader` fails,
+/// before the block that would exceed [`Limits::max_bytes`], and before a block for which `admit` returns `None`. An
+/// input without bytes is unclear, too.
 ///
 /// # Errors
-/// The error of `take`.
-pub(crate) fn decode<R: Read + Send, P: Send, T: Send, E>(
+/// The error of `take`. An error of `reader` is none: [`Rest`] returns it to its reader.
+///
+/// # Panics
+/// If `admit`, `work` or `take` panics, after all threads have ended.
+pub fn decode<R: Read + Send, P: Send, T: Send, E>(
     reader: R,
-    threads: usize,
-    most_bytes: u64,
-    pass: impl FnMut(&[u8]) -> Option<P> + Send,
+    limits: Limits,
+    admit: impl FnMut(&[u8]) -> Option<P> + Send,
     work: impl Fn(P, &[u8]) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<End<R>, E> {
-    let order = Order::new(most_bytes, pass);
+    let Limits { threads, max_bytes } = limits;
+    let order = Order::new(max_bytes, admit);
     let source = Source::new(reader);
     if threads <= 1 {
         return decode_here(source, order, work, take);
@@ -209,16 +230,32 @@ fn decode_here<R: Read, P, T, E>(
     while !order.stopped {
         let item = source.next();
         let outcome = decode_item(&mut decoder, &item);
-        let Ok(passed) = order.confirm(&item, outcome, decoder.out()) else {
+        let Ok(admitted) = order.confirm(&item, outcome, decoder.out()) else {
             order.left.insert(order.next, item);
             break;
         };
-        if let Some(passed) = passed {
-            take(work(passed, decoder.out()))?;
+        if let Some(admitted) = admitted {
+            take(work(admitted, decoder.out()))?;
         }
     }
     drop(decoder);
     Ok(order.end(source))
+}
+
+/// Calls `take` with the results of the workers in the order of their numbers, which begin at 0.
+fn in_order<T, E>(
+    made: impl IntoIterator<Item = (u64, T)>,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut waiting, mut next) = (BTreeMap::new(), 0);
+    for (number, item) in made {
+        waiting.insert(number, item);
+        while let Some(item) = waiting.remove(&next) {
+            take(item)?;
+            next += 1;
+        }
+    }
+    Ok(())
 }
 
 fn decode_item(decoder: &mut Decoder, item: &Item) -> Result<u32, Unverified> {
@@ -228,7 +265,7 @@ fn decode_item(decoder: &mut Decoder, item: &Item) -> Result<u32, Unverified> {
     }
 }
 
-impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
+impl<R: Read, P, A: FnMut(&[u8]) -> Option<P>> Shared<R, A> {
     /// Decodes items until there are no more, or all workers have to stop.
     fn run<T>(&self, work: &impl Fn(P, &[u8]) -> T, out: &Sender<(u64, Option<T>)>) {
         let mut decoder = Decoder::new();
@@ -243,7 +280,7 @@ impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
             } else {
                 order.confirm(&item, outcome, decoder.out())
             };
-            let Ok(passed) = confirmed else {
+            let Ok(admitted) = confirmed else {
                 order.left.insert(number, item);
                 order.stopped = true;
                 self.changed.notify_all();
@@ -252,7 +289,7 @@ impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
             drop(order);
             self.changed.notify_all();
             drop(item);
-            let made = passed.map(|passed| work(passed, decoder.out()));
+            let made = admitted.map(|admitted| work(admitted, decoder.out()));
             if out.send((number, made)).is_err() {
                 return;
             }
@@ -279,12 +316,12 @@ impl<R: Read, P, F: FnMut(&[u8]) -> Option<P>> Shared<R, F> {
     }
 }
 
-impl<R, P> Shared<R, P> {
-    fn order(&self) -> MutexGuard<'_, Order<P>> {
+impl<R, A> Shared<R, A> {
+    fn order(&self) -> MutexGuard<'_, Order<A>> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, order: MutexGuard<'a, Order<P>>) -> MutexGuard<'a, Order<P>> {
+    fn wait<'a>(&self, order: MutexGuard<'a, Order<A>>) -> MutexGuard<'a, Order<A>> {
         self.changed.wait(order).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -295,9 +332,9 @@ impl<R, P> Shared<R, P> {
 }
 
 /// Stops all workers if the thread that holds it panics, because the others would wait for a result that never comes.
-struct Closing<'a, R, P>(&'a Shared<R, P>);
+struct Closing<'a, R, A>(&'a Shared<R, A>);
 
-impl<R, P> Drop for Closing<'_, R, P> {
+impl<R, A> Drop for Closing<'_, R, A> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.stop();

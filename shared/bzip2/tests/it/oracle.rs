@@ -5,53 +5,18 @@
 use std::io::{self, Cursor, Read, Write as _};
 
 use bzip2::{Compression, write::BzEncoder};
+use parallel_bzip2::{End, Limits, decode};
 use proptest::prelude::*;
 
-use super::{End, Rest, decode, scan};
-use crate::{BundleError, decode::Decoder};
+use crate::ordinary::{Fate, ordinary, ordinary_from};
 
-/// The end of a decoding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Sound,
-    Empty,
-    Cut,
-    Damaged,
-    Garbage,
-    Failed,
-    Other,
-}
+/// Magic number at the start of a block.
+const BLOCK: u64 = 0x3141_5926_5359;
+/// Magic number at the start of a stream's end.
+const END: u64 = 0x1772_4538_5090;
 
-impl From<BundleError> for Fate {
-    fn from(error: BundleError) -> Self {
-        match error {
-            BundleError::Empty => Self::Empty,
-            BundleError::Truncated { .. } => Self::Cut,
-            BundleError::Corrupt { .. } => Self::Damaged,
-            BundleError::TrailingGarbage { .. } => Self::Garbage,
-            BundleError::Read { .. } => Self::Failed,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// Returns the bytes and the end of the ordinary decoder.
-fn ordinary(reader: impl Read) -> (Vec<u8>, Fate) {
-    let mut out = Vec::new();
-    let fate = go_on(Rest::whole(reader), &mut out);
-    (out, fate)
-}
-
-fn go_on<R: Read>(rest: Rest<R>, out: &mut Vec<u8>) -> Fate {
-    let mut decoder = Decoder::new(rest);
-    loop {
-        let before = out.len();
-        match decoder.fill(out, 64 << 10, u64::MAX) {
-            Ok(()) if out.len() == before => return Fate::Sound,
-            Ok(()) => {}
-            Err(error) => return error.into(),
-        }
-    }
+fn limits(threads: usize) -> Limits {
+    Limits { threads, max_bytes: u64::MAX }
 }
 
 /// Decodes by blocks, then the rest with the ordinary decoder. Also returns the number of bytes that came by blocks.
@@ -59,8 +24,7 @@ fn by_blocks(reader: impl Read + Send, threads: usize, most: u64) -> (Vec<u8>, F
     let mut out = Vec::new();
     let end = decode(
         reader,
-        threads,
-        most,
+        Limits { threads, max_bytes: most },
         |text| Some(text.len()),
         |length, text| {
             assert_eq!(length, text.len());
@@ -79,7 +43,8 @@ fn by_blocks(reader: impl Read + Send, threads: usize, most: u64) -> (Vec<u8>, F
         }
         End::Unclear(rest) => {
             assert_eq!(rest.produced(), out.len() as u64);
-            go_on(rest, &mut out)
+            let skip = rest.skip();
+            ordinary_from(rest, skip, &mut out)
         }
     };
     (out, fate, by_blocks)
@@ -185,7 +150,7 @@ proptest! {
     #[test]
     fn magics_by_chance(mut input in streams(), bit in any::<proptest::sample::Index>(), end in any::<bool>()) {
         let bit = bit.index(input.len() * 8);
-        put(&mut input, bit, if end { scan::END } else { scan::BLOCK }, 48);
+        put(&mut input, bit, if end { END } else { BLOCK }, 48);
         assert_same(&input);
     }
 
@@ -320,7 +285,7 @@ fn a_taker_that_gives_up_and_a_panic_end_all_threads() {
             seen += 1;
             if seen == 3 { Err("enough") } else { Ok(()) }
         };
-        let ended = decode(&input[..], threads, u64::MAX, |_| Some(()), |(), _| (), take);
+        let ended = decode(&input[..], limits(threads), |_| Some(()), |(), _| (), take);
         assert!(matches!(ended, Err("enough")));
         assert_eq!(seen, 3);
         for place in ["pass", "work", "take"] {
@@ -329,8 +294,7 @@ fn a_taker_that_gives_up_and_a_panic_end_all_threads() {
                 let mut taken = 0;
                 let _ = decode(
                     &input[..],
-                    threads,
-                    u64::MAX,
+                    limits(threads),
                     |_| {
                         passed += 1;
                         assert!(place != "pass" || passed < 4, "on purpose");

@@ -2,10 +2,12 @@
 
 use std::io::{self, Cursor, Read};
 
-/// Compressed bytes with which an ordinary decoder continues from the last verified place. It yields the same bytes and
-/// the same error as for the whole input, after the first [`Rest::skip`] bytes, which must be dropped.
+/// A reader of compressed bytes with which an ordinary decoder continues from the last verified place.
+///
+/// It yields the same bytes and the same error as for the whole input, after the first [`Rest::skip`] bytes, which must
+/// be dropped. An error of the input's reader is returned once, where it occurred.
 #[derive(Debug)]
-pub(crate) struct Rest<R> {
+pub struct Rest<R> {
     start: Cursor<Vec<u8>>,
     reader: R,
     ended: bool,
@@ -15,12 +17,6 @@ pub(crate) struct Rest<R> {
 }
 
 impl<R> Rest<R> {
-    /// Makes a rest of a whole input.
-    pub(crate) fn whole(reader: R) -> Self {
-        let nothing = (Vec::new(), reader, false, None);
-        Self::new((Vec::new(), 0), 0, std::iter::empty(), nothing, 0)
-    }
-
     pub(crate) fn new(
         (mut start, skip): (Vec<u8>, u8),
         bit: usize,
@@ -41,13 +37,13 @@ impl<R> Rest<R> {
         Self { start: Cursor::new(start), reader, ended, error, skip, produced }
     }
 
-    /// Returns the number of bytes at the start of the decoder's output that are not part of the input.
-    pub(crate) fn skip(&self) -> u8 {
-        self.skip
+    /// Returns the number of bytes at the start of the ordinary decoder's output that are not part of the input: 0 or 4.
+    pub fn skip(&self) -> usize {
+        self.skip.into()
     }
 
-    /// Returns the number of decompressed bytes that were passed on before.
-    pub(crate) fn produced(&self) -> u64 {
+    /// Returns the number of decompressed bytes that were handed over before.
+    pub fn produced(&self) -> u64 {
         self.produced
     }
 }
