@@ -34,19 +34,24 @@ fn all_documents() -> Vec<PathBuf> {
     found
 }
 
-/// Returns the text without its fenced blocks.
-fn prose(text: &str) -> String {
+/// Returns the text without its fenced blocks, and those blocks without the rest.
+fn split(text: &str) -> (String, String) {
+    let (mut prose, mut fenced) = (String::new(), String::new());
     let mut is_prose = true;
-    let mut kept = String::new();
     for line in text.lines() {
         if line.trim_start().starts_with("```") {
             is_prose = !is_prose;
-        } else if is_prose {
-            kept.push_str(line);
-            kept.push('\n');
+            continue;
         }
+        let part = if is_prose { &mut prose } else { &mut fenced };
+        part.push_str(line);
+        part.push('\n');
     }
-    kept
+    (prose, fenced)
+}
+
+fn prose(text: &str) -> String {
+    split(text).0
 }
 
 /// Returns the anchors of a document's headings, as GitHub makes them: of equal ones the second ends in `-1`.
@@ -134,4 +139,83 @@ fn every_path_that_a_document_names_exists() {
 fn the_readme_is_short() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
     assert!(lines <= 150, "README.md has {lines} lines");
+}
+
+/// Returns the targets of the Makefile.
+fn targets() -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("Makefile")).unwrap();
+    let target = Regex::new(r"(?m)^([a-z][a-z-]*):").unwrap();
+    target.captures_iter(&text).map(|found| found[1].to_owned()).collect()
+}
+
+/// Returns the calls of `make` in a script, a line each, without comments.
+fn calls_of_make(script: &str) -> impl Iterator<Item = String> {
+    let lines = script.lines().map(|line| line.split(" #").next().unwrap_or_default().trim());
+    lines.filter(|line| line.split(' ').any(|word| word == "make")).map(str::to_owned)
+}
+
+/// Returns the targets that a call of `make` names.
+fn targets_of(call: &str) -> impl Iterator<Item = &str> {
+    let after = call.split(' ').skip_while(|word| *word != "make").skip(1);
+    after.filter(|word| !word.contains('=') && !word.starts_with('-'))
+}
+
+/// Collects the scripts of a workflow: every text under a key `run`.
+fn scripts(value: &serde_yaml::Value, found: &mut Vec<String>) {
+    match value {
+        serde_yaml::Value::Mapping(members) => {
+            for (key, member) in members {
+                match member.as_str() {
+                    Some(text) if key.as_str() == Some("run") => found.push(text.to_owned()),
+                    _ => scripts(member, found),
+                }
+            }
+        }
+        serde_yaml::Value::Sequence(items) => {
+            for item in items {
+                scripts(item, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_workflow_of_ci_runs_every_stage_and_only_targets_that_exist() {
+    let targets = targets();
+    let text = fs::read_to_string(root().join(".github/workflows/ci.yaml")).unwrap();
+    let workflow: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+    let started_by = workflow["on"].as_mapping().unwrap();
+    assert!(started_by.contains_key("push") && started_by.contains_key("pull_request"));
+    let mut found = Vec::new();
+    scripts(&workflow, &mut found);
+    let calls: BTreeSet<String> = found.iter().flat_map(|script| calls_of_make(script)).collect();
+    for call in &calls {
+        for target in targets_of(call) {
+            assert!(targets.contains(target), "`{call}`: the Makefile has no {target}");
+        }
+    }
+    let stages = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let stages: BTreeSet<String> = calls_of_make(&stages).collect();
+    assert_eq!(calls, stages);
+    assert!(stages.len() > 5, "{stages:?}");
+}
+
+#[test]
+fn every_make_target_that_a_document_names_exists() {
+    let targets = targets();
+    let in_prose = Regex::new(r"`make ((?:[a-z][a-z-]* ?)+)").unwrap();
+    let at_a_start = Regex::new(r"(?m)^\s*make ((?:[a-z][a-z-]* ?)+)").unwrap();
+    let mut count = 0;
+    for document in all_documents() {
+        let (prose, fenced) = split(&fs::read_to_string(&document).unwrap());
+        let named = in_prose.captures_iter(&prose).chain(at_a_start.captures_iter(&fenced));
+        for target in named
+            .flat_map(|found| found[1].split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        {
+            assert!(targets.contains(&target), "{}: make {target}", document.display());
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count}");
 }
