@@ -138,59 +138,59 @@ macro_rules! table {
 // The name and the unit of `last_ingested_timestamp` are the Go plugin's, because existing dashboards use them.
 table! {
     RECORDS: Counter = "records_total", Count, ["function"], ["load", "ingest"],
-        "records read";
+        "number of records that were read";
     EVENTS: Counter = "events_total", Count, ["function", "outcome"], ["load", "ingest"],
-        "events and records that were `delivered`, `filtered`, `rejected`";
+        "number of events and records that were `delivered`, `filtered`, `rejected`";
     DOWNLOAD_REQUESTS: Counter = "download_requests_total", Count, ["function"], ["load", "ingest"],
-        "download requests that the dispatcher acknowledged";
+        "number of download requests that the dispatcher acknowledged";
     LAST_INGESTED: Gauge = "last_ingested_timestamp", Milliseconds, ["function"], ["load", "ingest"],
-        "when records were delivered last, milliseconds since 1970";
+        "time at which records were delivered last, in milliseconds since 1970";
     BUNDLES: Counter = "bundles_total", Count, ["function", "outcome"], ["load"],
-        "feed minutes that were `loaded`, `missing`, `failed`, `buried` (given up)";
+        "number of feed minutes that were `loaded`, `missing`, `failed`, `buried` (given up)";
     GAPS: Gauge = "gaps", Count, ["function"], ["load"],
-        "feed minutes that are tried again";
+        "number of gaps, which are feed minutes that are tried again";
     OLDEST_GAP: Gauge = "oldest_gap_seconds", Seconds, ["function"], ["load"],
-        "from the oldest of them to now; 0: there is none";
+        "age of the oldest gap; 0 if there is none";
     LAST_LOADED: Gauge = "last_loaded_minute_timestamp_seconds", Seconds, ["function"], ["load"],
-        "the feed minute up to which nothing is open but gaps";
+        "the feed minute up to which every minute is loaded, a gap or given up";
     LAG: Gauge = "lag_seconds", Seconds, ["function"], ["load"],
-        "from that minute to now; the feed itself is an hour behind";
+        "time from the last loaded minute to now; the feed itself is an hour behind";
     ANSWERS: Counter = "answers_total", Count, ["function", "status"], ["ingest", "query", "download"],
-        "HTTP answers";
+        "number of HTTP answers";
     SIGNATURE_FAILURES: Counter = "signature_failures_total", Count, ["function"], ["ingest", "query", "download"],
-        "requests whose signature, token or caller was refused";
+        "number of requests whose signature, token or caller was refused";
     INBOX_ITEMS: Gauge = "inbox_items", Count, ["function", "state"], ["query", "download"],
-        "events that are `waiting`, `in_work`, `buried`";
+        "number of events in the inbox that are `waiting`, `in_work`, `buried`";
     POLLED_EVENTS: Counter = "polled_events_total", Count, ["function", "outcome"], ["query", "download"],
-        "events that the dispatcher handed out to polls: `accepted`, `ignored` (none of the function's work), `rejected` (cannot be read)";
+        "number of events that the dispatcher handed out to polls: `accepted`, `ignored` (not the function's work), `rejected` (cannot be read)";
     REQUESTS_USED: Gauge = "requests_used", Count, ["window"], ["query", "download"],
-        "requests to VirusTotal in the last `minute`, `day`, `month`, where it is limited";
+        "number of requests to VirusTotal in the last `minute`, `day`, `month`, for each window that is limited";
     REQUESTS_ALLOWED: Gauge = "requests_allowed", Count, ["window"], ["query", "download"],
-        "the limit, `VT_REQUESTS_PER_…`";
+        "limit of requests to VirusTotal, `VT_REQUESTS_PER_…`";
     HITS: Counter = "hits_total", Count, ["function", "outcome"], ["hunt"],
-        "objects of Livehunt that were `delivered`, `known`, `unwanted`, `rejected`, of `other_object`s than files; downloads `requested`";
+        "number of Livehunt objects that were `delivered`, `known`, `unwanted`, `rejected`, or no file (`other_object`), and of downloads `requested`";
     HUNT_POSITION: Gauge = "hunt_position_timestamp_seconds", Seconds, ["function"], ["hunt"],
-        "the date of the last notification that was delivered";
+        "date of the last notification that was delivered";
     HUNT_LOST_HOURS: Gauge = "hunt_lost_hours", Count, ["function"], ["hunt"],
-        "notifications of so many hours were never read";
+        "number of hours whose notifications were never read";
     HUNT_RATE_LIMITED: Gauge = "hunt_rate_limited_rulesets", Count, ["function"], ["hunt"],
-        "rulesets that match more than they may a day";
+        "number of rulesets that match more than they may a day";
     DOWNLOADS: Counter = "downloads_total", Count, ["function", "outcome"], ["download"],
-        "requests that ended as `success`, `already_present`, `not_found`, `failed`, or were `skipped` for want of quota";
+        "number of download requests that ended as `success`, `already_present`, `not_found`, `failed`, or were `skipped` because a quota was full";
     DOWNLOADS_TODAY: Gauge = "downloads_today", Count, ["category"], ["download"],
-        "downloads of this UTC day, also those of others; not told to CloudWatch";
+        "number of downloads of this UTC day in a category, including those of others; not sent to CloudWatch";
     DOWNLOADS_TODAY_TOTAL: Gauge = "downloads_today_total", Count, ["function"], ["download"],
-        "all of them";
+        "number of downloads of this UTC day in all categories";
     DOWNLOADS_TODAY_API_CHARGED: Gauge = "downloads_today_api_charged", Count, ["function"], ["download"],
-        "those that cost a request";
+        "number of downloads of this UTC day that cost a request to VirusTotal";
     DOWNLOADS_TODAY_PCAPS: Gauge = "downloads_today_pcaps", Count, ["function"], ["download"],
-        "network captures";
+        "number of network captures of this UTC day";
     FULLEST_QUOTA: Gauge = "fullest_quota_percent", Percent, ["function"], ["download"],
-        "how full the quota of this UTC day is that is fullest, among those that a request named since the process began";
+        "highest use of a category's quota on this UTC day, among the quotas that a request named since the process began";
     VIRUSTOTAL_ANSWERS: Counter = "virustotal_answers_total", Count, ["class"], ["load", "query", "download", "hunt"],
-        "answers of VirusTotal and the hosts it redirects to: `ok`, `not_found`, `refused` (401 and 403), `limited` (429), `failed` (any other), `no_answer`";
+        "number of answers of VirusTotal and of the hosts that it redirects to: `ok`, `not_found`, `refused` (401 and 403), `limited` (429), `failed` (any other), `no_answer`";
     DISPATCHER_SECONDS: Histogram = "dispatcher_seconds", Seconds, [], ["load", "ingest", "query", "download", "hunt"],
-        "from a post of events to the dispatcher's answer, or to its failure";
+        "time from a post of events to the dispatcher's answer, or to its failure";
 }
 
 /// Adds the counts of records that `function` processed, and sets the time of the last ones to `now`.
