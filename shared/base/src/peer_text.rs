@@ -19,7 +19,7 @@ use url::Url;
 /// Shortest part of a long secret that is hidden, in bytes.
 pub const FRAGMENT: usize = 16;
 /// Shortest secret that is hidden, in bytes. A shorter one would hide ordinary words.
-pub const SHORTEST: usize = 6;
+const SHORTEST: usize = 6;
 /// Most secrets that are hidden; a further one replaces the oldest. Rotated secrets stay in the list.
 const MOST_SECRETS: usize = 128;
 /// Replaces a secret in a text.
