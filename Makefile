@@ -1,6 +1,6 @@
 # What a developer needs: `make help` lists it.
 .PHONY: help test aws azul lint soak demo cargo-lambda lambda local invoke bench backlog budget fuzz paths package lambda-release coldstart sbom
-.PHONY: infra infra-check demo-aws deploy destroy
+.PHONY: infra infra-check demo-aws deploy destroy lint-tools dependencies advisories
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -17,10 +17,25 @@ export AZUL_VT_AZUL ?= $(CURDIR)/target/azul
 azul: ## Azul's own library, whose models check what the tests post; installed once
 	@./testdata/install.sh "$$AZUL_VT_AZUL" testdata/azul/requirements.txt --ignore-requires-python
 
-lint: ## Format, clippy and documents, all without a warning
+lint: dependencies ## Format, clippy, documents and dependencies, all without a warning
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# The database of advisories is a repository on GitHub, which a build machine may not reach; licences, duplicate versions
+# and sources need no more than the crates. cargo-shear also finds dependencies that only tests use.
+LINT_TOOLS := target/lint
+lint-tools:
+	@./testdata/install.sh $(LINT_TOOLS) testdata/lint/requirements.txt
+
+dependencies: lint-tools ## Licences, duplicate versions and sources of all crates (deny.toml), and dependencies that nothing uses
+	@if test -x $(LINT_TOOLS)/bin/cargo-deny; then set -ex; \
+	$(LINT_TOOLS)/bin/cargo-deny --locked check --hide-inclusion-graph -D warnings bans licenses sources; \
+	$(LINT_TOOLS)/bin/cargo-shear --locked; fi
+	@echo "dependencies: NOT CHECKED for known vulnerabilities, because their database is on GitHub; \`make advisories\` checks them"
+
+advisories: lint-tools ## Known vulnerabilities and withdrawn versions of all crates; needs GitHub
+	$(LINT_TOOLS)/bin/cargo-deny --locked check advisories
 
 ifeq ($(STATE),aws)
 demo: aws

@@ -189,7 +189,8 @@ fn the_workflow_of_ci_runs_every_stage_and_only_targets_that_exist() {
     assert!(started_by.contains_key("push") && started_by.contains_key("pull_request"));
     let mut found = Vec::new();
     scripts(&workflow, &mut found);
-    let calls: BTreeSet<String> = found.iter().flat_map(|script| calls_of_make(script)).collect();
+    let mut calls: BTreeSet<String> =
+        found.iter().flat_map(|script| calls_of_make(script)).collect();
     for call in &calls {
         for target in targets_of(call) {
             assert!(targets.contains(target), "`{call}`: the Makefile has no {target}");
@@ -197,6 +198,8 @@ fn the_workflow_of_ci_runs_every_stage_and_only_targets_that_exist() {
     }
     let stages = fs::read_to_string(root().join(".ci/run")).unwrap();
     let stages: BTreeSet<String> = calls_of_make(&stages).collect();
+    // The database of advisories is on GitHub, which a machine that runs .ci/run may not reach.
+    assert!(calls.remove("make advisories"));
     assert_eq!(calls, stages);
     assert!(stages.len() > 5, "{stages:?}");
 }
