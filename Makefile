@@ -20,6 +20,7 @@ azul: ## Azul's own library, whose models check what the tests post; installed o
 lint: dependencies ## Format, clippy, documents and dependencies, all without a warning
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p vt --no-default-features --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # The database of advisories is a repository on GitHub, which a build machine may not reach; licences, duplicate versions

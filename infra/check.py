@@ -22,7 +22,7 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 DEPLOYING = (ROOT / "docs/aws.md").read_text()
 PERMISSIONS = json.loads((ROOT / "infra/permissions.json").read_text())
-INIT = (ROOT / "shared/src/store/aws/init.rs").read_text()
+INIT = (ROOT / "shared/state/src/aws/init.rs").read_text()
 NAMESPACE = "AzulVirusTotal"
 
 # What Lambda does in a function's name, so that it is not in permissions.json: by the statement's Sid.

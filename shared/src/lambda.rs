@@ -107,8 +107,9 @@ where
             return Err(error.into());
         }
         emf::init();
+        instance().into_iter().for_each(store::set_owner);
         let settings = settings?;
-        let store = store::open(&settings).await?;
+        let store = store::open(&settings.state_options()).await?;
         build(settings, store, Arc::new(SystemClock)).await.map_err(Into::into)
     };
     // Boxed, because the future of the start is large and is dropped afterwards.

@@ -4,13 +4,23 @@
 //! An empty variable counts as unset. An error names the variable, its value (never a secret), and the values that it
 //! may have.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::{azul::event::ModelVersion, peer_text, peers::Peers, secrets::SecretSource};
+#[cfg(feature = "aws")]
+use crate::store::aws;
+use crate::{
+    azul::event::ModelVersion,
+    http_client::HttpOptions,
+    peer_text,
+    peers::Peers,
+    secrets::{Secret, SecretEntries, SecretSource},
+    store::{AwsState, Queues, StateOptions},
+    virustotal::VirusTotalOptions,
+};
 
 mod download;
 mod hunt;
@@ -49,15 +59,6 @@ pub struct SettingReport {
     pub value: String,
     /// `environment`, `default`, or the other variable that it was taken from.
     pub source: &'static str,
-}
-
-/// The place of the state on AWS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AwsState {
-    /// `STATE_TABLE`: a `DynamoDB` table.
-    pub table: String,
-    /// `BUNDLE_BUCKET`: an S3 bucket.
-    pub bucket: String,
 }
 
 /// All settings, checked.
@@ -135,14 +136,9 @@ pub struct Settings {
     pub plugin_headers: BTreeMap<String, String>,
     /// `PLUGIN_PROMETHEUS_PUSH_GATEWAY`: gateway to which the commands that run a function push their metrics.
     pub push_gateway: Option<Url>,
-    /// `HTTPS_PROXY` (also `https_proxy`, `ALL_PROXY`).
-    pub https_proxy: Option<Url>,
-    /// `HTTP_PROXY` (also `http_proxy)`: for a dispatcher or VirusTotal stand-in on plain http.
-    pub http_proxy: Option<Url>,
-    /// `NO_PROXY` (also `no_proxy)`: hosts that are reached without the proxy, comma-separated.
-    pub no_proxy: String,
-    /// `CA_BUNDLE`: a PEM file of further certificate authorities.
-    pub ca_bundle: Option<PathBuf>,
+    /// `HTTPS_PROXY` (also `https_proxy`, `ALL_PROXY`), `HTTP_PROXY` (also `http_proxy`), `NO_PROXY` (also `no_proxy`)
+    /// and `CA_BUNDLE`, for all clients.
+    pub http: HttpOptions,
     /// Settings of look-ups and webhooks.
     pub lookup: LookupSettings,
     /// Settings of `download`.
@@ -376,16 +372,51 @@ impl Settings {
             log,
             plugin_headers,
             push_gateway,
-            https_proxy,
-            http_proxy: plain_proxy,
-            no_proxy,
-            ca_bundle,
+            http: HttpOptions { https_proxy, http_proxy: plain_proxy, no_proxy, ca_bundle },
             lookup,
             download,
             hunt,
             shown: r.shown,
             peers: Peers::default(),
         })
+    }
+
+    /// Returns the secret of the setting `name` at the place `source`; `None` if it is not set. Sends no request yet.
+    pub fn secret(&self, name: &'static str, source: Option<&SecretSource>) -> Option<Secret> {
+        source.map(|source| Secret::new(name, source, &self.secret_entries()))
+    }
+
+    #[cfg(feature = "aws")]
+    fn secret_entries(&self) -> Arc<dyn SecretEntries> {
+        Arc::new(aws::SecretsManager::new(self.http.clone(), self.peers.clone()))
+    }
+
+    #[cfg(not(feature = "aws"))]
+    #[expect(clippy::unused_self, reason = "the one with AWS needs it")]
+    fn secret_entries(&self) -> Arc<dyn SecretEntries> {
+        Arc::new(NoEntries)
+    }
+
+    /// Returns the place of the state, and how AWS is reached.
+    pub fn state_options(&self) -> StateOptions {
+        StateOptions {
+            dir: self.state_dir.clone(),
+            aws: self.aws.clone(),
+            queues: Queues {
+                inbox: self.inbox_queue.clone(),
+                downloads: self.download_queue.clone(),
+                minutes: self.minutes_queue.clone(),
+            },
+            http: self.http.clone(),
+            peers: self.peers.clone(),
+        }
+    }
+
+    /// Returns the options of VirusTotal's client. A bundle may have as many bytes as received as `MAX_BUNDLE_BYTES`
+    /// allows after decompression.
+    pub fn virustotal_options(&self) -> VirusTotalOptions {
+        let key = self.secret("VIRUSTOTAL_APIKEY", self.virustotal_apikey.as_ref());
+        VirusTotalOptions::new(self.virustotal.clone(), key, self.max_bundle_bytes)
     }
 
     /// Returns the place of the state as text for operators.
@@ -399,6 +430,21 @@ impl Settings {
     /// Whether `vt ingest` asks its callers for a signature or a token.
     pub fn ingest_is_authenticated(&self) -> bool {
         self.ingest_secrets.is_some() || self.ingest_tokens.is_some()
+    }
+}
+
+/// The entries of Secrets Manager in a program without AWS: none can be read.
+#[cfg(not(feature = "aws"))]
+struct NoEntries;
+
+#[cfg(not(feature = "aws"))]
+#[async_trait::async_trait]
+impl SecretEntries for NoEntries {
+    async fn read(
+        &self,
+        _: &str,
+    ) -> Result<Option<SecretString>, Box<dyn std::error::Error + Send + Sync>> {
+        Err(crate::store::without_aws("reading a secret").into())
     }
 }
 

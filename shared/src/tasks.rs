@@ -32,7 +32,6 @@ use crate::{
             register_event,
         },
     },
-    secrets::Secret,
     settings::Settings,
     store::{
         BUDGET, Clock, Store, StoreError,
@@ -192,7 +191,7 @@ impl TaskContext {
     /// [`BadSecret`] if a configured secret is not a valid `whsec_` key.
     pub fn receiver(&self) -> Result<Receiver, BadSecret> {
         let secrets = self.settings.lookup.webhook_secrets.as_ref();
-        let secrets = Secret::of("WEBHOOK_SECRETS", secrets, &self.settings);
+        let secrets = self.settings.secret("WEBHOOK_SECRETS", secrets);
         Receiver::new(secrets, self.about.queue, self.store.clone(), Arc::clone(&self.clock))
     }
 

@@ -99,7 +99,7 @@ impl Download {
             most_waiting: MOST_WAITING,
         };
         Ok(Self {
-            virustotal: VirusTotal::from_settings(&settings)?,
+            virustotal: assemble::virustotal(&settings)?,
             content: assemble::content_store(&settings)?,
             known: Mutex::default(),
             common: TaskContext::new(settings, store, clock, about)?,

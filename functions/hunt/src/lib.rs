@@ -222,7 +222,7 @@ impl Hunt {
         let options = PublisherOptions::new(version, max_event_bytes);
         let [first, longest] = WAITS;
         Ok(Self {
-            virustotal: VirusTotal::from_settings(&settings)?,
+            virustotal: assemble::virustotal(&settings)?,
             publisher: Publisher::new(assemble::dispatcher(&settings)?, options),
             events: Events { mapper, model_version: version, max_event_bytes },
             backoff: Backoff::new(first, longest),

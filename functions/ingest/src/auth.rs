@@ -31,8 +31,8 @@ pub(crate) enum Caller {
 impl Auth {
     /// Reads the secrets and tokens of the settings.
     pub(crate) fn new(settings: &Settings) -> Result<Self, BadSecret> {
-        let secrets = Secret::of("INGEST_SECRETS", settings.ingest_secrets.as_ref(), settings);
-        let tokens = Secret::of("INGEST_TOKENS", settings.ingest_tokens.as_ref(), settings);
+        let secrets = settings.secret("INGEST_SECRETS", settings.ingest_secrets.as_ref());
+        let tokens = settings.secret("INGEST_TOKENS", settings.ingest_tokens.as_ref());
         Ok(Self { secrets: secrets.map(Secrets::new).transpose()?, tokens })
     }
 

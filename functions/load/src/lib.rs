@@ -213,7 +213,7 @@ impl Load {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
         let virustotal = match &settings.virustotal_apikey {
-            Some(_) => Some(VirusTotal::from_settings(&settings)?),
+            Some(_) => Some(assemble::virustotal(&settings)?),
             None => None,
         };
         Ok(Self {

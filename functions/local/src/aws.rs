@@ -20,7 +20,7 @@ fn init(args: &AwsInitArgs) -> Result<(), Failure> {
     let settings = settings::read()?;
     let bucket = args.bucket.clone().unwrap_or_else(|| format!("{}-bundles", args.name));
     let made = state::block_on(async {
-        let config = aws::config(&settings).await.map_err(Failure::usage)?;
+        let config = aws::config(&settings.http, &settings.peers).await.map_err(Failure::usage)?;
         init::create_all(&config, &args.name, &bucket).await.map_err(Failure::job)
     })?;
     let mut output = Output::open();

@@ -50,6 +50,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Doctor(DoctorArgs),
     Rejects(RejectsArgs),
+    #[cfg(feature = "aws")]
     Aws(AwsArgs),
 }
 
@@ -483,6 +484,7 @@ mod tests {
     }
 }
 
+#[cfg(feature = "aws")]
 /// Prepare an account of AWS, or an emulator, for the state.
 #[derive(Debug, Args)]
 #[command(
@@ -496,11 +498,13 @@ pub(crate) struct AwsArgs {
     pub(crate) command: AwsCommand,
 }
 
+#[cfg(feature = "aws")]
 #[derive(Debug, Subcommand)]
 pub(crate) enum AwsCommand {
     Init(AwsInitArgs),
 }
 
+#[cfg(feature = "aws")]
 /// Create the table, the bucket and the queues, and print the settings that name them.
 ///
 /// Resources that exist already are kept. Region, endpoint and credentials come from AWS's own variables and files.

@@ -9,7 +9,6 @@ use azul_vt::{
     http_client::HttpSetupError,
     minute::Minute,
     pipeline::assemble,
-    secrets::Secret,
     selection::RuleErrors,
     settings::Settings,
     store,
@@ -111,7 +110,7 @@ fn usable(settings: &Settings) -> Finding {
         ("INGEST_SECRETS", settings.ingest_secrets.as_ref()),
         ("WEBHOOK_SECRETS", lookup.webhook_secrets.as_ref()),
     ] {
-        let secrets = Secret::of(name, source, settings).map(Secrets::new).transpose();
+        let secrets = settings.secret(name, source).map(Secrets::new).transpose();
         if let Err(error) = secrets {
             return Bad(format!("{name}: {error}"));
         }
@@ -128,7 +127,7 @@ fn virustotal(settings: &Settings) -> Result<VirusTotal, String> {
                 .into(),
         );
     }
-    VirusTotal::from_settings(settings).map_err(|error: HttpSetupError| chain(&error))
+    assemble::virustotal(settings).map_err(|error: HttpSetupError| chain(&error))
 }
 
 fn key(user: Result<CurrentUser, VirusTotalError>) -> Finding {
@@ -250,7 +249,7 @@ async fn writable(settings: &Settings) -> Finding {
     }
     let key = format!("doctor/{}", std::process::id());
     let tried = async {
-        let store = store::open(settings).await?;
+        let store = store::open(&settings.state_options()).await?;
         store.bundles.put(&key, b"written by vt doctor").await?;
         store.bundles.remove(&key).await?;
         store.cursors.read(load::NAME).await
@@ -274,7 +273,7 @@ async fn looked_at(settings: &Settings) -> Option<Finding> {
     if found.uid() == me {
         return None;
     }
-    Some(match store::look(settings).await {
+    Some(match store::look(&settings.state_options()).await {
         Ok(_) => Good(format!(
             "{place} can be read; whether it can be written is for its own user (uid {}) to find out",
             found.uid()

@@ -34,7 +34,7 @@ pub(crate) async fn run_once(hunt: &Hunt, limits: &RunLimits) -> Result<Duration
 }
 
 async fn hunt(args: &HuntArgs, settings: Settings) -> Result<(), Failure> {
-    let store = store::open(&settings).await.map_err(Failure::job)?;
+    let store = store::open(&settings.state_options()).await.map_err(Failure::job)?;
     let hunt = Hunt::from_settings(settings, store, Arc::new(SystemClock));
     let hunt = hunt.map_err(Failure::usage)?;
     let gateway = metrics::gateway(&hunt.settings, hunt::NAME)?;

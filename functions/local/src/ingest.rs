@@ -27,7 +27,7 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 async fn serve(settings: Settings) -> Result<(), Failure> {
-    let store = store::open(&settings).await.map_err(Failure::job)?;
+    let store = store::open(&settings.state_options()).await.map_err(Failure::job)?;
     let pipeline =
         Pipeline::from_settings(&settings, store.clone()).await.map_err(Failure::usage)?;
     let ingest = Ingest::new(&settings, store, Arc::new(SystemClock), pipeline);

@@ -69,7 +69,7 @@ async fn load(
     settings: Settings,
     bar: Option<ProgressBar>,
 ) -> Result<(), Failure> {
-    let store = store::open(&settings).await.map_err(Failure::job)?;
+    let store = store::open(&settings.state_options()).await.map_err(Failure::job)?;
     let gateway = metrics::gateway(&settings, load::NAME)?;
     let clock = Arc::new(SystemClock);
     let mut load = Load::from_settings(settings, store, clock).await.map_err(Failure::usage)?;

@@ -1,5 +1,6 @@
 //! Every function on one machine.
 
+#[cfg(feature = "aws")]
 mod aws;
 mod cli;
 mod doctor;
@@ -75,6 +76,7 @@ fn run(command: cli::Command, by_name: bool) -> Result<(), failure::Failure> {
         cli::Command::Status(args) => status::run(&args),
         cli::Command::Doctor(_) => doctor::run(),
         cli::Command::Rejects(args) => rejects::run(&args.command),
+        #[cfg(feature = "aws")]
         cli::Command::Aws(args) => aws::run(&args.command),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) const INTERVAL: Duration = Duration::from_mins(1);
 /// The gateway that the settings name, for one function's metrics.
 pub(crate) fn gateway(settings: &Settings, function: &str) -> Result<Option<Gateway>, Failure> {
     let Some(url) = &settings.push_gateway else { return Ok(None) };
-    let client = http_client::build(settings).map_err(Failure::usage)?;
+    let client = http_client::build(&settings.http).map_err(Failure::usage)?;
     Ok(Some(Gateway::new(client, url, function)))
 }
 

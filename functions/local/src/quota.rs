@@ -1,13 +1,14 @@
 //! `vt quota`: how many requests of VirusTotal, and how many downloads, are used and left.
 
 use azul_vt::{
+    pipeline::assemble,
     settings::Settings,
     store::{
         BUDGET, Store,
         budget::WindowUsage,
         totals::{Totals, utc_day},
     },
-    virustotal::{Allowance, VirusTotal},
+    virustotal::Allowance,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -53,7 +54,7 @@ async fn read(settings: &Settings, store: Option<&Store>) -> Result<Quota, Failu
         quota.downloads = Totals::of(&*store.quotas, utc_day(now)).await.map_err(Failure::job)?;
     }
     if settings.virustotal_apikey.is_some() {
-        let virustotal = VirusTotal::from_settings(settings).map_err(Failure::usage)?;
+        let virustotal = assemble::virustotal(settings).map_err(Failure::usage)?;
         // Not every key may ask VirusTotal, and the local counts are worth printing without its answer.
         match virustotal.allowances().await {
             Ok(allowances) => quota.virustotal = allowances,

@@ -99,7 +99,7 @@ async fn show(store: Option<&Store>, key: &str) -> Result<(), Failure> {
 }
 
 async fn retry(settings: &Settings, keys: &[String]) -> Result<(), Failure> {
-    let store = store::open(settings).await.map_err(Failure::job)?;
+    let store = store::open(&settings.state_options()).await.map_err(Failure::job)?;
     let mut all = Vec::new();
     // All keys are looked at before anything is sent.
     for key in keys {

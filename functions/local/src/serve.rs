@@ -179,7 +179,7 @@ impl Served {
             Function::Query => !settings.lookup.sources.is_empty(),
             _ => true,
         };
-        let store = store::open(&settings).await.map_err(Failure::job)?;
+        let store = store::open(&settings.state_options()).await.map_err(Failure::job)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let with = || (settings.clone(), store.clone(), Arc::clone(&clock));
         let mut served = Self {

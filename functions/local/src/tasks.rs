@@ -25,7 +25,7 @@ pub(crate) fn run<T: EventFunction + 'static, E: std::error::Error + Send + Sync
 ) -> Result<(), Failure> {
     let settings = crate::settings::begin()?;
     runtime()?.block_on(async {
-        let store = store::open(&settings).await.map_err(Failure::job)?;
+        let store = store::open(&settings.state_options()).await.map_err(Failure::job)?;
         let tasks = build(settings, store, Arc::new(SystemClock)).map_err(Failure::usage)?;
         let tasks = Arc::new(tasks);
         let limits = RunLimits::default();

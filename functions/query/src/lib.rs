@@ -13,7 +13,7 @@ use azul_vt::{
     },
     http_client::HttpSetupError,
     mapping::{self, HandlerSet, Mapper, MapperOptions, UnknownHandler},
-    pipeline::RunLimits,
+    pipeline::{RunLimits, assemble},
     settings::{LookupSettings, Settings},
     store::{
         Clock, Store, StoreError,
@@ -118,7 +118,7 @@ impl Query {
         };
         let wanted = Wanted { sources, formats: lookup.formats.clone(), max_size: lookup.max_size };
         Ok(Self {
-            virustotal: VirusTotal::from_settings(&settings)?,
+            virustotal: assemble::virustotal(&settings)?,
             answers,
             wanted: Arc::new(wanted),
             common: TaskContext::new(settings, store, clock, about)?,

@@ -8,6 +8,8 @@ use super::{
     Pipeline, RunLimits,
     publish::{PublishError, Publisher, PublisherOptions, register_event},
 };
+#[cfg(feature = "aws")]
+use crate::store::aws;
 use crate::{
     azul::{
         dispatcher::{Dispatcher, DispatcherOptions},
@@ -18,7 +20,8 @@ use crate::{
     mapping::{self, HandlerSet, Mapper, MapperOptions, UnknownHandler},
     selection::{Directory, Refresh, RuleErrors, RuleSource, Rules, Selector, SelectorOptions},
     settings::{RulesRoot, Settings},
-    store::{Store, StoreError, aws},
+    store::{Store, StoreError},
+    virustotal::{VirusTotal, allowed_hosts::PublicNames},
 };
 
 /// Name of the author of mapped events from the feed. It is the Go plugin's, so that the events of both programs merge.
@@ -75,7 +78,7 @@ pub fn selector_options(settings: &Settings) -> SelectorOptions {
 /// # Errors
 /// The HTTP client cannot be built.
 pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
-    let client = crate::http_client::build(settings)?;
+    let client = crate::http_client::build(&settings.http)?;
     let options = DispatcherOptions::default();
     Ok(Dispatcher::new(client, settings.events_url.clone(), options).with_peers(&settings.peers))
 }
@@ -85,25 +88,49 @@ pub fn dispatcher(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
 /// # Errors
 /// The HTTP client cannot be built.
 pub fn content_store(settings: &Settings) -> Result<Dispatcher, HttpSetupError> {
-    let client = crate::http_client::build(settings)?;
+    let client = crate::http_client::build(&settings.http)?;
     let options = DispatcherOptions::default();
     Ok(Dispatcher::new(client, settings.data_url.clone(), options).with_peers(&settings.peers))
+}
+
+/// Returns a client of VirusTotal's API as a running function uses it. It has an HTTP client of its own, which also
+/// refuses names of non-public addresses ([`PublicNames`]).
+///
+/// # Errors
+/// The HTTP client cannot be built.
+pub fn virustotal(settings: &Settings) -> Result<VirusTotal, HttpSetupError> {
+    let content = &settings.download.content_hosts;
+    let client = crate::http_client::builder(&settings.http)?
+        .dns_resolver(PublicNames::new(&settings.virustotal, &settings.http, content))
+        .build()
+        .map_err(HttpSetupError::Client)?;
+    Ok(VirusTotal::new(client, settings.virustotal_options(), &settings.peers))
 }
 
 /// Returns the source of the rule files: a directory or a bucket.
 ///
 /// # Errors
 /// The client of AWS cannot be built.
+#[cfg_attr(
+    not(feature = "aws"),
+    expect(clippy::unused_async, reason = "a bucket is read by awaiting it")
+)]
 pub async fn rule_source(
     settings: &Settings,
     root: &RulesRoot,
 ) -> Result<Box<dyn RuleSource>, StoreError> {
     Ok(match root {
         RulesRoot::Dir(dir) => Box::new(Directory(dir.clone())),
+        #[cfg(feature = "aws")]
         RulesRoot::Bucket { bucket, prefix } => {
             // The future is boxed, because it is large and rarely used.
-            let config = Box::pin(aws::config(settings)).await?;
+            let config = Box::pin(aws::config(&settings.http, &settings.peers)).await?;
             Box::new(aws::S3Rules::new(&config, bucket, prefix))
+        }
+        #[cfg(not(feature = "aws"))]
+        RulesRoot::Bucket { .. } => {
+            let _ = settings;
+            return Err(crate::store::without_aws("reading the rules"));
         }
     })
 }

@@ -29,16 +29,15 @@ use crate::{
 
 pub mod assemble;
 mod first_record;
-mod limits;
 pub mod posted;
 pub mod prepare;
 pub mod publish;
 mod refused;
 mod requests;
 
+pub use base::limits::RunLimits;
 use first_record::{Gate, Stop};
 pub use first_record::{NAMED_LINES, NoRecords, reasons};
-pub use limits::RunLimits;
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
 use refused::Refused;

@@ -2,6 +2,33 @@
 
 use std::{collections::BTreeSet, process::Command};
 
+use serde_json::Value;
+
+/// All programs and libraries of the workspace, lowest first. A crate may depend only on those before it.
+const LAYERS: [&str; 18] = [
+    "base",
+    "json",
+    "parallel-bzip2",
+    "bundle",
+    "net",
+    "telemetry",
+    "azul",
+    "mapping",
+    "rules",
+    "virustotal",
+    "state",
+    "azul-vt",
+    "download",
+    "hunt",
+    "ingest",
+    "load",
+    "query",
+    "vt",
+];
+
+/// Crates that only tests depend on.
+const FOR_TESTS: [&str; 2] = ["sim", "testkit"];
+
 /// The pure crates by the names of their libraries, lowest first, each with those of the workspace that it may depend on.
 const PURE: [(&str, &[&str]); 7] = [
     ("base", &[]),
@@ -13,10 +40,12 @@ const PURE: [(&str, &[&str]); 7] = [
     ("rules", &["azul", "base", "json", "mapping"]),
 ];
 
-/// First parts of the names of libraries that no pure crate may be built with, not even through others: this project's
-/// own that do I/O, SDKs, databases and HTTP.
-const IMPURE: [&str; 8] =
-    ["azul_vt", "aws_", "hyper", "lambda_", "libsqlite3", "reqwest", "rusqlite", "rustls"];
+/// Crates of this project that do I/O. No pure crate may be built with them, not even through others.
+const OURS_WITH_IO: [&str; 5] = ["azul_vt", "net", "state", "telemetry", "virustotal"];
+
+/// First parts of the names of other libraries that no pure crate may be built with: SDKs, databases and HTTP.
+const IMPURE: [&str; 7] =
+    ["aws_", "hyper", "lambda_", "libsqlite3", "reqwest", "rusqlite", "rustls"];
 
 /// Returns the names of all crates that a crate is built with, its own among them. Those of tests do not count.
 fn built_with(krate: &str) -> BTreeSet<String> {
@@ -50,9 +79,42 @@ fn pure_crates_depend_only_on_those_below_them_and_on_nothing_that_does_io() {
                 "{krate} depends on {name}, which is not below it"
             );
             assert!(
-                !IMPURE.iter().any(|part| name.starts_with(part)),
+                !OURS_WITH_IO.contains(&name.as_str())
+                    && !IMPURE.iter().any(|part| name.starts_with(part)),
                 "{krate} is pure and depends on {name}"
             );
         }
     }
+}
+
+#[test]
+fn every_crate_depends_only_on_those_below_it() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let mut seen = BTreeSet::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        if FOR_TESTS.contains(&name) {
+            continue;
+        }
+        let layer = LAYERS.iter().position(|layer| *layer == name);
+        let layer = layer.unwrap_or_else(|| panic!("{name} is in none of the layers: add it"));
+        seen.insert(name);
+        // `kind` is null for dependencies that are not only those of tests or of a build script.
+        let normal = package["dependencies"].as_array().unwrap().iter();
+        for dependency in normal.filter(|dependency| dependency["kind"].is_null()) {
+            let other = dependency["name"].as_str().unwrap();
+            assert!(!FOR_TESTS.contains(&other), "{name} depends on {other}, which is for tests");
+            if let Some(below) = LAYERS.iter().position(|layer| *layer == other) {
+                assert!(below < layer, "{name} depends on {other}, which is not below it");
+            }
+        }
+    }
+    assert_eq!(seen.len(), LAYERS.len(), "a layer is no crate any more: {seen:?}");
 }

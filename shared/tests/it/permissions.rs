@@ -95,7 +95,7 @@ async fn without_any_one_of_its_permissions_query_is_refused_and_told_which() {
         let of = |name| user.iter().find(|(n, _)| *n == name).unwrap().1.as_str();
         let (id, secret) = (of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY"));
         let config = config_of(&emulator.endpoint(), id, secret).await;
-        aws::store(&settings, &config, settings.aws.as_ref().unwrap()).unwrap()
+        aws::store(&settings.state_options(), &config, settings.aws.as_ref().unwrap()).unwrap()
     };
     work(&store(&all).await).await.unwrap();
     for (what, actions) in &all {

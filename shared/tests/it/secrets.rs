@@ -1,9 +1,9 @@
 //! Secrets in entries of Secrets Manager, on an emulator.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_sdk_secretsmanager::Client;
-use azul_vt::secrets::Secret;
+use azul_vt::{secrets::Secret, store::aws::SecretsManager};
 use secrecy::ExposeSecret;
 use sim::{Chaos, Shared};
 
@@ -31,8 +31,13 @@ impl Entry {
     }
 
     fn secret(&self, ttl: Duration) -> Secret {
-        Secret::entry("INGEST_TOKENS", &self.name, self.client.clone(), ttl)
+        secret_in(&self.client, &self.name, ttl)
     }
+}
+
+fn secret_in(client: &Client, name: &str, ttl: Duration) -> Secret {
+    let entries = Arc::new(SecretsManager::with_client(client.clone()));
+    Secret::entry("INGEST_TOKENS", name, entries, ttl)
 }
 
 async fn value(secret: &Secret) -> String {
@@ -60,7 +65,7 @@ async fn a_secret_that_was_read_outlives_an_outage() {
     let mut config = config(&chaos.url()).await.into_builder();
     config.set_retry_config(Some(aws_config::retry::RetryConfig::disabled()));
     let client = Client::new(&config.build());
-    let secret = |name: &str| Secret::entry("INGEST_TOKENS", name, client.clone(), Duration::ZERO);
+    let secret = |name: &str| secret_in(&client, name, Duration::ZERO);
     let read = secret(&entry.name);
     assert_eq!(value(&read).await, "first");
     entry.rotate("second").await;
@@ -77,7 +82,7 @@ async fn an_entry_that_is_not_there_or_empty_is_named() {
     let Some(entry) = Entry::new(" ").await else { return };
     let empty = entry.secret(Duration::ZERO).get().await.unwrap_err();
     assert!(empty.to_string().contains(&entry.name), "{empty}");
-    let secret = Secret::entry("INGEST_TOKENS", "not/there", entry.client.clone(), Duration::ZERO);
+    let secret = secret_in(&entry.client, "not/there", Duration::ZERO);
     let absent = azul_vt::errors::chain(&secret.get().await.unwrap_err());
     assert!(absent.contains("INGEST_TOKENS_SECRET") && absent.contains("not/there"), "{absent}");
 }

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use aws_sdk_sqs::{Client, types::Message};
 use azul_vt::{
     pipeline::RunLimits,
-    settings::{AwsState, Settings},
+    settings::Settings,
     store::{
-        Store, StoreError, SystemClock, aws,
+        AwsState, Store, StoreError, SystemClock, aws,
         inbox::{Delivery, DeliveryAttributes, Item, NewItem, Queue},
     },
     worker::{Delivered, Disposition, Work, Workers},
@@ -53,7 +53,7 @@ async fn place(emulator: Shared, state: AwsState) -> Option<(Store, Place)> {
     settings.inbox_queue = Some(url.parse().unwrap());
     settings.minutes_queue =
         Some(aws::init::queue(&config, &minutes).await.unwrap().parse().unwrap());
-    let store = aws::store(&settings, &config, &state).unwrap();
+    let store = aws::store(&settings.state_options(), &config, &state).unwrap();
     let dead = format!("{url}-dead");
     Some((store, Place { client, settings, inbox: url, dead, _dir: dir, aws: emulator }))
 }
@@ -171,7 +171,7 @@ async fn a_queue_that_is_not_set_is_named() {
     let state_dir = dir.path().display().to_string();
     let settings = Settings::read(&|name| (name == "STATEDIR").then(|| state_dir.clone())).unwrap();
     let state = AwsState { table: "not-used".into(), bucket: "not-used".into() };
-    let store = aws::store(&settings, &config, &state).unwrap();
+    let store = aws::store(&settings.state_options(), &config, &state).unwrap();
     for (queue, setting) in
         [(Queue::Query, "INBOX_QUEUE_URL"), (Queue::Minutes, "MINUTES_QUEUE_URL")]
     {
@@ -260,7 +260,7 @@ async fn a_body_that_cannot_be_read_now_holds_up_no_other_and_its_item_waits() {
     // This inbox has the same queue, and a bucket that does not exist.
     let config = config(&place.aws.endpoint()).await;
     let state = AwsState { table: "not-used".into(), bucket: place.aws.name("gone") };
-    let out = aws::store(&place.settings, &config, &state).unwrap();
+    let out = aws::store(&place.settings.state_options(), &config, &state).unwrap();
     let taken = out.inbox.take(Queue::Query, 10, LONG, now).await.unwrap();
     assert_eq!(taken.len(), 5, "{taken:?}");
     // The other item waits, and this receive does not count as a lost worker.

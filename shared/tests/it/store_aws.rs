@@ -9,7 +9,8 @@ use aws_sdk_dynamodb::{
 };
 use aws_sdk_sqs::types::QueueAttributeName;
 use azul_vt::{
-    settings::{AwsState, Settings},
+    settings::Settings,
+    store::AwsState,
     store::{Counts, Lease, LedgerRow, MinuteState, Store, StoreError, aws},
 };
 use sim::Shared;
@@ -60,14 +61,14 @@ pub(crate) async fn config_of(endpoint: &str, id: &str, secret: &str) -> SdkConf
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))
         .credentials_provider(credentials(id, secret))
-        .http_client(aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap())
+        .http_client(aws::http_client(&<_>::default(), &<_>::default()).unwrap())
         .load()
         .await
 }
 
 async fn fresh() -> Option<(Store, Place)> {
     let place = place().await?;
-    let store = aws::store(&place.settings, &place.config, &place.state).unwrap();
+    let store = aws::store(&place.settings.state_options(), &place.config, &place.state).unwrap();
     Some((store, place))
 }
 
@@ -80,7 +81,7 @@ mod twice {
     async fn fresh() -> Option<(Store, Place)> {
         let place = place().await?;
         let config = place.config.to_builder().http_client(Wire::new(Trouble::Twice)).build();
-        let store = aws::store(&place.settings, &config, &place.state).unwrap();
+        let store = aws::store(&place.settings.state_options(), &config, &place.state).unwrap();
         Some((store, place))
     }
 
@@ -99,7 +100,7 @@ async fn writes_that_meet_others_are_sent_again_until_they_get_through() {
     let wire = Wire::new(Trouble::Meetings);
     let refused = wire.refused();
     let config = place.config.to_builder().http_client(wire).build();
-    let store = aws::store(&place.settings, &config, &place.state).unwrap();
+    let store = aws::store(&place.settings.state_options(), &config, &place.state).unwrap();
     store_suite::a_lease_that_was_taken_over_can_neither_write_nor_be_renewed(&store).await;
     store_suite::memory_of_many_ids_answers_for_each(&store).await;
     race_for_a_quota(&store, 5, 40).await;
@@ -110,7 +111,7 @@ async fn writes_that_meet_others_are_sent_again_until_they_get_through() {
 #[tokio::test]
 async fn two_who_open_the_same_table_share_a_state() {
     let Some((first, place)) = fresh().await else { return };
-    let second = aws::store(&place.settings, &place.config, &place.state).unwrap();
+    let second = aws::store(&place.settings.state_options(), &place.config, &place.state).unwrap();
     assert!(first.cursors.advance("load", None, 60).await.unwrap());
     assert_eq!(second.cursors.read("load").await.unwrap(), Some(60));
 }
@@ -119,7 +120,7 @@ async fn two_who_open_the_same_table_share_a_state() {
 async fn a_table_that_is_not_there_is_refused_with_what_to_do() {
     let Some(place) = place().await else { return };
     let state = AwsState { table: "not-there".into(), ..place.state.clone() };
-    let store = aws::store(&place.settings, &place.config, &state).unwrap();
+    let store = aws::store(&place.settings.state_options(), &place.config, &state).unwrap();
     let lease = Lease { name: "load".into(), owner: String::new(), fence: 1, guard: None };
     let row = LedgerRow {
         minute: "202611240857".parse().unwrap(),
@@ -149,7 +150,7 @@ async fn an_endpoint_that_does_not_answer_is_a_passing_failure() {
     let Some(place) = place().await else { return };
     let config = config("http://127.0.0.1:9").await.to_builder();
     let config = config.retry_config(RetryConfig::disabled()).build();
-    let store = aws::store(&place.settings, &config, &place.state).unwrap();
+    let store = aws::store(&place.settings.state_options(), &config, &place.state).unwrap();
     let error = store.cursors.read("load").await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
 }
@@ -203,7 +204,7 @@ async fn everything_is_made_once_and_a_second_time_changes_nothing() {
     };
     let state = AwsState { table: name.clone(), bucket: bucket.clone() };
     let dir = tempfile::tempdir().unwrap();
-    let store = aws::store(&settings_in(&dir), &config, &state).unwrap();
+    let store = aws::store(&settings_in(&dir).state_options(), &config, &state).unwrap();
     assert!(store.cursors.advance("load", None, 60).await.unwrap());
     let before = cursor().await;
     assert!(before.is_some());
@@ -232,7 +233,7 @@ async fn without_a_region_the_error_names_the_variables() {
         .build();
     let dir = tempfile::tempdir().unwrap();
     let state = AwsState { table: "table".into(), bucket: "bucket".into() };
-    let store = aws::store(&settings_in(&dir), &config, &state).unwrap();
+    let store = aws::store(&settings_in(&dir).state_options(), &config, &state).unwrap();
     let error = store.cursors.read("load").await.unwrap_err();
     assert!(matches!(&error, StoreError::Refused { .. }), "{error:?}");
     assert!(error.to_string().contains("AWS_REGION"), "{error}");
@@ -244,7 +245,7 @@ async fn aws_is_reached_through_the_proxy_of_the_settings() {
     let url = proxy.url();
     let lookup = |name: &str| (name == "HTTPS_PROXY").then(|| url.clone());
     let settings = Settings::read(&lookup).unwrap();
-    let config = aws::config(&settings).await.unwrap().into_builder();
+    let config = aws::config(&settings.http, &settings.peers).await.unwrap().into_builder();
     let config = config
         .endpoint_url("https://127.0.0.1:9")
         .region(Region::from_static("us-east-1"))
@@ -268,6 +269,6 @@ async fn a_bad_ca_bundle_keeps_the_state_on_aws_closed() {
         "STATE_TABLE" | "BUNDLE_BUCKET" => Some("azul-vt".to_owned()),
         _ => None,
     });
-    let error = azul_vt::store::open(&settings.unwrap()).await.unwrap_err();
+    let error = azul_vt::store::open(&settings.unwrap().state_options()).await.unwrap_err();
     assert!(error.to_string().starts_with("CA_BUNDLE="), "{error}");
 }

@@ -5,8 +5,9 @@ use std::{error::Error as _, fmt::Write as _, path::PathBuf, time::Duration};
 use azul_vt::{
     http_client,
     minute::Minute,
+    pipeline::assemble,
     settings::Settings,
-    virustotal::{Fetched, Options, VirusTotal, VirusTotalError},
+    virustotal::{Fetched, VirusTotal, VirusTotalError, VirusTotalOptions},
 };
 use sha2::{Digest as _, Sha256};
 use sim::{Behaviour, Fault, TEST_KEY};
@@ -33,16 +34,19 @@ impl World {
     }
 
     fn client(&self) -> VirusTotal {
-        VirusTotal::from_settings(&self.settings(&[])).unwrap()
+        assemble::virustotal(&self.settings(&[])).unwrap()
     }
 
     /// Returns a client with short timeouts, for answers that never come.
     fn impatient(&self) -> VirusTotal {
         let settings = self.settings(&[]);
         let moment = Duration::from_millis(200);
-        let options =
-            Options { headers_timeout: moment, idle_timeout: moment, ..Options::new(&settings) };
-        VirusTotal::with_options(http_client::build(&settings).unwrap(), &settings, options)
+        let options = VirusTotalOptions {
+            headers_timeout: moment,
+            idle_timeout: moment,
+            ..settings.virustotal_options()
+        };
+        VirusTotal::new(http_client::build(&settings.http).unwrap(), options, &settings.peers)
     }
 
     fn path(&self) -> PathBuf {
@@ -200,7 +204,7 @@ async fn an_error_that_quotes_the_key_is_told_without_it() {
 async fn without_a_usable_key_nothing_is_asked() {
     let world = World::new().await;
     for (key, names) in [(" ", "set VIRUSTOTAL_APIKEY"), ("a\nb", "VIRUSTOTAL_APIKEY")] {
-        let client = VirusTotal::from_settings(&world.settings(&[("VIRUSTOTAL_APIKEY", key)]));
+        let client = assemble::virustotal(&world.settings(&[("VIRUSTOTAL_APIKEY", key)]));
         let error = client.unwrap().fetch_minute(minute(), &world.path()).await.unwrap_err();
         assert!(error.needs_operator() && error.to_string().contains(names), "{error}");
     }
@@ -288,9 +292,9 @@ async fn what_never_comes_is_given_up() {
 async fn a_bundle_over_the_limit_is_not_taken() {
     let world = World::new().await;
     let settings = world.settings(&[]);
-    let options = Options { max_body_bytes: 2999, ..Options::new(&settings) };
-    let client = http_client::build(&settings).unwrap();
-    let client = VirusTotal::with_options(client, &settings, options);
+    let options = VirusTotalOptions { max_body_bytes: 2999, ..settings.virustotal_options() };
+    let client = http_client::build(&settings.http).unwrap();
+    let client = VirusTotal::new(client, options, &settings.peers);
     let error = world.error_of(&client, Behaviour::Content(Fault::Delay { ms: 0 })).await;
     assert!(matches!(error, VirusTotalError::TooLarge { limit: 2999, .. }), "{error}");
     let error = world.error_of(&client, Behaviour::Content(Fault::Trickle { ms: 0 })).await;
@@ -345,13 +349,13 @@ async fn a_proxy_is_used_unless_the_host_is_exempt() {
     let proxy = sim::Proxy::start().await.unwrap();
     let url = proxy.url();
     let settings = world.settings(&[("HTTP_PROXY", &url)]);
-    let client = VirusTotal::from_settings(&settings).unwrap();
+    let client = assemble::virustotal(&settings).unwrap();
     client.fetch_minute(minute(), &world.path()).await.unwrap();
     let hosts: Vec<_> = proxy.through().into_iter().map(|through| through.host).collect();
     let origins = [world.sim.url(), world.sim.content_url()];
     assert_eq!(hosts, origins.map(|url| url.replace("http://", "")));
     let settings = world.settings(&[("HTTP_PROXY", &url), ("NO_PROXY", "example.com,127.0.0.1")]);
-    let client = VirusTotal::from_settings(&settings).unwrap();
+    let client = assemble::virustotal(&settings).unwrap();
     client.fetch_minute(minute(), &world.path()).await.unwrap();
     assert_eq!(proxy.through().len(), 2);
     assert!(world.sim.key_leaked().is_empty());
@@ -365,7 +369,7 @@ async fn https_goes_through_the_proxy_as_a_tunnel() {
     // The server there does not speak TLS, so the test checks only that the tunnel was requested.
     let https = world.sim.url().replace("http://", "https://");
     let settings = world.settings(&[("HTTPS_PROXY", &url), ("VIRUSTOTAL", &https)]);
-    let client = VirusTotal::from_settings(&settings).unwrap();
+    let client = assemble::virustotal(&settings).unwrap();
     let error = client.fetch_minute(minute(), &world.path()).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert_eq!(proxy.through()[0].method, "CONNECT");

@@ -14,7 +14,7 @@ use aws_smithy_runtime_api::client::{
     orchestrator::{HttpRequest, HttpResponse},
     runtime_components::RuntimeComponents,
 };
-use azul_vt::{settings::Settings, store::aws};
+use azul_vt::store::aws;
 
 /// The kind of trouble.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(trouble: Trouble) -> Self {
-        let client = aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap();
+        let client = aws::http_client(&<_>::default(), &<_>::default()).unwrap();
         Self { client, trouble, calls: Arc::default(), refused: Arc::default() }
     }
 

@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use azul_vt::{
     pipeline::{Pipeline, RunLimits},
-    settings::{AwsState, Settings},
+    settings::Settings,
+    store::AwsState,
     store::{Clock, SystemClock, aws},
 };
 use http::{Request, StatusCode};
@@ -22,7 +23,7 @@ async fn config(endpoint: &str) -> SdkConfig {
         .endpoint_url(endpoint)
         .region(Region::from_static("us-east-1"))
         .credentials_provider(credentials)
-        .http_client(aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap())
+        .http_client(aws::http_client(&<_>::default(), &<_>::default()).unwrap())
         .load()
         .await
 }
@@ -55,7 +56,7 @@ async fn a_large_body_is_uploaded_and_then_loaded_once() {
         _ => None,
     };
     let settings = Settings::read(&lookup).unwrap();
-    let store = aws::store(&settings, &config, &places).unwrap();
+    let store = aws::store(&settings.state_options(), &config, &places).unwrap();
     let clock = Arc::new(SystemClock);
     let pipeline = Pipeline::from_settings(&settings, store.clone()).await.unwrap();
     pipeline.register(clock.now(), &RunLimits::default()).await.unwrap();

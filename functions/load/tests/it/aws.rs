@@ -10,7 +10,8 @@ use aws_sdk_dynamodb::config::Credentials;
 use azul_vt::{
     minute::Minute,
     pipeline::RunLimits,
-    settings::{AwsState, Settings},
+    settings::Settings,
+    store::AwsState,
     store::{Clock, Grant, Lease, MinuteState, Store, aws, inbox::Queue},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -56,7 +57,7 @@ impl OnAws {
             .endpoint_url(emulator.endpoint())
             .region(Region::from_static("us-east-1"))
             .credentials_provider(credentials)
-            .http_client(aws::http_client(&Settings::read(&|_| None).unwrap()).unwrap())
+            .http_client(aws::http_client(&<_>::default(), &<_>::default()).unwrap())
             .load()
             .await;
         let state = AwsState { table: emulator.name("table"), bucket: emulator.name("bucket") };
@@ -81,7 +82,7 @@ impl OnAws {
         };
         let mut settings = Settings::read(&lookup).unwrap();
         settings.minutes_queue = Some(queue.parse().unwrap());
-        let store = aws::store(&settings, &config, &state).unwrap();
+        let store = aws::store(&settings.state_options(), &config, &state).unwrap();
         let before = MINUTES[0].parse::<Minute>().unwrap().plus(-1).unix_seconds();
         assert!(store.cursors.advance(NAME, None, before).await.unwrap());
         Some(Self { virustotal, dispatcher, settings, store, _dir: dir, _emulator: emulator })

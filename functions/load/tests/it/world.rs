@@ -12,7 +12,7 @@ use azul_vt::{
     pipeline::publish::{Publisher, PublisherOptions},
     settings::Settings,
     store::{Clock, GapKind, LedgerRow, MinuteState, local, rejects::Reject, rejects::Rejects},
-    virustotal::{Options, VirusTotal},
+    virustotal::{VirusTotal, VirusTotalOptions},
 };
 use jiff::Timestamp;
 use load::{Load, NAME};
@@ -104,10 +104,13 @@ impl World {
         let mut load = self.load_at(NOW, &[&one, more].concat()).await;
         let (moment, instant) = (Duration::from_millis(500), Duration::from_millis(1));
         let settings = &load.settings;
-        let client = http_client::build(settings).unwrap();
-        let options =
-            Options { headers_timeout: moment, idle_timeout: moment, ..Options::new(settings) };
-        let virustotal = VirusTotal::with_options(client.clone(), settings, options);
+        let client = http_client::build(&settings.http).unwrap();
+        let options = VirusTotalOptions {
+            headers_timeout: moment,
+            idle_timeout: moment,
+            ..settings.virustotal_options()
+        };
+        let virustotal = VirusTotal::new(client.clone(), options, &settings.peers);
         let options = DispatcherOptions { post_timeout: moment, ping_timeout: moment };
         let dispatcher = Dispatcher::new(client, settings.events_url.clone(), options)
             .with_peers(&settings.peers);

@@ -1,0 +1,4 @@
+//! The log and the metrics of all functions.
+
+pub mod log;
+pub mod metrics;
