@@ -542,6 +542,11 @@ impl Reader<'_> {
                 peer_text::hide(&value);
                 Ok(Some(SecretSource::Value(value)))
             }
+            (None, false) if cfg!(not(feature = "aws")) => Err(SettingError {
+                name: entry,
+                shown: entry_name,
+                expected: format!("this program is built without AWS: set {name} instead"),
+            }),
             (None, false) => Ok(Some(SecretSource::Entry(entry_name))),
             (None, true) => Ok(None),
         }
@@ -569,6 +574,17 @@ impl Reader<'_> {
             shown: shown.to_owned(),
             expected: format!("the state is on AWS as a whole: set {other} too, or unset {name}"),
         };
+        if cfg!(not(feature = "aws"))
+            && let Some(table) = &table
+        {
+            return Err(SettingError {
+                name: TABLE,
+                shown: table.clone(),
+                expected:
+                    "this program is built without AWS: unset it, and the state is in STATEDIR"
+                        .into(),
+            });
+        }
         let state = match (table, bucket) {
             (Some(table), Some(bucket)) => Some(AwsState { table, bucket }),
             (Some(table), None) => return Err(alone(TABLE, &table, BUCKET)),

@@ -18,7 +18,7 @@ use crate::{
         dispatcher::{Dispatcher, Model},
         event::{Author, FeatureDescriptor},
         incoming::{self, Incoming},
-        poll::{EventText, Poll, PollError},
+        poll::{EventText, Poll, PollError, Polled},
     },
     errors::chain,
     http_client::{self, HttpSetupError},
@@ -35,7 +35,7 @@ use crate::{
     settings::Settings,
     store::{
         BUDGET, Clock, Store, StoreError,
-        inbox::{Delivery, Item, NewItem, Outage, Queue, Retry},
+        inbox::{Delivery, Item, ItemOutage, NewItem, Queue, Retry},
         rejects::RejectStage,
     },
     virustotal::{VirusTotalError, outage::Outages, request_budget},
@@ -195,11 +195,16 @@ impl TaskContext {
         Receiver::new(secrets, self.about.queue, self.store.clone(), Arc::clone(&self.clock))
     }
 
-    /// Waits until the dispatcher has answered a poll of this process. From then on the dispatcher keeps each new event
-    /// for the function's consumer group. A group that has never polled begins at the latest event, so earlier events
-    /// never reach it.
+    /// Waits until the dispatcher has answered a poll of this process, and was neither paused nor without a place for
+    /// the function's consumer group. From then on it keeps each new event for the group. A group that has never polled
+    /// begins at the latest event, so earlier events never reach it.
     pub async fn first_poll(&self) {
         self.polled.wait().await;
+    }
+
+    fn note_polled(&self) {
+        // An error means that it was noted before.
+        let _ = self.polled.set(());
     }
 
     /// Returns the workers of the function's inbox.
@@ -270,7 +275,9 @@ impl TaskContext {
         if let Some(after) = self.outage(item, Peer::VirusTotal, None, LONGEST_HOLD_UP) {
             let may_ask = self.outages.may_ask(&self.store, self.clock.now()).await;
             if !may_ask.map_err(|e| state_unavailable(&e))? {
-                self.note_wait("VirusTotal is out", LONGEST_HOLD_UP);
+                if let Disposition::Retry(Retry { after: wait, .. }) = &after {
+                    self.note_wait("VirusTotal is out", *wait);
+                }
                 return Err(after);
             }
         }
@@ -307,7 +314,7 @@ impl TaskContext {
         let asked = asked.and_then(|wait| SignedDuration::try_from(wait).ok()).unwrap_or_default();
         (age < self.settings.lookup.give_up).then(|| {
             let after = (age / 2).max(asked).clamp(FIRST_WAIT, longest);
-            let outage = Some(Outage { since, last: now, peer });
+            let outage = Some(ItemOutage { since, last: now, peer });
             Disposition::Retry(Retry { after, is_attempt: false, outage })
         })
     }
@@ -336,10 +343,10 @@ impl TaskContext {
             }
             return self.outage(item, Peer::VirusTotal, error.retry_after(), LONGEST_WAIT);
         }
-        if error.is_of_another() {
+        if error.is_foreign_answer() {
             let (why, now) = (chain(error), self.clock.now());
             tracing::warn!(id = item.id, error = why, "something else than VirusTotal answered");
-            let noted = self.outages.answered_by_another(&self.store, &item.id, &why, now).await;
+            let noted = self.outages.note_foreign_answer(&self.store, &item.id, &why, now).await;
             return match noted {
                 Ok(true) => self.outage(item, Peer::VirusTotal, None, LONGEST_WAIT),
                 Ok(false) => self.requeue(item),
@@ -529,6 +536,8 @@ pub trait EventFunction: Work + Sized {
         let room = about.most_waiting.saturating_sub(waiting);
         let count = usize::try_from(room).unwrap_or(usize::MAX).min(handed_out.most());
         if count == 0 {
+            // A function whose inbox is full has polled before.
+            common.note_polled();
             return Ok(None);
         }
         let poll = Poll {
@@ -539,7 +548,7 @@ pub trait EventFunction: Work + Sized {
             count,
             deadline: wait.min(POLL_TIME),
         };
-        // The dispatcher gathers events for at least a second.
+        // A poll asks for at least one second.
         let late = Instant::now() + poll.deadline.max(Duration::from_secs(1)) + POLL_GRACE;
         let given_up = async {
             limits.stop.cancelled().await;
@@ -590,9 +599,8 @@ pub trait EventFunction: Work + Sized {
             }
             _ => {}
         }
-        if let Some(Ok(_)) = &polled {
-            // An error means that an earlier poll was answered too.
-            let _ = common.polled.set(());
+        if let Some(Ok(Polled { paused: false, ready: true, .. })) = &polled {
+            common.note_polled();
         }
         let Some(polled) = polled.transpose()? else {
             tracing::warn!("the dispatcher does not answer a poll, and it is time to end");

@@ -25,7 +25,7 @@ const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// Most bytes of a webhook's id. A request with a longer id is refused.
 const LONGEST_ID: usize = 256;
 /// Most signatures of one header that are checked. Further signatures are ignored.
-const MOST_SIGNATURES: usize = 16;
+const MAX_SIGNATURES: usize = 16;
 
 /// The request has no valid signature. The signature is missing or wrong, or its timestamp is too old or in the future.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +124,7 @@ impl Verifier {
         let signatures: Vec<Vec<u8>> = header("webhook-signature")
             .ok_or(Unauthorized)?
             .split(' ')
-            .take(MOST_SIGNATURES)
+            .take(MAX_SIGNATURES)
             .filter_map(|signature| BASE64_STANDARD.decode(signature.strip_prefix("v1,")?).ok())
             .collect();
         if signatures.is_empty() {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Time for which a worker holds an item before the hold must be renewed.
-pub const HOLD: SignedDuration = SignedDuration::from_mins(1);
+pub const VISIBILITY_TIMEOUT: SignedDuration = SignedDuration::from_mins(1);
 /// Interval at which the hold of an item is renewed while it is worked, as a lease is.
 const RENEW: Duration = Duration::from_secs(20);
 /// An item is given up after this many workers in a row died on it.
@@ -162,7 +162,7 @@ impl Workers<'_> {
             {
                 let now = self.clock.now();
                 asked = free;
-                taking = Some(self.store.inbox.take(self.queue, asked, HOLD, now));
+                taking = Some(self.store.inbox.take(self.queue, asked, VISIBILITY_TIMEOUT, now));
             }
             if taking.is_none() && working.is_empty() && (!goes_on || look_at.is_none()) {
                 return Ok(drained);
@@ -227,7 +227,7 @@ impl Workers<'_> {
         let inbox = &self.store.inbox;
         let put_back = async |delivery: &Delivery| {
             let now = self.clock.now();
-            if let Some(item) = inbox.accept(self.queue, delivery, HOLD, now).await? {
+            if let Some(item) = inbox.accept(self.queue, delivery, VISIBILITY_TIMEOUT, now).await? {
                 let again = Retry { after, is_attempt: false, ..Retry::default() };
                 inbox.requeue(self.queue, &item, again, now).await?;
             }
@@ -252,7 +252,8 @@ impl Workers<'_> {
         limits: &RunLimits,
     ) -> (&'a Delivery, Result<Option<Disposition>, StoreError>) {
         let now = self.clock.now();
-        let end = match self.store.inbox.accept(self.queue, delivery, HOLD, now).await {
+        let end = match self.store.inbox.accept(self.queue, delivery, VISIBILITY_TIMEOUT, now).await
+        {
             Ok(Some(item)) => self.one(work, item, STOPPED, limits).await.map(Some),
             Ok(None) => Ok(None),
             Err(error) => Err(error),
@@ -341,7 +342,12 @@ impl Workers<'_> {
         let (queue, id) = (self.queue.name(), &item.id);
         loop {
             tokio::time::sleep(RENEW).await;
-            match self.store.inbox.hold(self.queue, item, HOLD, self.clock.now()).await {
+            match self
+                .store
+                .inbox
+                .hold(self.queue, item, VISIBILITY_TIMEOUT, self.clock.now())
+                .await
+            {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::warn!(queue, id, "the item was lost");

@@ -30,7 +30,7 @@ const MAGIC: [[u8; 4]; 5] = [
 /// Longest wait of a capture for the request budget. It is short, because the sample waits too.
 const MAX_BUDGET_WAIT: Duration = Duration::from_mins(1);
 /// Most pages of behaviour reports that are read for one sample. A page has ten reports.
-const MOST_PAGES: usize = 25;
+const MAX_PAGES: usize = 25;
 /// Longest time for fetching all captures of a sample.
 const TIME: Duration = Duration::from_mins(5);
 
@@ -102,10 +102,10 @@ impl Download {
         }
     }
 
-    /// Reads the behaviour reports of a sample. An error, the request budget or [`MOST_PAGES`] can end the list early.
+    /// Reads the behaviour reports of a sample. An error, the request budget or [`MAX_PAGES`] can end the list early.
     async fn behaviours(&self, sha256: &str, limits: &RunLimits) -> Vec<BehaviourReport> {
         let (mut reports, mut cursor) = (Vec::new(), None::<String>);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             if !self.grant_in_time(limits).await {
                 return reports;
             }

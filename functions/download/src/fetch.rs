@@ -169,7 +169,7 @@ impl Download {
         let sha256 = &request.entity.hash;
         let hosts = &self.common.settings.download.content_hosts;
         let content = self.virustotal.open_file(sha256, hosts).await?;
-        let not_that = content.not_that();
+        let wrong_content_error = content.wrong_content_error();
         let today = utc_day(self.common.clock.now());
         let id = format!("{sha256} {} {}", item.id, item.attempts);
         if let Err(error) = Totals::charge(&*self.common.store.quotas, today, &id).await {
@@ -178,7 +178,9 @@ impl Download {
         self.transfer(request).run(Vec::new(), content).await.map_err(|error| match error {
             // VirusTotal returns the file that belongs to the hash. Other content is a proxy's page or was cut by a
             // gateway.
-            TransferError::Mismatch(_) | TransferError::Empty => not_that(&chain(&error)).into(),
+            TransferError::Mismatch(_) | TransferError::Empty => {
+                wrong_content_error(&chain(&error)).into()
+            }
             error => error,
         })
     }

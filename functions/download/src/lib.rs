@@ -42,7 +42,7 @@ mod work;
 /// The function's name.
 pub const NAME: &str = "download";
 /// Number of waiting requests above which no more are polled. It is large, because a request that waits is not lost.
-const MOST_WAITING: u64 = 5_000;
+const MAX_WAITING: u64 = 5_000;
 /// Days for which stored outcomes and leases of samples are kept.
 const KEPT_DAYS: i64 = 8;
 
@@ -96,7 +96,7 @@ impl Download {
             model: Model::Download,
             sources: <_>::default(),
             actions: &[],
-            most_waiting: MOST_WAITING,
+            most_waiting: MAX_WAITING,
         };
         Ok(Self {
             virustotal: assemble::virustotal(&settings)?,

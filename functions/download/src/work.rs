@@ -6,13 +6,13 @@ use azul_vt::{
         avro,
         dispatcher::Model,
         event::{DownloadEvent, download_action},
-        streams::Place,
+        streams::ContentAddress,
     },
     errors::chain,
     metrics,
     pipeline::RunLimits,
     store::{
-        Claim, Reservation, Stage, StoreError,
+        Claim, Reservation, ReservationStage, StoreError,
         failures::{self, Subject},
         inbox::Item,
         totals::{Totals, UNLIMITED, utc_day},
@@ -109,7 +109,9 @@ impl Download {
                 let reserved =
                     self.reserved(item, &event).await.map_err(|e| state_unavailable(&e))?;
                 let outcome = match reserved {
-                    Some((_, Stage::Sourced | Stage::Reported)) => Outcome::Success,
+                    Some((_, ReservationStage::Sourced | ReservationStage::Reported)) => {
+                        Outcome::Success
+                    }
                     _ => Outcome::Failed(why.clone()),
                 };
                 let day = reserved.map(|(day, _)| day);
@@ -126,7 +128,7 @@ impl Download {
         let (category, id) = (&event.entity.category, format!("event {id}"));
         let day = utc_day(event.timestamp);
         quotas.reserve(category, day, UNLIMITED, &id).await?;
-        quotas.set_stage(category, day, &id, Stage::Reported).await.map(drop)
+        quotas.set_stage(category, day, &id, ReservationStage::Reported).await.map(drop)
     }
 
     /// Works a request while its sample's lease is held.
@@ -138,7 +140,7 @@ impl Download {
     ) -> Result<(), Disposition> {
         let reserved = self.reserved(item, request).await.map_err(|e| state_unavailable(&e))?;
         let is_present = match reserved {
-            Some((_, Stage::Sourced | Stage::Reported)) => true,
+            Some((_, ReservationStage::Sourced | ReservationStage::Reported)) => true,
             _ => match limits.run_until(self.content.has_stream(place(request))).await {
                 None => return Err(Disposition::later(SignedDuration::ZERO)),
                 Some(Ok(is_present)) => is_present,
@@ -184,11 +186,11 @@ impl Download {
         &self,
         item: &Item,
         request: &DownloadEvent,
-        (day, stage): (Date, Stage),
+        (day, stage): (Date, ReservationStage),
         is_present: bool,
         limits: &RunLimits,
     ) -> Result<(), Ended> {
-        if stage >= Stage::Sourced {
+        if stage >= ReservationStage::Sourced {
             return Ok(());
         }
         if self.store_is_paused().await? {
@@ -213,7 +215,7 @@ impl Download {
             Some(content) => content,
             None => self.fetch(request, item, limits).await?,
         };
-        self.set_stage(request, day, Stage::Stored).await?;
+        self.set_stage(request, day, ReservationStage::Stored).await?;
         if limits.reached() {
             return Err(Ended::Disposition(Disposition::later(SignedDuration::ZERO)));
         }
@@ -247,7 +249,7 @@ impl Download {
                 }
             });
         }
-        self.set_stage(request, day, Stage::Sourced).await?;
+        self.set_stage(request, day, ReservationStage::Sourced).await?;
         let forgotten = memory.forget(UNSOURCED, &id).await;
         forgotten.map_err(|error| Ended::Disposition(state_unavailable(&error)))
     }
@@ -262,7 +264,7 @@ impl Download {
         &self,
         request: &DownloadEvent,
         day: Date,
-        stage: Stage,
+        stage: ReservationStage,
     ) -> Result<(), Ended> {
         let entity = &request.entity;
         let quotas = &self.common.store.quotas;
@@ -275,7 +277,7 @@ impl Download {
         &self,
         item: &Item,
         request: &DownloadEvent,
-    ) -> Result<Option<(Date, Stage)>, StoreError> {
+    ) -> Result<Option<(Date, ReservationStage)>, StoreError> {
         let (entity, id) = (&request.entity, place_id(request));
         let mut day = utc_day(self.common.clock.now());
         // The same sample may have been asked for before midnight.
@@ -296,7 +298,7 @@ impl Download {
     async fn reserve(
         &self,
         request: &DownloadEvent,
-    ) -> Result<Result<(Date, Stage), Full>, StoreError> {
+    ) -> Result<Result<(Date, ReservationStage), Full>, StoreError> {
         let (entity, today) = (&request.entity, utc_day(self.common.clock.now()));
         let limit = match u64::try_from(entity.category_quota) {
             Ok(limit @ 1..) if !entity.category.is_empty() => limit,
@@ -307,7 +309,7 @@ impl Download {
         }
         let quotas = &self.common.store.quotas;
         Ok(match quotas.reserve(&entity.category, today, limit, &place_id(request)).await? {
-            Reservation::Granted => Ok((today, Stage::Reserved)),
+            Reservation::Granted => Ok((today, ReservationStage::Reserved)),
             Reservation::Already(stage) => Ok((today, stage)),
             Reservation::Full { .. } => {
                 let used = quotas.settled(&entity.category, today).await?;
@@ -418,7 +420,7 @@ impl Download {
         let id = place_id(&told.event);
         if let Some(day) = told.day {
             if told.outcome == Outcome::Success {
-                let reported = Stage::Reported;
+                let reported = ReservationStage::Reported;
                 store.quotas.set_stage(&entity.category, day, &id, reported).await?;
             } else {
                 store.quotas.release(&entity.category, day, &id).await?;
@@ -447,8 +449,8 @@ fn place_id(request: &DownloadEvent) -> String {
 }
 
 /// Returns the place of a request's sample in the dispatcher's store.
-pub(crate) fn place(request: &DownloadEvent) -> Place<'_> {
-    Place { source: &request.source.name, label: LABEL, sha256: &request.entity.hash }
+pub(crate) fn place(request: &DownloadEvent) -> ContentAddress<'_> {
+    ContentAddress { source: &request.source.name, label: LABEL, sha256: &request.entity.hash }
 }
 
 /// Returns the key of an item's stored outcome. It has a digest of the item's id, because the id may have any

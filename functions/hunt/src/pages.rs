@@ -13,9 +13,9 @@ use jiff::SignedDuration;
 use crate::{Hunt, HuntError, NAME, Report, deliver::Dates};
 
 /// Most pages that a run reads: 10,000 pages of 40 notifications are 400,000.
-const MOST_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 /// Most empty pages in a row that a run reads, so that a faulty peer cannot hold it.
-const MOST_EMPTY: usize = 20;
+const MAX_EMPTY: usize = 20;
 /// Longest time that a run waits for the request budget. The next run continues after that.
 const MAX_BUDGET_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
@@ -61,7 +61,7 @@ impl Hunt {
         let mut reached =
             Reached { is_ordered: job.is_none() && !is_legacy, before: None, newest: None };
         let (mut cursor, mut seen, mut empty) = (None::<String>, BTreeSet::new(), 0);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let Some(page) = self.page(job, from, cursor.as_deref(), limits).await? else {
                 report.paused = true;
                 return Ok(());
@@ -78,7 +78,7 @@ impl Hunt {
                     if !seen.insert(next.clone()) {
                         return Err(HuntError::RepeatedPage);
                     }
-                    if empty == MOST_EMPTY {
+                    if empty == MAX_EMPTY {
                         return Err(HuntError::EndlessPages { pages: seen.len(), empty });
                     }
                     cursor = Some(next);
@@ -86,7 +86,7 @@ impl Hunt {
                 _ => return self.move_to(reached.newest, report).await,
             }
         }
-        Err(HuntError::EndlessPages { pages: MOST_PAGES, empty })
+        Err(HuntError::EndlessPages { pages: MAX_PAGES, empty })
     }
 
     /// Moves the position to the date of a delivered notification. A date in the future is replaced by the current

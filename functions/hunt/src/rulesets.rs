@@ -16,7 +16,7 @@ const LOOK_AT_RULESETS: SignedDuration = SignedDuration::from_hours(1);
 /// Key of the object that keeps the result for `vt status`.
 const RULESETS: &str = "hunt/rulesets.json";
 /// Most pages of rulesets that are read: 25 pages of 40 are a thousand rulesets.
-const MOST_PAGES: usize = 25;
+const MAX_PAGES: usize = 25;
 
 /// Rulesets that matched more than their daily limit, and the time of the check.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl Hunt {
     async fn rulesets(&self, limits: &RunLimits) -> Result<Option<Vec<Ruleset>>, HuntError> {
         let windows = &self.settings.lookup.windows;
         let (mut rulesets, mut cursor) = (None::<Vec<Ruleset>>, None::<String>);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let now = self.clock.now();
             if request_budget::acquire(&self.store, windows, now).await?.is_some() {
                 break;

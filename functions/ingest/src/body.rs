@@ -8,7 +8,7 @@ use std::{
 
 use azul_vt::{
     bundle::Compression,
-    webhook::{arriving::Arriving, receive::SILENCE},
+    webhook::{arriving::Arriving, receive::BODY_IDLE_TIMEOUT},
 };
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -133,7 +133,9 @@ where
 
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         let silent = |_| Problem::BodyBroken("nothing more of it came for half a minute".into());
-        while let Some(frame) = timeout(SILENCE, self.body.frame()).await.map_err(silent)? {
+        while let Some(frame) =
+            timeout(BODY_IDLE_TIMEOUT, self.body.frame()).await.map_err(silent)?
+        {
             let frame = frame.map_err(|e| Problem::BodyBroken(e.into().to_string()))?;
             let Ok(data) = frame.into_data() else { continue }; // trailers
             self.size = self.size.saturating_add(data.len() as u64);

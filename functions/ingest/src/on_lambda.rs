@@ -30,9 +30,7 @@ impl OnLambda {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, lambda::Error> {
         let pipeline = Pipeline::from_settings(&settings, store.clone()).await?;
-        let mut ingest = Ingest::new(&settings, store, clock, pipeline)?;
-        // An invocation's time is known only at each request, so the shortest common time, a minute, is assumed.
-        ingest.wait = ingest.wait.min(Duration::from_mins(1).saturating_sub(DEADLINE_MARGIN));
+        let ingest = Ingest::new(&settings, store, clock, pipeline)?;
         if !settings.ingest_is_authenticated() {
             tracing::info!(
                 "no INGEST_SECRETS, no INGEST_TOKENS: only callers that IAM knows may post"

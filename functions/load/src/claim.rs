@@ -20,7 +20,7 @@ pub(crate) enum MinuteEnd {
     NotYet,
     Paused,
     /// VirusTotal asks for a pause that is longer than a run may hold its leases.
-    LeftAlone,
+    FeedPaused,
     /// As many bundles are loaded or being loaded as `PACKAGE_LIMIT` allows.
     PackageLimitReached,
     /// Another owner holds the lease of the minute.

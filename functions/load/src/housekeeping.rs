@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use super::{Load, LoadError, NAME, Report};
 
 /// Most days of minutes that are listed as buried. A cursor that is further behind is a wrong start, not an outage.
-const MOST_BURIED_DAYS: i64 = 60;
+const MAX_BURIED_DAYS: i64 = 60;
 /// Days for which staged bundles are kept for a replay.
 const STAGED_DAYS: i64 = 8;
 /// Days for which rejects are kept.
@@ -32,7 +32,7 @@ impl Load {
         lease: &Lease,
         report: &mut Report,
     ) -> Result<Minute, LoadError> {
-        let first = from.max(to.plus(-MOST_BURIED_DAYS * 24 * 60));
+        let first = from.max(to.plus(-MAX_BURIED_DAYS * 24 * 60));
         tracing::error!(%from, %to, "minutes are given up: {TOO_OLD}");
         let known = self.store.ledger.range(first, to.next()).await?;
         let mut known = known.iter().peekable();

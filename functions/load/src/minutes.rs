@@ -36,7 +36,7 @@ enum Staging {
     NotYet,
     Paused,
     /// VirusTotal asks for a pause that is longer than a run may hold its leases.
-    LeftAlone,
+    FeedPaused,
 }
 
 /// The point from which a minute is loaded.
@@ -113,7 +113,7 @@ impl Load {
                     }
                     Staging::NotYet => return Ok(MinuteEnd::NotYet),
                     Staging::Paused => return Ok(MinuteEnd::Paused),
-                    Staging::LeftAlone => return Ok(MinuteEnd::LeftAlone),
+                    Staging::FeedPaused => return Ok(MinuteEnd::FeedPaused),
                 }
             };
             let note = Note { store: &self.store, clock: &*self.clock, lease, minute };
@@ -235,10 +235,10 @@ impl Load {
     /// Fetches a minute's bundle, and keeps it if it looks like one.
     async fn stage(&self, minute: Minute, limits: &RunLimits) -> Result<Staging, LoadError> {
         let Some(virustotal) = &self.virustotal else { return Err(LoadError::NoKey) };
-        if request_budget::is_left_alone(&self.store, request_budget::FEED, self.clock.now())
+        if request_budget::is_kind_paused(&self.store, request_budget::FEED, self.clock.now())
             .await?
         {
-            return Ok(Staging::LeftAlone);
+            return Ok(Staging::FeedPaused);
         }
         let path = self.store.bundles.scratch().join(format!("{minute}-{}", std::process::id()));
         let mut backoff = self.backoff.clone();
@@ -267,7 +267,7 @@ impl Load {
                     )
                     .await?
                     {
-                        return Ok(Staging::LeftAlone);
+                        return Ok(Staging::FeedPaused);
                     }
                     let wait = backoff.next_wait(error.retry_after());
                     let attempt = backoff.attempts();

@@ -100,7 +100,7 @@ impl Load {
             }
             let replay = Replay { mapper: &self.ageless, is_fetched };
             match self.load_under_lease(minute, Some(replay), limits, &mut report).await? {
-                MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::PackageLimitReached => {
+                MinuteEnd::Paused | MinuteEnd::FeedPaused | MinuteEnd::PackageLimitReached => {
                     report.paused = true;
                     break;
                 }

@@ -248,7 +248,7 @@ impl Load {
         match end {
             // A minute with an open row can be too young only if it was planned while the clock was ahead.
             MinuteEnd::NotYet => return Ok(false),
-            MinuteEnd::Paused | MinuteEnd::LeftAlone | MinuteEnd::PackageLimitReached => {
+            MinuteEnd::Paused | MinuteEnd::FeedPaused | MinuteEnd::PackageLimitReached => {
                 report.paused = true;
                 return Ok(false);
             }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Most envelopes that are removed from around an event: SNS in SQS makes two.
-const MOST_WRAPPINGS: usize = 4;
+const MAX_WRAPPINGS: usize = 4;
 const TAKES: &str = r#"{"from":"YYYYMMDDhhmm","to":"YYYYMMDDhhmm"}, news of S3 of objects under incoming/ (also by SNS, SQS or EventBridge), and its queue's"#;
 
 /// The work that an event asks a run to do.
@@ -70,13 +70,13 @@ impl Trigger {
         if lambda::is_tick(event) {
             return Ok(vec![Self::Tick]);
         }
-        objects(event, MOST_WRAPPINGS)
+        objects(event, MAX_WRAPPINGS)
     }
 
     /// Reads the new objects that a message of a queue names; `None` if the message is of another kind.
     pub fn of_message(body: &str) -> Option<Result<Vec<Self>, NotATrigger>> {
         let event = serde_json::from_str(body).ok()?;
-        match objects(&event, MOST_WRAPPINGS) {
+        match objects(&event, MAX_WRAPPINGS) {
             Err(NotATrigger::Unknown(_)) => None,
             known => Some(known),
         }

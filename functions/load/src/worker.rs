@@ -236,7 +236,7 @@ impl Work for Worker<'_> {
             Ok(MinuteEnd::Paused | MinuteEnd::PackageLimitReached) => {
                 Disposition::later(SignedDuration::ZERO)
             }
-            Ok(MinuteEnd::LeftAlone) => Disposition::later(OUTAGE),
+            Ok(MinuteEnd::FeedPaused) => Disposition::later(OUTAGE),
             Ok(MinuteEnd::NotYet) => {
                 self.seen().not_yet = true;
                 Disposition::later(NOT_YET)

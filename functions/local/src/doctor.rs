@@ -188,7 +188,7 @@ async fn rules(settings: &Settings) -> Finding {
         Ok(source) => source,
         Err(error) => return Bad(chain(&error)),
     };
-    let loaded = match source.look().await {
+    let loaded = match source.list().await {
         Ok(seen) => source.load(seen.as_ref(), settings.rules_lenient).await,
         Err(error) => Err(RuleErrors(vec![error])),
     };
@@ -273,7 +273,7 @@ async fn looked_at(settings: &Settings) -> Option<Finding> {
     if found.uid() == me {
         return None;
     }
-    Some(match store::look(&settings.state_options()).await {
+    Some(match store::open_read_only(&settings.state_options()).await {
         Ok(_) => Good(format!(
             "{place} can be read; whether it can be written is for its own user (uid {}) to find out",
             found.uid()

@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context as _, Error};
 use azul_vt::{
     bundle::{
-        BundleError, Caps, Compression, Layout, Line, OneALine, OrderedError, layout_of, map_lines,
+        BundleError, Caps, Compression, JsonLinesReader, Layout, Line, OrderedError, layout_of,
+        map_lines,
     },
     settings::Settings,
 };
@@ -56,7 +57,7 @@ impl Source {
         } else {
             match layout_of(reader, self.caps) {
                 (Layout::Lines, reader) => Box::new(reader),
-                (Layout::Documents, reader) => Box::new(OneALine::new(reader, self.caps)),
+                (Layout::Documents, reader) => Box::new(JsonLinesReader::new(reader, self.caps)),
             }
         };
         Ok(self)

@@ -8,7 +8,7 @@ use azul_vt::{
         budget::WindowUsage,
         totals::{Totals, utc_day},
     },
-    virustotal::Allowance,
+    virustotal::ApiQuota,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -26,7 +26,7 @@ struct Quota {
     /// Requests that this program made, by the windows of `VT_REQUESTS_PER_…`.
     requests: Vec<WindowUsage>,
     /// Quotas of the key's user and group, as VirusTotal reports them.
-    virustotal: Vec<Allowance>,
+    virustotal: Vec<ApiQuota>,
     /// Downloads of today (UTC).
     downloads: Totals,
 }

@@ -35,7 +35,7 @@ pub(crate) fn load(root: &RulesRoot, lenient: bool) -> Result<RuleSet, Failure> 
             state::block_on(async {
                 let source =
                     assemble::rule_source(&settings, root).await.map_err(Failure::usage)?;
-                let seen = source.look().await.map_err(|error| refused(RuleErrors(vec![error])))?;
+                let seen = source.list().await.map_err(|error| refused(RuleErrors(vec![error])))?;
                 source.load(seen.as_ref(), lenient).await.map_err(refused)
             })?
         }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use azul_vt::{
     errors::chain,
     lambda::Function as _,
-    peers::{ClockCheck, Outage, Peer},
+    peers::{ClockCheck, Peer, PeerOutage},
     pipeline::{Pipeline, RunLimits},
     settings::Settings,
     store::{self, Clock, Store, StoreError, SystemClock},
@@ -27,7 +27,8 @@ use load::Load;
 use query::Query;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::{sync::SetOnce, time::timeout};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{Function, ServeArgs},
@@ -38,8 +39,11 @@ use crate::{
     status, tasks,
 };
 
-/// Before a function is begun again that failed, or that another process runs. One that goes on for so long is well.
+/// Wait before a function that failed, or that another process runs, is begun again. A run that lasts this long is well.
 const AGAIN: Duration = Duration::from_mins(1);
+
+/// Longest wait of `load` and `hunt` for the first poll of `download`.
+const FIRST_POLL: Duration = Duration::from_mins(1);
 
 /// Key of the object that `/health` writes and removes, to see whether the state can be written.
 const PROBE: &str = "health/probe";
@@ -89,7 +93,7 @@ impl<T: EventFunction> ServedFunction<T> {
 /// How a function is.
 #[derive(Clone, Debug, Serialize)]
 struct Standing {
-    /// `running`, `waiting` for its next run, or `ended`.
+    /// `running`, `waiting` for its next run or for the first poll of `download`, or `ended`.
     state: &'static str,
     since: Timestamp,
     /// Why it failed last, until it is well again.
@@ -233,7 +237,7 @@ impl Served {
 
     /// Runs the functions until `limits` end.
     async fn functions(&self, ingest_server: Option<Server>, limits: &RunLimits) {
-        let (query_ended, download_ended) = (Arc::default(), Arc::default());
+        let download_ended = CancellationToken::new();
         let load = async {
             let Some(load) = &self.load else { return };
             self.wait_for_download(load::NAME, &download_ended, limits).await;
@@ -267,25 +271,26 @@ impl Served {
             load,
             hunt,
             ingest,
-            self.tasks(self.query.as_ref(), &query_ended, limits),
-            self.tasks(self.download.as_ref(), &download_ended, limits)
+            self.tasks(self.query.as_ref(), None, limits),
+            self.tasks(self.download.as_ref(), Some(&download_ended), limits)
         );
     }
 
-    /// Runs a function that works events until `limits` end. Sets `ended` when its first run has ended.
+    /// Runs a function that works events until `limits` end. Cancels `ended` when its first run has ended.
     async fn tasks<T: EventFunction + 'static>(
         &self,
         attended: Option<&ServedFunction<T>>,
-        ended: &Arc<SetOnce<()>>,
+        ended: Option<&CancellationToken>,
         limits: &RunLimits,
     ) {
         let Some(ServedFunction { tasks, .. }) = attended else { return };
         self.keep(T::NAME, limits, |limits| {
-            let (tasks, ended) = (Arc::clone(tasks), Arc::clone(ended));
+            // Dropping the guard cancels the token, also when the run panics.
+            let ended = ended.cloned().map(CancellationToken::drop_guard);
+            let tasks = Arc::clone(tasks);
             async move {
                 let outcome = tasks::work(false, &tasks, &limits).await;
-                // An error means that an earlier run ended too.
-                let _ = ended.set(());
+                drop(ended);
                 outcome.map(|()| AGAIN)
             }
         })
@@ -294,19 +299,24 @@ impl Served {
 
     /// Waits until `download` gets the requests that the function `name` posts, if this process runs `download`. The
     /// first poll of all begins at the latest event, so requests that are posted before it would never be worked. The
-    /// wait ends if `download` fails, because then nobody knows when it will poll.
+    /// wait ends if `download` fails, and after [`FIRST_POLL`], because the feed must not stand still for it.
     async fn wait_for_download(
         &self,
         name: &'static str,
-        download_ended: &SetOnce<()>,
+        download_ended: &CancellationToken,
         limits: &RunLimits,
     ) {
         let Some(ServedFunction { tasks, .. }) = &self.download else { return };
         self.board.set(name, "waiting", None);
         tokio::select! {
             () = tasks.common().first_poll() => {}
-            () = download_ended.wait() => {}
+            () = download_ended.cancelled() => {}
             () = limits.stop.cancelled() => {}
+            () = tokio::time::sleep(FIRST_POLL) => tracing::warn!(
+                "{name} begins although download has had no answer to its polls for {} s; if it never had one, it \
+                 does not get requests that are posted until then",
+                FIRST_POLL.as_secs()
+            ),
         }
     }
 
@@ -426,13 +436,13 @@ impl Served {
 /// the body names which.
 fn health(
     functions: &BTreeMap<&'static str, Standing>,
-    outages: &BTreeMap<Peer, Outage>,
+    outages: &BTreeMap<Peer, PeerOutage>,
     clock: ClockCheck,
     state_error: Option<String>,
 ) -> (StatusCode, Value) {
     let is_apart = matches!(clock, ClockCheck::Apart { .. });
     let ok = functions.values().all(|state| state.error.is_none())
-        && !outages.values().any(Outage::is_long)
+        && !outages.values().any(PeerOutage::is_long)
         && !is_apart
         && state_error.is_none();
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -463,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_out_for_over_a_minute_makes_health_bad() {
-        let outage = |seconds| Outage {
+        let outage = |seconds| PeerOutage {
             since: Timestamp::UNIX_EPOCH,
             error: "connection refused".to_owned(),
             lasts: Duration::from_secs(seconds),

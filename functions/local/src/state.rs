@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 /// Opens the state for reading, by any user; `None` if nothing was kept in STATEDIR yet.
 pub(crate) fn existing(settings: &Settings) -> Result<Option<Store>, Failure> {
-    block_on(async { store::look(&settings.state_options()).await.map_err(Failure::job) })
+    block_on(async { store::open_read_only(&settings.state_options()).await.map_err(Failure::job) })
 }
 
 /// Returns the message for a state that [`existing`] does not find.

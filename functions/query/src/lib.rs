@@ -41,7 +41,7 @@ pub const NAME: &str = "query";
 /// Time in which all tasks that are taken should be done. The dispatcher counts a task as lost after half an hour.
 const TASK_TIME: SignedDuration = SignedDuration::from_mins(15);
 /// Most items that wait in the inbox before no more events are polled, whatever the budget.
-const MOST_WAITING: u64 = 5_000;
+const MAX_WAITING: u64 = 5_000;
 
 /// Reasons why `query` cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +163,7 @@ fn capacity(lookup: &LookupSettings) -> u64 {
         let most = (f64::from(window.limit) * times.max(1.0)) as u64;
         most
     });
-    most.min().unwrap_or(MOST_WAITING).clamp(1, MOST_WAITING)
+    most.min().unwrap_or(MAX_WAITING).clamp(1, MAX_WAITING)
 }
 
 #[async_trait]

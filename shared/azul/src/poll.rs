@@ -56,6 +56,9 @@ pub struct Polled {
     pub largest: usize,
     /// Whether Azul is being reprocessed. It hands out no events meanwhile, so the next poll should come much later.
     pub paused: bool,
+    /// Whether the consumer group has its place in the events. The first poll of a group answers before it has one, and
+    /// the group begins at the latest event after that.
+    pub ready: bool,
 }
 
 /// Error of a poll.
@@ -154,7 +157,12 @@ impl Dispatcher {
         }
         let (mut info, mut list) = (Info::default(), EventList::default());
         match understand(response, limit, &mut info, &mut list, take).await {
-            Ok(()) => Ok(Polled { events: list.given, largest: list.largest, paused: info.paused }),
+            Ok(()) => Ok(Polled {
+                events: list.given,
+                largest: list.largest,
+                paused: info.paused,
+                ready: info.ready,
+            }),
             Err(source) if info.fetched > 0 || list.given > 0 => {
                 let (read, largest) = (list.given, list.largest);
                 let announced = info.fetched.max(read);
@@ -166,11 +174,19 @@ impl Dispatcher {
 }
 
 /// The members that are used of the part `info` of an answer.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(default)]
 struct Info {
     fetched: usize,
     paused: bool,
+    ready: bool,
+}
+
+impl Default for Info {
+    /// A dispatcher that does not say whether it is ready is ready.
+    fn default() -> Self {
+        Self { fetched: 0, paused: false, ready: true }
+    }
 }
 
 /// Reads the two parts of an answer: `info` and `events`.

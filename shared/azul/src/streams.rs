@@ -21,7 +21,7 @@ const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Address of content in Azul: its source, its label and its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'a> {
+pub struct ContentAddress<'a> {
     /// Source.
     pub source: &'a str,
     /// `content`, `pcap`, ….
@@ -69,7 +69,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Any [`StreamError`].
-    pub async fn has_stream(&self, place: Place<'_>) -> Result<bool, StreamError> {
+    pub async fn has_stream(&self, place: ContentAddress<'_>) -> Result<bool, StreamError> {
         let url = self.stream_url(&[place.source, place.label, place.sha256]);
         let limit = self.options().post_timeout;
         let answer = self.send(self.client().head(url), limit).await;
@@ -86,7 +86,10 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Any [`StreamError`].
-    pub async fn open_stream(&self, place: Place<'_>) -> Result<Option<Response>, StreamError> {
+    pub async fn open_stream(
+        &self,
+        place: ContentAddress<'_>,
+    ) -> Result<Option<Response>, StreamError> {
         let url = self.stream_url(&[place.source, place.label, place.sha256]);
         let answer = self.send(self.client().get(url), STREAM_TIME).await;
         let answer = answer.map_err(StreamError::NoAnswer)?;

@@ -21,7 +21,7 @@ pub const FRAGMENT: usize = 16;
 /// Shortest secret that is hidden, in bytes. A shorter one would hide ordinary words.
 const SHORTEST: usize = 6;
 /// Most secrets that are hidden; a further one replaces the oldest. Rotated secrets stay in the list.
-const MOST_SECRETS: usize = 128;
+const MAX_SECRETS: usize = 128;
 /// Replaces a secret in a text.
 const HIDDEN: &str = "***";
 
@@ -44,7 +44,7 @@ pub fn hide(secret: &SecretString) {
         if part.len() < SHORTEST || is_known {
             continue;
         }
-        if known.secrets.len() == MOST_SECRETS {
+        if known.secrets.len() == MAX_SECRETS {
             known.secrets.remove(0);
         }
         known.secrets.push(part.into());

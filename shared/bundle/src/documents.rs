@@ -17,7 +17,7 @@ const PIECE: usize = 64 << 10;
 pub enum Layout {
     /// Each record is on a line of its own.
     Lines,
-    /// Records are JSON texts with any line breaks; [`OneALine`] makes lines of them.
+    /// Records are JSON texts with any line breaks; [`JsonLinesReader`] makes lines of them.
     Documents,
 }
 
@@ -119,7 +119,7 @@ impl<R: Read> Read for Text<R> {
 /// The text of a bundle of documents, with one record a line. Brackets and commas around records are dropped, and line
 /// breaks in a record become blanks. A text that is not JSON still becomes a line, which its parser refuses. The memory
 /// that it takes does not depend on the text.
-pub struct OneALine<R> {
+pub struct JsonLinesReader<R> {
     text: BufReader<Text<R>>,
     state: State,
     ready: Vec<u8>,
@@ -138,7 +138,7 @@ enum State {
     },
 }
 
-impl<R: Read> OneALine<R> {
+impl<R: Read> JsonLinesReader<R> {
     /// Makes lines of the bundle that `reader` gives from its start.
     pub fn new(reader: R, caps: Caps) -> Self {
         let text = BufReader::with_capacity(PIECE, Text::new(reader, caps));
@@ -198,7 +198,7 @@ impl<R: Read> OneALine<R> {
     }
 }
 
-impl<R: Read> Read for OneALine<R> {
+impl<R: Read> Read for JsonLinesReader<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.taken == self.ready.len() {
             self.ready.clear();
@@ -240,7 +240,7 @@ mod tests {
 
     fn lines(text: &str) -> Vec<String> {
         let mut lines = String::new();
-        OneALine::new(text.as_bytes(), CAPS).read_to_string(&mut lines).unwrap();
+        JsonLinesReader::new(text.as_bytes(), CAPS).read_to_string(&mut lines).unwrap();
         lines.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     }
 
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn what_is_made_of_a_list_is_not_taken_for_compressed() {
         let mut lines = Vec::new();
-        OneALine::new(&b"[BZh9]"[..], CAPS).read_to_end(&mut lines).unwrap();
+        JsonLinesReader::new(&b"[BZh9]"[..], CAPS).read_to_end(&mut lines).unwrap();
         assert_eq!(lines, b" BZh9\n");
     }
 

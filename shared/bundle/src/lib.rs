@@ -15,7 +15,7 @@ mod ordered;
 
 use std::{convert::Infallible, io::Read};
 
-pub use documents::{Layout, OneALine, layout_of};
+pub use documents::{JsonLinesReader, Layout, layout_of};
 pub use error::BundleError;
 pub use ordered::{Extent, OrderedError, map_checked_lines, map_lines};
 

@@ -27,7 +27,7 @@ use super::{
 const CHUNK_BYTES: usize = 256 << 10;
 /// Most lines in a chunk, because the results of short lines take more memory than the lines. Records of the feed are
 /// thousands of bytes long. A bzip2 bundle with more lines in a block is left to the ordinary decoder.
-const MOST_LINES: usize = 8192;
+const MAX_LINES: usize = 8192;
 /// Most chunks in memory for each worker.
 const CHUNKS_A_WORKER: usize = 4;
 /// Most bytes of all chunks in memory, with an estimate for their lines' results. A single larger chunk is allowed.
@@ -114,7 +114,7 @@ fn map_blocks<R: Read + Send, T: Send, E>(
         Limits { threads, max_bytes: caps.max_bundle_bytes },
         |text| {
             let ends = breaks(text);
-            (ends <= MOST_LINES as u64).then(|| joiner.pass(text, ends))
+            (ends <= MAX_LINES as u64).then(|| joiner.pass(text, ends))
         },
         |piece, text| piece.map(text, work),
         |made| made.into_iter().try_for_each(&mut *take),
@@ -249,13 +249,13 @@ impl<R: Read> Chunks<'_, R> {
     }
 }
 
-/// Returns the length of the longest start of a text that has at most [`MOST_LINES`] non-blank lines.
+/// Returns the length of the longest start of a text that has at most [`MAX_LINES`] non-blank lines.
 fn few_lines(text: &[u8], most_of_line: usize) -> usize {
-    if breaks(text) <= MOST_LINES as u64 {
+    if breaks(text) <= MAX_LINES as u64 {
         return text.len();
     }
     let mut rest = text;
-    for _ in 0..MOST_LINES {
+    for _ in 0..MAX_LINES {
         (_, rest) = behind_blank_lines(rest, most_of_line);
         let Some(end) = memchr::memchr(b'\n', rest) else { return text.len() };
         rest = rest.get(end + 1..).unwrap_or_default();
@@ -276,7 +276,7 @@ fn take_turns<R: Read, T>(
         let mut chunks = turns.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(piece) = chunks.next(&mut text) else { return };
         let number = chunks.number - 1;
-        let bytes = text.len() + piece.bytes(MOST_LINES);
+        let bytes = text.len() + piece.bytes(MAX_LINES);
         // No other worker reads on while this one waits, because it holds `turns`.
         if !window.enter(bytes) {
             return;
@@ -502,7 +502,7 @@ mod tests {
             )
             .unwrap();
             assert_eq!(taken, lines);
-            assert!(most.into_inner() <= 12 * MOST_LINES);
+            assert!(most.into_inner() <= 12 * MAX_LINES);
         }
     }
 

@@ -22,14 +22,14 @@ pub(crate) const LEVEL_BYTES: usize = 100_000;
 
 /// Largest output of a block, in bytes. Runs can make 46 MB of one block; such blocks are too rare to reserve that
 /// memory.
-pub(crate) const MOST_OUT: usize = 4 << 20;
+pub(crate) const MAX_OUT: usize = 4 << 20;
 
 const TABLES: usize = 6;
-const MOST_SELECTORS: usize = 18_002;
+const MAX_SELECTORS: usize = 18_002;
 /// Number of symbols that are decoded with the same table.
 const GROUP: usize = 50;
 /// Most digits in the length of a run.
-const MOST_DIGITS: u32 = 20;
+const MAX_DIGITS: u32 = 20;
 
 /// Decodes blocks one after another and keeps the buffers between them.
 pub(crate) struct Decoder {
@@ -90,7 +90,7 @@ impl Decoder {
         }
         self.walks.place(&self.runs, most)?;
         self.walks.walk(header.origin, &mut self.text)?;
-        rle::expand(&self.text, &mut self.out, MOST_OUT)?;
+        rle::expand(&self.text, &mut self.out, MAX_OUT)?;
         if crc::checksum(&self.out) == header.checksum {
             Ok(header.checksum)
         } else {
@@ -127,7 +127,7 @@ impl Decoder {
 
     fn selectors(&mut self, bits: &mut Bits<'_>, tables: usize) -> Result<(), Unverified> {
         let count = bits.take(15) as usize;
-        if !(1..=MOST_SELECTORS).contains(&count) {
+        if !(1..=MAX_SELECTORS).contains(&count) {
             return Err(Unverified);
         }
         self.selectors.clear();
@@ -168,7 +168,7 @@ impl Decoder {
                     // It cannot be predicted whether a symbol is a digit or a byte, so both are computed without a
                     // branch.
                     let digit = symbol <= 1;
-                    if digits > MOST_DIGITS {
+                    if digits > MAX_DIGITS {
                         return Err(Unverified);
                     }
                     let longer = run + ((u32::from(symbol & 1) + 1) << digits << 8);

@@ -24,7 +24,7 @@ use super::{
 /// Blocks with fewer bytes, when decoded, are small: handing one over takes more time than decoding it.
 const SMALL: usize = 4 << 10;
 /// Most items after one another without a block that is not small. After more of them, the ordinary decoder continues.
-const MOST_SMALL: u32 = 256;
+const MAX_SMALL: u32 = 256;
 /// Most results for each worker that may wait to be taken.
 const WAITING_A_WORKER: u64 = 2;
 
@@ -92,7 +92,7 @@ impl<A> Order<A> {
         A: FnMut(&[u8]) -> Option<P>,
     {
         self.small += 1;
-        if self.small > MOST_SMALL {
+        if self.small > MAX_SMALL {
             return Err(Unverified);
         }
         let mut admitted = None;

@@ -10,7 +10,7 @@ use super::scan::{self, MAGIC_BITS};
 const INPUT: usize = 64 << 10;
 /// Largest compressed block, in bytes. A usual program writes at most a hundredth more than the block has decoded
 /// bytes.
-const MOST_BLOCK: usize = 1 << 20;
+const MAX_BLOCK: usize = 1 << 20;
 /// Length of a stream's end, in bits: the magic number and the checksum.
 const END_BITS: usize = MAGIC_BITS + 32;
 
@@ -134,7 +134,7 @@ impl<R: Read> Source<R> {
             if let Some(end) = scan::find(bytes, from) {
                 return Some(end);
             }
-            if bytes.len() > MOST_BLOCK {
+            if bytes.len() > MAX_BLOCK {
                 return None;
             }
             from = from.max((bytes.len() * 8).saturating_sub(MAGIC_BITS - 1));

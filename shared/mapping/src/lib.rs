@@ -243,11 +243,11 @@ fn identify<'a>(
 }
 
 fn identity(file: FileObject<'_>) -> Result<Cow<'_, str>, Mapped> {
-    if let Some(reason) = file.is_no_file() {
+    if let Some(reason) = file.not_a_file_reason() {
         return Err(Mapped::Rejected(reason));
     }
     let Some(sha256) = file.sha256() else {
-        return Err(Mapped::Rejected(file.without_sha256()));
+        return Err(Mapped::Rejected(file.missing_sha256_reason()));
     };
     if sha256 == EMPTY_FILE {
         return Err(Mapped::Filtered("the empty file".into()));

@@ -141,14 +141,14 @@ impl<'a> FileObject<'a> {
     }
 
     /// Returns why the object is not a file, by its `type`; `None` if it may be one. The hash is not looked at.
-    pub(super) fn is_no_file(self) -> Option<String> {
+    pub(super) fn not_a_file_reason(self) -> Option<String> {
         let kind = self.get("type")?;
         (kind.text().as_deref() != Some("file"))
             .then(|| format!("it is an object of type {}, not a file", shown(kind)))
     }
 
     /// Says why the object has no [`FileObject::sha256`].
-    pub(super) fn without_sha256(self) -> String {
+    pub(super) fn missing_sha256_reason(self) -> String {
         let names = [("attributes.sha256", self.attribute("sha256")), ("id", self.get("id"))];
         let is_text = |value: &Value<'_>| value.text().is_some_and(|text| !text.is_empty());
         match names.into_iter().find_map(|(name, value)| Some((name, value.filter(is_text)?))) {

@@ -3,7 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use std::{
-    fs,
+    fmt, fs,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
     path::PathBuf,
@@ -64,7 +64,7 @@ pub enum HttpSetupError {
 }
 
 /// Proxies and certificate authorities of an HTTP client. The default is none of them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct HttpOptions {
     /// `HTTPS_PROXY`: proxy of requests by https.
     pub https_proxy: Option<Url>,
@@ -74,6 +74,19 @@ pub struct HttpOptions {
     pub no_proxy: String,
     /// `CA_BUNDLE`: a PEM file of certificate authorities that are trusted in addition to the system's own.
     pub ca_bundle: Option<PathBuf>,
+}
+
+impl fmt::Debug for HttpOptions {
+    /// Shows the hosts of the proxies, because their URLs may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = |url: &Option<Url>| url.as_ref().and_then(Url::host_str).map(str::to_owned);
+        f.debug_struct("HttpOptions")
+            .field("https_proxy", &host(&self.https_proxy))
+            .field("http_proxy", &host(&self.http_proxy))
+            .field("no_proxy", &self.no_proxy)
+            .field("ca_bundle", &self.ca_bundle)
+            .finish()
+    }
 }
 
 /// Returns a client builder with the proxies and certificates of `options` and a connect timeout of
@@ -197,7 +210,7 @@ pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
     http_date(headers.get(DATE)?.to_str().ok()?)
 }
 
-/// Returns the time that an HTTP date such as `Tue, 24 Nov 2026 08:57:00 GMT` names; `None` for any other text.
+/// Returns the time that a date of RFC 2822 names, such as `Tue, 24 Nov 2026 08:57:00 GMT`; `None` for any other text.
 pub fn http_date(text: &str) -> Option<Timestamp> {
     rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
 }
@@ -361,6 +374,7 @@ mod tests {
             ca_bundle: None,
         };
         assert!(build(&options).is_ok());
+        assert!(!format!("{options:?}").contains("pass"), "{options:?}");
     }
 
     #[test]

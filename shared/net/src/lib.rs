@@ -1,6 +1,8 @@
-//! What every client of a peer needs: the HTTP client, the waits between attempts, how the peers are and what their
-//! clocks say, and secrets.
+//! The parts that every client of a peer needs: the HTTP client, the waits between attempts, the outages and clocks of
+//! peers, secrets, the local clock, and the limits of a run.
 
+pub mod clock;
 pub mod http_client;
+pub mod limits;
 pub mod peers;
 pub mod secrets;

@@ -64,7 +64,7 @@ impl Peer {
 
 /// A peer that does not answer, or answers nothing but server errors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outage {
+pub struct PeerOutage {
     /// Time of the first request without an answer.
     pub since: Timestamp,
     /// Error of the last request.
@@ -74,7 +74,7 @@ pub struct Outage {
     pub lasts: Duration,
 }
 
-impl Outage {
+impl PeerOutage {
     /// Whether the outage is longer than those that pass by themselves.
     pub fn is_long(&self) -> bool {
         self.lasts > OUT
@@ -184,12 +184,12 @@ impl Peers {
     }
 
     /// Returns the peer's outage; `None` if it is not out.
-    pub fn outage(&self, peer: Peer) -> Option<Outage> {
+    pub fn outage(&self, peer: Peer) -> Option<PeerOutage> {
         self.known().peers.get(&peer)?.outage()
     }
 
     /// Returns the outages of all peers.
-    pub fn outages(&self) -> BTreeMap<Peer, Outage> {
+    pub fn outages(&self) -> BTreeMap<Peer, PeerOutage> {
         let known = self.known();
         known.peers.iter().filter_map(|(peer, reached)| Some((*peer, reached.outage()?))).collect()
     }
@@ -250,9 +250,9 @@ impl Peers {
 }
 
 impl Reached {
-    fn outage(&self) -> Option<Outage> {
+    fn outage(&self) -> Option<PeerOutage> {
         let Out { since: (since, at), error } = self.out.as_ref()?;
-        Some(Outage { since: *since, error: error.clone(), lasts: at.elapsed() })
+        Some(PeerOutage { since: *since, error: error.clone(), lasts: at.elapsed() })
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
         let second = peers.outage(Peer::Dispatcher).unwrap();
         assert_eq!(second.since, first.since);
         assert!(second.error.starts_with("timeout") && second.error.len() <= MAX_ERROR_CHARS);
-        assert!(Outage { lasts: Duration::from_secs(61), ..second }.is_long());
+        assert!(PeerOutage { lasts: Duration::from_secs(61), ..second }.is_long());
         peers.answered(Peer::Dispatcher, &HeaderMap::new());
         assert_eq!(peers.outages(), BTreeMap::new());
     }

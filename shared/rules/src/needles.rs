@@ -11,13 +11,13 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind};
 /// for the texts of each rule alone.
 const SHORT: usize = 128;
 /// Most parts of a record whose findings are remembered. A rule may look at each item of a long list.
-const MOST_PARTS: usize = 64;
+const MAX_PARTS: usize = 64;
 /// Longest text that gets a number, in bytes. Longer ones are searched for alone, because automatons grow with them.
 const LONGEST_NEEDLE: usize = 256;
 /// Most texts that get a number. Further ones are searched for alone.
-const MOST_NEEDLES: usize = 4096;
+const MAX_NEEDLES: usize = 4096;
 /// Most bytes of texts in a fast automaton. More texts get an automaton that is smaller and slower.
-const MOST_FAST_BYTES: usize = 64 << 10;
+const MAX_FAST_BYTES: usize = 64 << 10;
 
 /// Numbers the texts. Equal texts get the same number.
 #[derive(Default)]
@@ -82,7 +82,7 @@ impl Numbers {
     fn number(&mut self, needle: &str) -> Option<usize> {
         let next = self.0.len();
         let known = self.0.contains_key(needle);
-        if needle.is_empty() || needle.len() > LONGEST_NEEDLE || (!known && next == MOST_NEEDLES) {
+        if needle.is_empty() || needle.len() > LONGEST_NEEDLE || (!known && next == MAX_NEEDLES) {
             return None;
         }
         Some(*self.0.entry(needle.into()).or_insert(next))
@@ -93,7 +93,7 @@ impl Numbers {
         let mut needles: Vec<_> = self.0.into_iter().collect();
         needles.sort_unstable_by_key(|(_, number)| *number);
         let bytes: usize = needles.iter().map(|(needle, _)| needle.len()).sum();
-        let small = (bytes > MOST_FAST_BYTES).then_some(AhoCorasickKind::ContiguousNFA);
+        let small = (bytes > MAX_FAST_BYTES).then_some(AhoCorasickKind::ContiguousNFA);
         let search = AhoCorasick::builder()
             .ascii_case_insensitive(any_case)
             .kind(small)
@@ -153,7 +153,7 @@ impl<'n> NeedleSet<'n> {
         if let Some(seen) = parts.iter_mut().find(|p| p.start == start && p.length == length) {
             return Some(look(seen));
         }
-        if parts.len() == MOST_PARTS {
+        if parts.len() == MAX_PARTS {
             return None;
         }
         let mut new = Part { start, length, exact: None, folded: None };

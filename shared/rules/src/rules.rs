@@ -117,7 +117,7 @@ pub enum RuleError {
 
 impl RuleError {
     /// Whether a later try may succeed although no file changes.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::OutOfReach { .. } => true,
             // A file that is not UTF-8 stays so until it is changed.

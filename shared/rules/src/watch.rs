@@ -19,13 +19,13 @@ pub type Marks = Vec<(String, String)>;
 /// A place with rule files.
 #[async_trait]
 pub trait RuleSource: Send + Sync {
-    /// Looks for the rule files. `None`: their place does not exist.
+    /// Lists the rule files. `None`: their place does not exist.
     ///
     /// # Errors
-    /// [`RuleError`] if the place cannot be looked at.
-    async fn look(&self) -> Result<Option<Marks>, RuleError>;
+    /// [`RuleError`] if the place cannot be listed.
+    async fn list(&self) -> Result<Option<Marks>, RuleError>;
 
-    /// Reads the files that a call of [`RuleSource::look`] has found.
+    /// Reads the files that a call of [`RuleSource::list`] has found.
     ///
     /// # Errors
     /// All errors, unless `lenient` is set. Then errors of single files and rules are returned with the valid rules.
@@ -67,14 +67,14 @@ impl Rules {
     /// of the rules is missing.
     ///
     /// # Errors
-    /// The errors of [`RuleSource::look`] and [`RuleSource::load`].
+    /// The errors of [`RuleSource::list`] and [`RuleSource::load`].
     pub async fn open(
         source: Box<dyn RuleSource>,
         lenient: bool,
         now: Instant,
     ) -> Result<(Self, Vec<RuleError>, bool), RuleErrors> {
         // The look comes first, so that a file that changes while it is read looks changed at the next check.
-        let seen = source.look().await.map_err(|error| RuleErrors(vec![error]))?;
+        let seen = source.list().await.map_err(|error| RuleErrors(vec![error]))?;
         let Loaded { rules: current, errors, missing } =
             source.load(seen.as_ref(), lenient).await?;
         Ok((Self { source, lenient, current, missing, seen, checked: now }, errors, missing))
@@ -92,14 +92,14 @@ impl Rules {
             return Refresh::Unchanged;
         }
         self.checked = now;
-        let seen = match self.source.look().await {
+        let seen = match self.source.list().await {
             Ok(seen) if seen == self.seen => return Refresh::Unchanged,
             Ok(seen) => seen,
             Err(error) => return Refresh::Broken(RuleErrors(vec![error])),
         };
         let loaded = self.source.load(seen.as_ref(), self.lenient).await;
         // If another read may succeed, the next check reads again even if no file changes.
-        let passes = matches!(&loaded, Err(errors) if errors.0.iter().any(RuleError::may_pass));
+        let passes = matches!(&loaded, Err(errors) if errors.0.iter().any(RuleError::is_transient));
         if !passes {
             self.seen = seen;
         }
@@ -120,7 +120,7 @@ impl Rules {
 
 #[async_trait]
 impl RuleSource for Directory {
-    async fn look(&self) -> Result<Option<Marks>, RuleError> {
+    async fn list(&self) -> Result<Option<Marks>, RuleError> {
         if !self.0.exists() {
             return Ok(None);
         }

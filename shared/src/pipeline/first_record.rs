@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Most batches that are held until the first record. A bundle with more lines before its first record is read twice.
-const MOST_HELD: usize = 4;
+const MAX_HELD: usize = 4;
 /// Most refused lines that an error or a warning names.
 pub const NAMED_LINES: usize = 3;
 
@@ -34,7 +34,7 @@ pub(super) enum Stop {
 
 /// Holds batches back until one of them has a record.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct FirstRecordGate {
     is_open: bool,
     /// Whether batches were dropped, because there was no room for them.
     is_late: bool,
@@ -43,7 +43,7 @@ pub(super) struct Gate {
     first: Vec<(u64, String)>,
 }
 
-impl Gate {
+impl FirstRecordGate {
     /// Returns a gate that holds nothing back.
     pub(super) fn open() -> Self {
         Self { is_open: true, ..Self::default() }
@@ -74,7 +74,7 @@ impl Gate {
                 self.first.push((line.line, reason.clone()));
             }
         }
-        if !self.is_late && self.held.len() < MOST_HELD {
+        if !self.is_late && self.held.len() < MAX_HELD {
             self.held.push(batch);
         } else {
             self.is_late = true;

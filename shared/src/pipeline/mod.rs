@@ -35,9 +35,9 @@ pub mod publish;
 mod refused;
 mod requests;
 
-pub use base::limits::RunLimits;
-use first_record::{Gate, Stop};
+use first_record::{FirstRecordGate, Stop};
 pub use first_record::{NAMED_LINES, NoRecords, reasons};
+pub use net::limits::RunLimits;
 use prepare::{Batch, Batcher, Outcome, Prepared, Preparer};
 use publish::{Delivery, PublishError, Publisher};
 use refused::Refused;
@@ -450,7 +450,11 @@ impl Pipeline {
                 now: input.now,
             };
             let mut batcher = Batcher::default();
-            let mut gate = if taking.needs_record { Gate::default() } else { Gate::open() };
+            let mut gate = if taking.needs_record {
+                FirstRecordGate::default()
+            } else {
+                FirstRecordGate::open()
+            };
             let work = |line: &Line, bytes: &[u8]| {
                 (line.number() > input.lines_done).then(|| preparer.prepare(line, bytes))
             };

@@ -7,7 +7,7 @@ use super::{
     BatchReport, DeliverError, DeliverInput, Ended, Pipeline, Progress, RunLimits, reasons,
 };
 use crate::{
-    bundle::{BundleError, Caps, Layout, OneALine, layout_of},
+    bundle::{BundleError, Caps, JsonLinesReader, Layout, layout_of},
     errors::chain,
     store::{BundleReader, Clock, Counts, StoreError},
 };
@@ -55,7 +55,7 @@ impl Posted {
 fn as_lines(reader: BundleReader, caps: Caps) -> BundleReader {
     match layout_of(reader, caps) {
         (Layout::Lines, reader) => Box::new(reader),
-        (Layout::Documents, reader) => Box::new(OneALine::new(reader, caps)),
+        (Layout::Documents, reader) => Box::new(JsonLinesReader::new(reader, caps)),
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::store::{
     StoreError,
-    rejects::{NotKept, Reject, Rejects},
+    rejects::{DroppedRejects, Reject, Rejects},
 };
 
 /// The rejects of one bundle, which are kept batch by batch.
@@ -16,9 +16,9 @@ pub(super) struct Refused<'a> {
     now: Timestamp,
     /// Bytes kept so far. `None`: the bundle is resumed, and the bytes of earlier runs are not known yet.
     kept: Option<u64>,
-    not_kept: NotKept,
+    not_kept: DroppedRejects,
     /// The value of `not_kept` that was written last.
-    noted: NotKept,
+    noted: DroppedRejects,
 }
 
 impl<'a> Refused<'a> {

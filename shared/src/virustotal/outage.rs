@@ -81,7 +81,7 @@ impl Outages {
     ///
     /// # Errors
     /// [`StoreError`] if the outage cannot be read or written.
-    pub async fn answered_by_another(
+    pub async fn note_foreign_answer(
         &self,
         store: &Store,
         id: &str,

@@ -48,14 +48,14 @@ pub async fn acquire(
 /// # Errors
 /// [`StoreError`] if the state cannot be read.
 pub async fn is_paused(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
-    is_left_alone(store, BUDGET, now).await
+    is_kind_paused(store, BUDGET, now).await
 }
 
 /// Returns whether requests of a kind, [`BUDGET`] or [`FEED`], are paused.
 ///
 /// # Errors
 /// [`StoreError`] if the state cannot be read.
-pub async fn is_left_alone(store: &Store, kind: &str, now: Timestamp) -> Result<bool, StoreError> {
+pub async fn is_kind_paused(store: &Store, kind: &str, now: Timestamp) -> Result<bool, StoreError> {
     store.memory.knows(PAUSED, kind, now).await
 }
 

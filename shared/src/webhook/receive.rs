@@ -31,7 +31,7 @@ use crate::{
 /// Most bytes of a body. A function URL of Lambda takes no more, so the limit is the same everywhere.
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
 /// Time after which a body is given up if nothing more of it came.
-pub const SILENCE: Duration = Duration::from_secs(30);
+pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes of all bodies that are arriving. They are in memory before their signatures are checked.
 const MAX_ARRIVING_BYTES: u64 = 32 * 1024 * 1024;
 /// Most KiB of all bodies whose events are being read, which take a multiple of that in memory. A single body always
@@ -359,8 +359,9 @@ where
 {
     let mut body = pin!(body);
     let mut whole = Vec::new();
-    while let Some(frame) =
-        tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Problem::BrokenBody)?
+    while let Some(frame) = tokio::time::timeout(BODY_IDLE_TIMEOUT, body.frame())
+        .await
+        .map_err(|_| Problem::BrokenBody)?
     {
         let frame = frame.map_err(|_| Problem::BrokenBody)?;
         let Ok(data) = frame.into_data() else { continue }; // trailers

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Clock, Grant, Lease, Leases, StoreError, lease_renewer::LeaseRenewer};
-use base::limits::RunLimits;
+use net::limits::RunLimits;
 
 /// A lease that is renewed, and limits for the work under it. The limits are also reached when the lease is lost.
 pub struct Claim {

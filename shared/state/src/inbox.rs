@@ -61,14 +61,14 @@ pub struct Item {
     /// Time at which the item was first put.
     pub since: Timestamp,
     /// The outage that the item waits for, or waited for last.
-    pub outage: Option<Outage>,
+    pub outage: Option<ItemOutage>,
     /// Handle by which the implementation identifies this taking of the item.
     pub receipt: String,
 }
 
 /// A time in which an item could not be worked, because a peer that it needs gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outage {
+pub struct ItemOutage {
     /// Time of the first failure.
     pub since: Timestamp,
     /// Time of the latest failure.
@@ -86,7 +86,7 @@ pub struct Retry {
     /// Whether this counts as a failed attempt. Waiting for a quota does not.
     pub is_attempt: bool,
     /// The outage that the item waits for; `None` keeps the one that is known.
-    pub outage: Option<Outage>,
+    pub outage: Option<ItemOutage>,
 }
 
 /// Numbers of items in a queue.
@@ -165,7 +165,7 @@ pub(super) struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) written: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) outage: Option<Outage>,
+    pub(super) outage: Option<ItemOutage>,
     #[serde(flatten)]
     pub(super) body: Body,
 }
@@ -238,13 +238,13 @@ impl From<PutError> for StoreError {
 
 /// Collects the items that could not be put.
 #[derive(Default)]
-pub(super) struct Unput {
+pub(super) struct PutFailures {
     waiting: Vec<usize>,
     refused: Vec<(usize, String)>,
     first: Option<StoreError>,
 }
 
-impl Unput {
+impl PutFailures {
     pub(super) fn add(&mut self, place: usize, error: StoreError) {
         if matches!(error, StoreError::BadName { .. }) {
             self.refused.push((place, chain(&error)));

@@ -36,8 +36,8 @@ pub mod local;
 pub mod rejects;
 pub mod totals;
 
-pub use base::clock::{Clock, SystemClock};
 pub use claim::{Claim, set_owner};
+pub use net::clock::{Clock, SystemClock};
 
 /// Error of the state.
 #[derive(Debug, thiserror::Error)]
@@ -407,10 +407,10 @@ pub trait Memory: Send + Sync {
     }
 }
 
-/// Stage that a reserved download has reached.
+/// The stage that a reserved download has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum ReservationStage {
     /// A place in the quota is taken.
     Reserved,
     /// The content is at the dispatcher.
@@ -427,7 +427,7 @@ pub enum Reservation {
     /// A place was free and is taken now.
     Granted,
     /// The id already had a place, whose work has reached this stage.
-    Already(Stage),
+    Already(ReservationStage),
     /// No place is left.
     Full {
         /// Number of places taken.
@@ -464,10 +464,10 @@ pub trait Quotas: Send + Sync {
         category: &str,
         day: Date,
         id: &str,
-        stage: Stage,
+        stage: ReservationStage,
     ) -> Result<bool, StoreError>;
 
-    /// Returns how many places of a category are taken for good: those at [`Stage::Sourced`] or later, which are never
+    /// Returns how many places of a category are taken for good: those at [`ReservationStage::Sourced`] or later, which are never
     /// given back.
     async fn settled(&self, category: &str, day: Date) -> Result<u64, StoreError>;
 
@@ -675,10 +675,10 @@ pub fn without_aws(action: &str) -> StoreError {
 /// or changed.
 ///
 /// # Errors
-/// As [`local::look`] and [`open`].
-pub async fn look(options: &StateOptions) -> Result<Option<Store>, StoreError> {
+/// As [`local::open_read_only`] and [`open`].
+pub async fn open_read_only(options: &StateOptions) -> Result<Option<Store>, StoreError> {
     match &options.aws {
         Some(places) => open_aws(options, places).await.map(Some),
-        None => local::look(&options.dir),
+        None => local::open_read_only(&options.dir),
     }
 }

@@ -37,8 +37,8 @@ pub enum RejectStage {
     Item,
     /// A polled event that cannot be read.
     Polled,
-    /// Further rejects of a bundle, of which only the number is known: a [`NotKept`].
-    NotKept,
+    /// Further rejects of a bundle, of which only the number is known: a [`DroppedRejects`].
+    DroppedRejects,
 }
 
 /// Encoding of [`Reject::record`].
@@ -123,7 +123,7 @@ impl Reject {
 
 /// Rejects of a bundle that were only counted, because the rejects before them had reached the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotKept {
+pub struct DroppedRejects {
     /// Line of the first reject that was not kept.
     pub from_line: u64,
     /// Number of rejects that were not kept.
@@ -209,12 +209,12 @@ impl Rejects {
     pub async fn note_not_kept(
         &self,
         origin: &str,
-        not_kept: &NotKept,
+        not_kept: &DroppedRejects,
         is_all: bool,
         max_bytes: u64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let NotKept { from_line, lines } = not_kept;
+        let DroppedRejects { from_line, lines } = not_kept;
         let at_least = if is_all { "" } else { "at least " };
         let most = max_bytes / (1024 * 1024);
         let reason = format!(
@@ -223,7 +223,8 @@ impl Rejects {
         );
         let key = Self::not_kept_key(origin);
         let record = serde_json::to_vec(not_kept).map_err(|e| unwritable(&key, e))?;
-        let reject = Reject::new(origin, *from_line, RejectStage::NotKept, reason, &record, now);
+        let reject =
+            Reject::new(origin, *from_line, RejectStage::DroppedRejects, reason, &record, now);
         self.bundles.put(&key, &line_of(&reject, &key)?).await
     }
 
@@ -231,7 +232,7 @@ impl Rejects {
     ///
     /// # Errors
     /// [`StoreError`] if the object cannot be read.
-    pub async fn not_kept(&self, origin: &str) -> Result<Option<NotKept>, StoreError> {
+    pub async fn not_kept(&self, origin: &str) -> Result<Option<DroppedRejects>, StoreError> {
         let noted = self.bundles.read(&Self::not_kept_key(origin)).await?;
         let noted = noted.and_then(|line| serde_json::from_slice::<Reject>(&line).ok());
         Ok(noted.and_then(|reject| serde_json::from_str(&reject.record).ok()))

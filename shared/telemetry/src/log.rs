@@ -17,7 +17,7 @@ use tracing_subscriber::{
 mod lines;
 
 /// The crates of this project. Their log lines have no secrets.
-const OWN: [&str; 18] = [
+pub const OWN: [&str; 18] = [
     "azul",
     "azul_vt",
     "base",

@@ -10,7 +10,7 @@ use std::{
 use azul_vt::peers::Peer;
 use azul_vt::store::{
     Store,
-    inbox::{Delivery, Item, NewItem, Outage, Queue, Retry},
+    inbox::{Delivery, Item, ItemOutage, NewItem, Queue, Retry},
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -168,7 +168,7 @@ pub(crate) async fn what_is_put_back_waits_and_only_failures_count_as_attempts(
         assert_eq!(item.body, format!("{{\"round\":{round}}}"));
     }
     assert_eq!((item.attempts, item.lost, item.outage), (1, 0, None));
-    let outage = Some(Outage { since: at(0), last: at(7), peer: Peer::Dispatcher });
+    let outage = Some(ItemOutage { since: at(0), last: at(7), peer: Peer::Dispatcher });
     for outage in [outage, None] {
         let again = Retry { outage, ..Retry::default() };
         assert!(store.inbox.requeue(Queue::Query, &item, again, time.now()).await.unwrap());

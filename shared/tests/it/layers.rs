@@ -43,9 +43,20 @@ const PURE: [(&str, &[&str]); 7] = [
 /// Crates of this project that do I/O. No pure crate may be built with them, not even through others.
 const OURS_WITH_IO: [&str; 5] = ["azul_vt", "net", "state", "telemetry", "virustotal"];
 
-/// First parts of the names of other libraries that no pure crate may be built with: SDKs, databases and HTTP.
-const IMPURE: [&str; 7] =
-    ["aws_", "hyper", "lambda_", "libsqlite3", "reqwest", "rusqlite", "rustls"];
+/// First parts of the names of other libraries that no pure crate may be built with: SDKs, databases, HTTP and
+/// sockets.
+const IMPURE: [&str; 10] = [
+    "aws_",
+    "hyper",
+    "lambda_",
+    "libsqlite3",
+    "mio",
+    "reqwest",
+    "rusqlite",
+    "rustls",
+    "socket2",
+    "tokio",
+];
 
 /// Returns the names of all crates that a crate is built with, its own among them. Those of tests do not count.
 fn built_with(krate: &str) -> BTreeSet<String> {
@@ -117,4 +128,11 @@ fn every_crate_depends_only_on_those_below_it() {
         }
     }
     assert_eq!(seen.len(), LAYERS.len(), "a layer is no crate any more: {seen:?}");
+}
+
+#[test]
+fn the_log_shows_the_details_of_every_crate() {
+    let crates: BTreeSet<String> = LAYERS.iter().map(|name| name.replace('-', "_")).collect();
+    let shown = azul_vt::telemetry::OWN.map(str::to_owned).into();
+    assert_eq!(crates, shown);
 }

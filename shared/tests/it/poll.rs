@@ -116,6 +116,22 @@ async fn a_paused_azul_says_so() {
 }
 
 #[tokio::test]
+async fn a_group_that_has_no_place_yet_is_not_ready() {
+    let dispatcher = sim::Dispatcher::start().await.unwrap();
+    let (client, sources) = (client(&dispatcher), BTreeSet::new());
+    let part = |name: &str, content: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{content}\r\n")
+    };
+    for (info, ready) in [(r#"{"ready":false}"#, false), (r#"{"ready":true}"#, true), ("{}", true)]
+    {
+        let body = part("info", info) + &part("events", r#"{"events":[]}"#) + "--b--\r\n";
+        let headers = vec![("content-type".into(), "multipart/form-data; boundary=b".into())];
+        dispatcher.fail_polls(&Fault::Answer { status: 200, headers, body }, 1);
+        assert_eq!(ask(&client, &poll(&sources, 1)).await.0.unwrap().ready, ready, "{info}");
+    }
+}
+
+#[tokio::test]
 async fn errors_and_nonsense_are_errors() {
     let dispatcher = sim::Dispatcher::start().await.unwrap();
     let client = client(&dispatcher);

@@ -53,7 +53,7 @@ impl Place {
 }
 
 async fn load(source: &dyn RuleSource, lenient: bool) -> Result<Loaded, RuleErrors> {
-    let seen = source.look().await.map_err(|error| RuleErrors(vec![error]))?;
+    let seen = source.list().await.map_err(|error| RuleErrors(vec![error]))?;
     source.load(seen.as_ref(), lenient).await
 }
 

@@ -13,10 +13,10 @@ use std::{
 
 use azul_vt::minute::Minute;
 use azul_vt::store::{
-    Counts, Grant, LedgerRow, MinuteState, Reservation, Stage, Store, StoreError,
+    Counts, Grant, LedgerRow, MinuteState, Reservation, ReservationStage, Store, StoreError,
     failures::{self, Subject},
     inbox::{Item, NewItem, Queue, Retry},
-    local::{go_plugin_position, look, open},
+    local::{go_plugin_position, open, open_read_only},
 };
 use jiff::{SignedDuration, Timestamp, civil::date};
 use tempfile::TempDir;
@@ -67,7 +67,7 @@ async fn an_item_that_a_clock_put_back_that_was_ahead_is_due_now() {
 async fn looking_at_the_state_makes_nothing_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    assert!(look(&state).unwrap().is_none());
+    assert!(open_read_only(&state).unwrap().is_none());
     assert!(!state.exists());
     let all = || {
         let mut names: Vec<_> = walk(&state);
@@ -78,7 +78,7 @@ async fn looking_at_the_state_makes_nothing_and_writes_nothing() {
     let lease = acquire(&store, "load").await;
     assert!(store.cursors.advance("steps", None, 60).await.unwrap());
     let before = all();
-    let looked = look(&state).unwrap().unwrap();
+    let looked = open_read_only(&state).unwrap().unwrap();
     assert!(looked.cursors.read("steps").await.unwrap().is_some());
     let holder = looked.leases.holder("load", at(1)).await.unwrap();
     assert_eq!(holder.map(|(owner, _)| owner).as_deref(), Some("test"));
@@ -90,7 +90,7 @@ async fn looking_at_the_state_makes_nothing_and_writes_nothing() {
     store.leases.release(lease).await.unwrap();
     drop(store);
     let before = all();
-    let looked = look(&state).unwrap().unwrap();
+    let looked = open_read_only(&state).unwrap().unwrap();
     assert!(looked.cursors.read("steps").await.unwrap().is_some());
     assert!(looked.leases.holder("load", at(1)).await.unwrap().is_none());
     drop(looked);
@@ -420,7 +420,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
                 "memory" => assert!(store.memory.knows("request", n, at(1)).await.unwrap()),
                 "quota" => assert_eq!(
                     store.quotas.reserve("c", DAY, 0, n).await.unwrap(),
-                    Reservation::Already(Stage::Reserved)
+                    Reservation::Already(ReservationStage::Reserved)
                 ),
                 "put" | "file" => {
                     let mut reader =

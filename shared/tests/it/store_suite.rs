@@ -6,8 +6,8 @@ use std::{future::Future, io::Read, sync::Arc};
 use azul_vt::{
     minute::Minute,
     store::{
-        Counts, GapKind, Grant, Lease, LedgerRow, LedgerTotals, MinuteState, Reservation, Stage,
-        Store, StoreError,
+        Counts, GapKind, Grant, Lease, LedgerRow, LedgerTotals, MinuteState, Reservation,
+        ReservationStage, Store, StoreError,
         budget::{Permit, Window},
         rejects::{Reject, RejectStage, Rejects},
     },
@@ -559,7 +559,7 @@ pub(crate) async fn race_for_a_quota(store: &Store, ids: usize, limit: u64) {
                 match first {
                     Reservation::Granted => {
                         granted += 1;
-                        assert_eq!(second, Reservation::Already(Stage::Reserved));
+                        assert_eq!(second, Reservation::Already(ReservationStage::Reserved));
                     }
                     full @ Reservation::Full { used } => assert_eq!((used, second), (limit, full)),
                     already @ Reservation::Already(_) => panic!("{already:?}"),
@@ -582,7 +582,7 @@ pub(crate) async fn a_quota_knows_its_ids_and_its_places_come_back(store: &Store
     assert_eq!(reserve(CATEGORY, day, "b").await.unwrap(), Reservation::Granted);
     assert_eq!(reserve(CATEGORY, day, "c").await.unwrap(), Reservation::Full { used: 2 });
     let again = reserve(CATEGORY, day, "a").await.unwrap();
-    assert_eq!(again, Reservation::Already(Stage::Reserved), "full or not");
+    assert_eq!(again, Reservation::Already(ReservationStage::Reserved), "full or not");
     assert_eq!(reserve(CATEGORY, next, "a").await.unwrap(), Reservation::Granted);
     assert_eq!(reserve("other", day, "a").await.unwrap(), Reservation::Granted);
     let none = quotas.reserve("none", day, 0, "a").await.unwrap();
@@ -633,19 +633,19 @@ pub(crate) async fn the_same_id_from_many_tasks_takes_one_place(store: &Store) {
 pub(crate) async fn stages_only_go_forward(store: &Store) {
     let quotas = &store.quotas;
     let day = date(2026, 11, 24);
-    assert!(!quotas.set_stage(CATEGORY, day, "a", Stage::Stored).await.unwrap());
+    assert!(!quotas.set_stage(CATEGORY, day, "a", ReservationStage::Stored).await.unwrap());
     quotas.reserve(CATEGORY, day, 1, "a").await.unwrap();
     for (set, then) in [
-        (Stage::Stored, Stage::Stored),
-        (Stage::Reserved, Stage::Stored),
-        (Stage::Reported, Stage::Reported),
-        (Stage::Sourced, Stage::Reported),
+        (ReservationStage::Stored, ReservationStage::Stored),
+        (ReservationStage::Reserved, ReservationStage::Stored),
+        (ReservationStage::Reported, ReservationStage::Reported),
+        (ReservationStage::Sourced, ReservationStage::Reported),
     ] {
         assert!(quotas.set_stage(CATEGORY, day, "a", set).await.unwrap());
         let now = quotas.reserve(CATEGORY, day, 1, "a").await.unwrap();
         assert_eq!(now, Reservation::Already(then));
         let settled = quotas.settled(CATEGORY, day).await.unwrap();
-        assert_eq!(settled, u64::from(then >= Stage::Sourced), "{then:?}");
+        assert_eq!(settled, u64::from(then >= ReservationStage::Sourced), "{then:?}");
     }
     assert_eq!(quotas.settled("other", day).await.unwrap(), 0);
     assert_eq!(quotas.settled(CATEGORY, date(2026, 11, 25)).await.unwrap(), 0);

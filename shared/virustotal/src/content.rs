@@ -30,7 +30,7 @@ impl Content {
 
     /// Returns the function that makes the error for content that is not the file that was asked for; its argument
     /// says why. Asking again later may help.
-    pub fn not_that(&self) -> impl FnOnce(&str) -> VirusTotalError + use<> {
+    pub fn wrong_content_error(&self) -> impl FnOnce(&str) -> VirusTotalError + use<> {
         let status = Some(self.reply.response.status().as_u16());
         let mut answer = self.reply.asked.answer(status, NOT_THAT, String::new());
         answer.is_own = self.reply.own;
@@ -131,7 +131,7 @@ impl VirusTotal {
         let path = format!("/api/v3/files/{sha256}/download");
         let what = format!("the content of file {sha256}");
         let reply = self.get(&what, &path, Follow::Listed(hosts)).await;
-        Ok(self.content(reply.map_err(VirusTotalError::unless_its_own_word)?))
+        Ok(self.content(reply.map_err(VirusTotalError::transient_unless_own_404)?))
     }
 
     /// Reads a page of the behaviour reports of a file: `GET /api/v3/files/{sha256}/behaviours`. Costs one request.

@@ -146,7 +146,7 @@ pub(super) const NOT_THAT: &str = "NotWhatWasAskedFor";
 impl VirusTotalError {
     /// Makes a 404 transient unless its code shows that VirusTotal itself wrote it. For requests for a single object,
     /// because the 404 of a proxy or a gateway does not mean that the object is missing.
-    pub(super) fn unless_its_own_word(self) -> Self {
+    pub(super) fn transient_unless_own_404(self) -> Self {
         match self {
             Self::Missing(answer) if answer.code != NOT_FOUND => {
                 Self::Transient { answer, retry_after: None, source: None }
@@ -176,7 +176,7 @@ impl VirusTotalError {
     /// Returns whether something else than VirusTotal seems to have answered, such as a proxy with an error page. The
     /// body is then not the requested thing and has no error code of VirusTotal. Unexpected content from a host that
     /// VirusTotal redirected to does not count, because it concerns only that file.
-    pub fn is_of_another(&self) -> bool {
+    pub fn is_foreign_answer(&self) -> bool {
         match self {
             Self::Transient { answer, .. } => {
                 answer.is_own && (answer.status == Some(404) || answer.code == NOT_THAT)

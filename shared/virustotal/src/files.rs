@@ -27,7 +27,7 @@ impl VirusTotal {
     pub async fn file_report(&self, hash: &str) -> Result<Bytes, VirusTotalError> {
         let (subject, path) = (format!("file {hash}"), format!("/api/v3/files/{hash}"));
         let reply = self.get(&subject, &path, Follow::Public).await;
-        let reply = reply.map_err(VirusTotalError::unless_its_own_word)?;
+        let reply = reply.map_err(VirusTotalError::transient_unless_own_404)?;
         let status = Some(reply.response.status().as_u16());
         let mut answer = reply.asked.answer(status, NOT_THAT, String::new());
         let body = self.whole(reply, MAX_REPORT_BYTES).await?;

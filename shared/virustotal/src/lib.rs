@@ -18,4 +18,4 @@ pub use error::{Answer, VirusTotalError};
 pub use feed::{Fetched, Probe};
 pub use files::check_report;
 pub use hunting::{Page, Ruleset, Rulesets};
-pub use user::{Allowance, CurrentUser, Privilege};
+pub use user::{ApiQuota, CurrentUser, Privilege};

@@ -34,7 +34,7 @@ pub struct Privilege {
 
 /// A quota of the key's user or group, from "Get a user's overall quotas".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Allowance {
+pub struct ApiQuota {
     /// VirusTotal's name of the quota, such as `api_requests_daily`.
     pub name: String,
     /// Holder of the quota: `user` or `group`.
@@ -51,7 +51,7 @@ impl VirusTotal {
     ///
     /// # Errors
     /// Any [`VirusTotalError`].
-    pub async fn allowances(&self) -> Result<Vec<Allowance>, VirusTotalError> {
+    pub async fn allowances(&self) -> Result<Vec<ApiQuota>, VirusTotalError> {
         #[derive(Deserialize)]
         struct Body {
             data: BTreeMap<String, BTreeMap<String, Option<Quota>>>,
@@ -66,7 +66,7 @@ impl VirusTotal {
         let quotas = data.into_iter().flat_map(|(name, by)| {
             by.into_iter().filter_map(move |(of, quota)| {
                 let Quota { allowed, used } = quota?;
-                Some(Allowance { name: name.clone(), of, allowed, used })
+                Some(ApiQuota { name: name.clone(), of, allowed, used })
             })
         });
         Ok(quotas.collect())

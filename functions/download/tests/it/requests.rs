@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use azul_vt::{
     pipeline::RunLimits,
-    store::{Stage, inbox::Queue, totals::utc_day},
+    store::{ReservationStage, inbox::Queue, totals::utc_day},
     tasks::EventFunction as _,
 };
 use jiff::SignedDuration;
@@ -83,7 +83,7 @@ async fn a_hash_that_is_none_fails_and_other_events_are_ignored() {
 }
 
 /// Makes a state as a process leaves it that died when its request had reached `stage`, and works the request again.
-async fn after_a_crash(stage: Stage, is_stored: bool) -> (World, Vec<String>) {
+async fn after_a_crash(stage: ReservationStage, is_stored: bool) -> (World, Vec<String>) {
     let world = World::new().await;
     let download = world.download(&[]);
     let request = world.by_hash("sample");
@@ -107,17 +107,17 @@ async fn after_a_crash(stage: Stage, is_stored: bool) -> (World, Vec<String>) {
 async fn a_crash_at_any_stage_goes_on_where_it_was() {
     let none = Vec::<String>::new();
     // The place is reserved, and the sample may be stored. A stored sample is not fetched again.
-    let (world, asked) = after_a_crash(Stage::Reserved, false).await;
+    let (world, asked) = after_a_crash(ReservationStage::Reserved, false).await;
     assert_eq!((world.sourced().len(), asked.len()), (1, 1));
-    let (world, asked) = after_a_crash(Stage::Reserved, true).await;
+    let (world, asked) = after_a_crash(ReservationStage::Reserved, true).await;
     assert_eq!((world.sourced().len(), asked), (1, none.clone()));
-    let (world, asked) = after_a_crash(Stage::Stored, true).await;
+    let (world, asked) = after_a_crash(ReservationStage::Stored, true).await;
     assert_eq!((world.sourced().len(), asked), (1, none.clone()));
     // The sample was removed from the store meanwhile.
-    let (world, asked) = after_a_crash(Stage::Stored, false).await;
+    let (world, asked) = after_a_crash(ReservationStage::Stored, false).await;
     assert_eq!((world.sourced().len(), asked.len()), (1, 1));
     // Its event is there: only the outcome is told.
-    for stage in [Stage::Sourced, Stage::Reported] {
+    for stage in [ReservationStage::Sourced, ReservationStage::Reported] {
         let (world, asked) = after_a_crash(stage, true).await;
         assert_eq!((world.sourced().len(), asked), (0, none.clone()), "{stage:?}");
     }

@@ -17,9 +17,9 @@ use crate::{
 
 pub(crate) const SECRET: &str = "whsec_bWVtb3J5LW9mLWVhY2gtZG9vcg==";
 /// Most memory that `ingest`, the webhook and `hunt` may take, in MB.
-const MOST_MB: u64 = 256;
+const MAX_MB: u64 = 256;
 /// Most memory that `load` may take, in MB.
-const MOST_LOADING_MB: u64 = 150;
+const MAX_LOADING_MB: u64 = 150;
 
 /// Returns the peak memory of a process so far, in MB; `None` if it has ended.
 fn peak_mb(pid: u32) -> Option<u64> {
@@ -79,7 +79,7 @@ async fn bodies_that_come_in_at_once_take_little_memory_together() {
     }
     assert_eq!(post(&url, "good", b"[]".to_vec()).await, 202);
     let peak = peak_mb(running.child.id()).unwrap();
-    assert!(peak <= MOST_MB, "{peak} MB");
+    assert!(peak <= MAX_MB, "{peak} MB");
     println!("webhook: {peak} MB");
     running.terminate();
     assert!(running.end().await.0.success());
@@ -99,7 +99,7 @@ async fn a_posted_body_of_many_values_takes_little_memory() {
         assert!(answer.status().is_success() || answer.status().is_client_error());
     }
     let peak = peak_mb(running.child.id()).unwrap();
-    assert!(peak <= MOST_MB, "{peak} MB");
+    assert!(peak <= MAX_MB, "{peak} MB");
     println!("ingest: {peak} MB");
     running.terminate();
     assert!(running.end().await.0.success());
@@ -131,7 +131,7 @@ async fn a_minute_of_hostile_records_takes_little_memory() {
     command.env("DISPATCHER_MAX_AGE_HOURS", "-1");
     let (peak, _, said) = peak_until_its_end(command).await;
     assert_eq!(stage.dispatcher.arrived().sha256s().len(), 3, "{said}");
-    assert!(peak <= MOST_LOADING_MB, "{peak} MB");
+    assert!(peak <= MAX_LOADING_MB, "{peak} MB");
     println!("load: {peak} MB");
 }
 
@@ -165,6 +165,6 @@ async fn a_page_of_hits_of_120_megabytes_takes_little_memory_and_few_lines() {
     let (peak, succeeded, said) = peak_until_its_end(command).await;
     assert!(!succeeded);
     assert!(said.len() < 65_536, "{} bytes of log", said.len());
-    assert!(peak <= MOST_MB, "{peak} MB");
+    assert!(peak <= MAX_MB, "{peak} MB");
     println!("hunt: {peak} MB");
 }

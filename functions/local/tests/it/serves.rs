@@ -294,9 +294,19 @@ async fn nothing_is_lost_where_everything_is_served_ended_and_begun_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_hits_are_downloaded_although_the_first_poll_comes_late() {
     // The second poll comes five seconds after a failed one, and `hunt` requests downloads at once if nothing holds it.
-    for failure in [503, 400] {
+    let paused = sim::Fault::Answer {
+        status: 200,
+        headers: vec![("content-type".into(), "multipart/form-data; boundary=b".into())],
+        body: [
+            "--b\r\nContent-Disposition: form-data; name=\"info\"\r\n\r\n{\"paused\":true}\r\n",
+            "--b\r\nContent-Disposition: form-data; name=\"events\"\r\n\r\n{\"events\":[]}\r\n--b--\r\n",
+        ]
+        .concat(),
+    };
+    let (late, refused) = (sim::Fault::answer(503, "not now"), sim::Fault::answer(400, "never"));
+    for (failure, is_downloaded) in [(late, true), (paused, true), (refused, false)] {
         let stage = Stage::new().await;
-        stage.dispatcher.fail_polls(&sim::Fault::answer(failure, "not now"), 1);
+        stage.dispatcher.fail_polls(&failure, 1);
         let date = Timestamp::now().as_second() - 1;
         stage.virustotal.sample(sim::lookup::sample(FIRST_HIT));
         stage.virustotal.hit(Hit::file(FIRST_HIT, date, "rule"));
@@ -308,15 +318,15 @@ async fn the_first_hits_are_downloaded_although_the_first_poll_comes_late() {
         let (running, _) = Running::serve(command);
         let wanted = hash_of_sample(FIRST_HIT);
         let begun = Instant::now();
-        let arrived = || match failure {
-            503 => stage.dispatcher.streams().iter().any(|(_, _, sha256)| *sha256 == wanted),
+        let arrived = || match is_downloaded {
+            true => stage.dispatcher.streams().iter().any(|(_, _, sha256)| *sha256 == wanted),
             // A dispatcher that refuses polls does not hold up what needs none.
-            _ => stage.dispatcher.arrived().of(Model::Download).count() == 1,
+            false => stage.dispatcher.arrived().of(Model::Download).count() == 1,
         };
         while !arrived() {
             assert!(
                 begun.elapsed() < Duration::from_mins(2),
-                "{failure}: {:?}",
+                "{failure:?}: {:?}",
                 stage.dispatcher.arrived().counts()
             );
             tokio::time::sleep(POLL_INTERVAL).await;

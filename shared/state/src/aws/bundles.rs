@@ -47,9 +47,9 @@ const PARTS_AT_ONCE: usize = 4;
 /// Number of pieces of a body that are read ahead. A piece is what arrived at once, at most some hundred KB.
 const AHEAD: usize = 8;
 /// Most attempts in a row to resume a body without receiving any more of it.
-const MOST_FRUITLESS: u32 = 5;
+const MAX_FRUITLESS: u32 = 5;
 /// Most retries of a conditional write that S3 refuses because of a concurrent one.
-const MOST_CONFLICTS: u32 = 5;
+const MAX_CONFLICTS: u32 = 5;
 /// Wait before the first retry; it grows by as much with each further one.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Longest life of a presigned request that S3 allows.
@@ -317,7 +317,7 @@ impl Source {
                         continue;
                     }
                     Err(e) if status(&e).is_some_and(|s| s < 500) => {
-                        fruitless = MOST_FRUITLESS;
+                        fruitless = MAX_FRUITLESS;
                         e.into()
                     }
                     Err(e) => e.into(),
@@ -325,7 +325,7 @@ impl Source {
             };
             body = None;
             // After the last byte only its checksum can be wrong.
-            if at >= self.length || fruitless >= MOST_FRUITLESS {
+            if at >= self.length || fruitless >= MAX_FRUITLESS {
                 // If the receiver is gone, nobody needs the error.
                 let _ = to.send(Err(io::Error::other(broken))).await;
                 return;
@@ -383,7 +383,7 @@ where
         match send().await? {
             Ok(_) => return Ok(true),
             Err(e) if status(&e) == Some(412) => return Ok(false),
-            Err(e) if status(&e) == Some(409) && conflicts < MOST_CONFLICTS => {}
+            Err(e) if status(&e) == Some(409) && conflicts < MAX_CONFLICTS => {}
             Err(e) => return Err(failed(action, BUCKET, e)),
         }
         conflicts += 1;

@@ -34,7 +34,7 @@ use crate::{
     Bundles, StoreError,
     inbox::{
         Body, Delivery, DeliveryAttributes, Inbox, InboxCounts, Item, Message, NewItem, PutError,
-        Queue, Retry, Unput,
+        PutFailures, Queue, Retry,
     },
     keys::bad_name,
 };
@@ -43,9 +43,9 @@ use base::errors::chain;
 /// Size of a message in bytes above which its body is put into an object.
 const LONG: usize = 200 * 1024;
 /// Largest size in bytes of a message, and of all messages of a call, that SQS allows.
-const MOST_BYTES: usize = 1024 * 1024;
+const MAX_BYTES: usize = 1024 * 1024;
 /// Most messages in a call that SQS allows.
-const MOST_MESSAGES: usize = 10;
+const MAX_MESSAGES: usize = 10;
 /// Longest delay of a message that SQS allows.
 const LONGEST_DELAY: SignedDuration = SignedDuration::from_mins(15);
 /// Longest time that SQS lets a receiver keep a message.
@@ -178,7 +178,7 @@ impl SqsInbox {
             object = Some(key);
             text = encode(&message)?;
         }
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_BYTES {
             return Err(bad_name(&message.id, "no message of SQS can hold so long a name"));
         }
         Ok((text, object))
@@ -349,7 +349,7 @@ impl SqsInbox {
 #[async_trait]
 impl Inbox for SqsInbox {
     async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError> {
-        let mut unput = Unput::default();
+        let mut failures = PutFailures::default();
         let place = match self.place(queue) {
             Ok(place) => place,
             Err(source) => {
@@ -362,11 +362,11 @@ impl Inbox for SqsInbox {
             let text = match self.write(queue, Message::new(queue, id, body, 0, now), LONG).await {
                 Ok((text, _)) => text,
                 Err(error) => {
-                    unput.add(n, error);
+                    failures.add(n, error);
                     continue;
                 }
             };
-            if batch.len() == MOST_MESSAGES || bytes + text.len() > MOST_BYTES {
+            if batch.len() == MAX_MESSAGES || bytes + text.len() > MAX_BYTES {
                 batches.push(std::mem::take(&mut batch));
                 bytes = 0;
             }
@@ -383,20 +383,20 @@ impl Inbox for SqsInbox {
                 Err(Unsent::Message) => all().collect(),
                 // The others would meet the same outage, and each call takes its time, so they are skipped.
                 Err(Unsent::Error(error)) => {
-                    unput.add(all().next().unwrap_or_default(), error);
-                    unput.skip(all().skip(1));
-                    unput.skip(batches.flatten().map(|(n, _)| n));
+                    failures.add(all().next().unwrap_or_default(), error);
+                    failures.skip(all().skip(1));
+                    failures.skip(batches.flatten().map(|(n, _)| n));
                     break;
                 }
             };
             for n in alone {
                 let Some(item) = items.get(n) else { continue };
                 if let Err(error) = self.put_alone(queue, place, item, now).await {
-                    unput.add(n, error);
+                    failures.add(n, error);
                 }
             }
         }
-        unput.finish()
+        failures.finish()
     }
 
     async fn take(
@@ -409,7 +409,7 @@ impl Inbox for SqsInbox {
         let place = self.place(queue)?;
         let (mut items, mut unopened, mut goes_on) = (Vec::new(), None, true);
         while goes_on && items.len() < most {
-            let few = most.saturating_sub(items.len()).min(MOST_MESSAGES);
+            let few = most.saturating_sub(items.len()).min(MAX_MESSAGES);
             let request = self.client.receive_message().queue_url(&place.url);
             let received = request
                 .max_number_of_messages(i32::try_from(few).unwrap_or(1))

@@ -7,16 +7,21 @@ use super::table::{
     Filter, Key, Table, Transacted, Updated, damaged, expiry, item, number, number_of, part, text,
     text_of,
 };
-use crate::{QuotaUsage, Quotas, Reservation, Stage, StoreError};
+use crate::{QuotaUsage, Quotas, Reservation, ReservationStage, StoreError};
 
 /// Days for which a place is kept after its own day. It is far longer than any work on it takes.
 const KEPT_DAYS: i64 = 35;
 
-const STAGES: [Stage; 4] = [Stage::Reserved, Stage::Stored, Stage::Sourced, Stage::Reported];
+const STAGES: [ReservationStage; 4] = [
+    ReservationStage::Reserved,
+    ReservationStage::Stored,
+    ReservationStage::Sourced,
+    ReservationStage::Reported,
+];
 
 pub(super) struct AwsQuotas(pub(super) Table);
 
-fn rank(stage: Stage) -> usize {
+fn rank(stage: ReservationStage) -> usize {
     STAGES.iter().position(|s| *s == stage).unwrap_or_default()
 }
 
@@ -92,7 +97,7 @@ impl Quotas for AwsQuotas {
         category: &str,
         day: Date,
         id: &str,
-        stage: Stage,
+        stage: ReservationStage,
     ) -> Result<bool, StoreError> {
         let rank = rank(stage);
         let action = format!("noting the stage of a place in the quota of {category}");
@@ -117,7 +122,7 @@ impl Quotas for AwsQuotas {
         let action = format!("reading the quota of {category}");
         let filter = Filter {
             condition: Some("#stage >= :sourced"),
-            values: item([(":sourced", number(rank(Stage::Sourced)))]),
+            values: item([(":sourced", number(rank(ReservationStage::Sourced)))]),
             ..Filter::default()
         };
         let settled = self.0.query(&action, &quota_key(category, day, "").pk, filter).await?;
@@ -128,7 +133,7 @@ impl Quotas for AwsQuotas {
         let given = self.0.delete(
             quota_key(category, day, id),
             Some("attribute_exists(#pk) AND #stage < :sourced"),
-            item([(":sourced", number(rank(Stage::Sourced)))]),
+            item([(":sourced", number(rank(ReservationStage::Sourced)))]),
         )?;
         let counted = self.0.change(
             used(category, day),

@@ -18,13 +18,13 @@ use rules::{Loaded, Marks, RuleError, RuleErrors, RuleSet, RuleSource};
 /// The setting that names the bucket.
 const RULES_ROOT: &str = "RULES_ROOT";
 /// Most objects that are listed to find rule files.
-const MOST_OBJECTS: usize = 10_000;
+const MAX_OBJECTS: usize = 10_000;
 /// Most rule files. It is far more than people write.
-const MOST_FILES: usize = 1_000;
+const MAX_FILES: usize = 1_000;
 /// Largest rule file in bytes.
-const MOST_BYTES: i64 = 1024 * 1024;
+const MAX_BYTES: i64 = 1024 * 1024;
 /// Most bytes of all rule files together. It bounds the memory that they take.
-const MOST_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
+const MAX_BYTES_OF_ALL: usize = 16 * 1024 * 1024;
 const AT_ONCE: usize = 8;
 /// Longest time of a call with all its attempts. It is short, because a bundle waits while the rules are read.
 const CALL: Duration = Duration::from_secs(20);
@@ -68,7 +68,7 @@ impl S3Rules {
     /// Returns the key of a rule file and its mark, an `ETag`; `None` for any other object.
     fn mark(&self, object: &Object) -> Result<Option<(String, String)>, RuleError> {
         let Some(key) = object.key().filter(|key| self.is_rule_file(key)) else { return Ok(None) };
-        if object.size().is_some_and(|size| size > MOST_BYTES) {
+        if object.size().is_some_and(|size| size > MAX_BYTES) {
             return Err(self.too_much(key, "is larger than 1 MiB"));
         }
         Ok(Some((key.to_owned(), object.e_tag().unwrap_or_default().to_owned())))
@@ -91,7 +91,7 @@ impl S3Rules {
 
 #[async_trait]
 impl RuleSource for S3Rules {
-    async fn look(&self) -> Result<Option<Marks>, RuleError> {
+    async fn list(&self) -> Result<Option<Marks>, RuleError> {
         let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix);
         let mut pages = request.into_paginator().send();
         let (mut marks, mut objects) = (Marks::new(), 0);
@@ -103,10 +103,10 @@ impl RuleSource for S3Rules {
             for object in page.contents() {
                 marks.extend(self.mark(object)?);
             }
-            if marks.len() > MOST_FILES {
+            if marks.len() > MAX_FILES {
                 return Err(self.too_much(&self.prefix, "holds more than 1000 rule files"));
             }
-            if objects > MOST_OBJECTS {
+            if objects > MAX_OBJECTS {
                 return Err(self.too_much(&self.prefix, "holds more than 10000 objects"));
             }
         }
@@ -129,7 +129,7 @@ impl RuleSource for S3Rules {
         let one = |error: RuleError| RuleErrors(vec![error]);
         while let Some((place, text)) = files.try_next().await.map_err(one)? {
             bytes += text.len();
-            if bytes > MOST_BYTES_OF_ALL {
+            if bytes > MAX_BYTES_OF_ALL {
                 return Err(one(self.too_much(&self.prefix, "holds more than 16 MiB of rules")));
             }
             let path = PathBuf::from(place);

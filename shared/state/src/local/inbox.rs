@@ -8,8 +8,8 @@ use super::db::{Db, nanoseconds, timestamp, unsigned};
 use crate::{
     StoreError,
     inbox::{
-        Body, Delivery, Inbox, InboxCounts, Item, Message, NewItem, Outage, PutError, Queue, Retry,
-        Unput,
+        Body, Delivery, Inbox, InboxCounts, Item, ItemOutage, Message, NewItem, PutError,
+        PutFailures, Queue, Retry,
     },
 };
 use net::peers::{Peer, latest_written};
@@ -39,7 +39,7 @@ fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
         attempts: row.get(2)?,
         since: timestamp(row.get(3)?),
         lost: row.get(5)?,
-        outage: outage.map(|(since, last)| Outage {
+        outage: outage.map(|(since, last)| ItemOutage {
             since: timestamp(since),
             last: timestamp(last),
             peer: peer.as_deref().map_or(Peer::VirusTotal, peer_of),
@@ -119,23 +119,23 @@ fn is_busy(error: &StoreError) -> bool {
 #[async_trait]
 impl Inbox for LocalInbox {
     async fn put(&self, queue: Queue, items: &[NewItem], now: Timestamp) -> Result<(), PutError> {
-        let mut unput = Unput::default();
+        let mut failures = PutFailures::default();
         match self.put_together(queue, items.to_vec(), now).await {
             Ok(()) => return Ok(()),
             // The database is locked, and each item alone would wait for it just as long.
             Err(error) if items.len() == 1 || is_busy(&error) => {
-                unput.add(0, error);
-                unput.skip(1..items.len());
+                failures.add(0, error);
+                failures.skip(1..items.len());
             }
             Err(_) => {
                 for (place, item) in items.iter().enumerate() {
                     if let Err(error) = self.put_together(queue, vec![item.clone()], now).await {
-                        unput.add(place, error);
+                        failures.add(place, error);
                     }
                 }
             }
         }
-        unput.finish()
+        failures.finish()
     }
 
     async fn take(

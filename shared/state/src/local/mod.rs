@@ -68,7 +68,7 @@ pub fn open_with(state_dir: &Path, peers: &Peers) -> Result<Store, StoreError> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn look(state_dir: &Path) -> Result<Option<Store>, StoreError> {
+pub fn open_read_only(state_dir: &Path) -> Result<Option<Store>, StoreError> {
     let state_dir = std::path::absolute(state_dir).map_err(|e| unusable(state_dir, e))?;
     let database = state_dir.join(DATABASE);
     match fs::metadata(&database) {

@@ -7,7 +7,7 @@ use jiff::{Timestamp, ToSpan, civil::Date};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::db::{Db, Fault, unsigned};
-use crate::{QuotaUsage, Quotas, Reservation, Stage, StoreError, totals::utc_day};
+use crate::{QuotaUsage, Quotas, Reservation, ReservationStage, StoreError, totals::utc_day};
 use net::peers::Peers;
 
 /// Days for which a place is kept after its own day. It is far longer than any work on it takes.
@@ -59,7 +59,7 @@ impl Quotas for LocalQuotas {
                 }
                 db.execute(
                     "INSERT INTO quota_places (day, category, id, stage) VALUES (?1, ?2, ?3, ?4)",
-                    params![day, category, id, rank(Stage::Reserved)],
+                    params![day, category, id, rank(ReservationStage::Reserved)],
                 )?;
                 db.execute(
                     "INSERT INTO quota_used (day, category, used) VALUES (?1, ?2, 1)
@@ -76,7 +76,7 @@ impl Quotas for LocalQuotas {
         category: &str,
         day: Date,
         id: &str,
-        stage: Stage,
+        stage: ReservationStage,
     ) -> Result<bool, StoreError> {
         let (category, id) = (category.to_owned(), id.to_owned());
         self.db
@@ -98,7 +98,7 @@ impl Quotas for LocalQuotas {
                 let settled = db.query_row(
                     "SELECT count(*) FROM quota_places
                      WHERE day = ?1 AND category = ?2 AND stage >= ?3",
-                    params![number(day), category, rank(Stage::Sourced)],
+                    params![number(day), category, rank(ReservationStage::Sourced)],
                     |row| row.get(0),
                 )?;
                 Ok(unsigned(settled, &format!("the quota of {category}"))?)
@@ -114,7 +114,7 @@ impl Quotas for LocalQuotas {
                 let rows = db.execute(
                     "DELETE FROM quota_places
                      WHERE day = ?1 AND category = ?2 AND id = ?3 AND stage < ?4",
-                    params![day, category, id, rank(Stage::Sourced)],
+                    params![day, category, id, rank(ReservationStage::Sourced)],
                 )?;
                 if rows == 0 {
                     return Ok(false);
@@ -153,7 +153,7 @@ fn stage_of(
     category: &str,
     day: i64,
     id: &str,
-) -> Result<Option<Stage>, Fault> {
+) -> Result<Option<ReservationStage>, Fault> {
     let mut statement = db.prepare_cached(
         "SELECT stage FROM quota_places WHERE day = ?1 AND category = ?2 AND id = ?3",
     )?;
@@ -161,10 +161,10 @@ fn stage_of(
         statement.query_row(params![day, category, id], |row| row.get(0)).optional()?;
     let stage = match found {
         None => None,
-        Some(0) => Some(Stage::Reserved),
-        Some(1) => Some(Stage::Stored),
-        Some(2) => Some(Stage::Sourced),
-        Some(3) => Some(Stage::Reported),
+        Some(0) => Some(ReservationStage::Reserved),
+        Some(1) => Some(ReservationStage::Stored),
+        Some(2) => Some(ReservationStage::Sourced),
+        Some(3) => Some(ReservationStage::Reported),
         Some(other) => {
             return Err(StoreError::Damaged {
                 what: format!("a place in the quota of {category}"),
@@ -207,11 +207,11 @@ fn number(day: Date) -> i64 {
 }
 
 /// Returns the number that the database stores for a stage. Later stages have greater numbers.
-fn rank(stage: Stage) -> i64 {
+fn rank(stage: ReservationStage) -> i64 {
     match stage {
-        Stage::Reserved => 0,
-        Stage::Stored => 1,
-        Stage::Sourced => 2,
-        Stage::Reported => 3,
+        ReservationStage::Reserved => 0,
+        ReservationStage::Stored => 1,
+        ReservationStage::Sourced => 2,
+        ReservationStage::Reported => 3,
     }
 }

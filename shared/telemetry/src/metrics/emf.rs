@@ -21,7 +21,7 @@ use super::Metric;
 pub const NAMESPACE: &str = "AzulVirusTotal";
 
 /// Most observations that are collected before they are written. The format allows 100 observations of a metric.
-const MOST_OBSERVED: usize = 64;
+const MAX_OBSERVED: usize = 64;
 
 static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
 static OBSERVED: AtomicUsize = AtomicUsize::new(0);
@@ -96,7 +96,7 @@ fn line(labels: Labels, gauges: Gauges, now: Timestamp) -> Value {
 
 /// Counts an observation of a histogram, and writes all metrics before a document has too many.
 pub(super) fn observed() {
-    if is_on() && OBSERVED.fetch_add(1, Ordering::Relaxed) >= MOST_OBSERVED {
+    if is_on() && OBSERVED.fetch_add(1, Ordering::Relaxed) >= MAX_OBSERVED {
         flush();
     }
 }
