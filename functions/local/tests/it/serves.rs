@@ -318,10 +318,12 @@ async fn the_first_hits_are_downloaded_although_the_first_poll_comes_late() {
         let (running, _) = Running::serve(command);
         let wanted = hash_of_sample(FIRST_HIT);
         let begun = Instant::now();
-        let arrived = || match is_downloaded {
-            true => stage.dispatcher.streams().iter().any(|(_, _, sha256)| *sha256 == wanted),
+        let arrived = || {
+            if is_downloaded {
+                return stage.dispatcher.streams().iter().any(|(_, _, sha256)| *sha256 == wanted);
+            }
             // A dispatcher that refuses polls does not hold up what needs none.
-            false => stage.dispatcher.arrived().of(Model::Download).count() == 1,
+            stage.dispatcher.arrived().of(Model::Download).count() == 1
         };
         while !arrived() {
             assert!(
