@@ -184,7 +184,7 @@ impl Message {
     pub(super) const FORMAT: u8 = 1;
 
     /// Makes the message of an item that is due at once.
-    #[cfg(feature = "aws")]
+    #[cfg(any(feature = "aws", test))]
     pub(super) fn new(queue: Queue, id: &str, body: &str, attempts: u32, since: Timestamp) -> Self {
         Self {
             format: Self::FORMAT,

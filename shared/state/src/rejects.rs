@@ -38,7 +38,7 @@ pub enum RejectStage {
     /// A polled event that cannot be read.
     Polled,
     /// Further rejects of a bundle, of which only the number is known: a [`DroppedRejects`].
-    DroppedRejects,
+    NotKept,
 }
 
 /// Encoding of [`Reject::record`].
@@ -223,8 +223,7 @@ impl Rejects {
         );
         let key = Self::not_kept_key(origin);
         let record = serde_json::to_vec(not_kept).map_err(|e| unwritable(&key, e))?;
-        let reject =
-            Reject::new(origin, *from_line, RejectStage::DroppedRejects, reason, &record, now);
+        let reject = Reject::new(origin, *from_line, RejectStage::NotKept, reason, &record, now);
         self.bundles.put(&key, &line_of(&reject, &key)?).await
     }
 
@@ -364,6 +363,23 @@ mod tests {
             record,
             Timestamp::UNIX_EPOCH,
         )
+    }
+
+    #[test]
+    fn stages_are_kept_under_names_that_do_not_change() {
+        let names = [
+            (RejectStage::Record, "record"),
+            (RejectStage::Event, "event"),
+            (RejectStage::Request, "request"),
+            (RejectStage::Bundle, "bundle"),
+            (RejectStage::Hit, "hit"),
+            (RejectStage::Item, "item"),
+            (RejectStage::Polled, "polled"),
+            (RejectStage::NotKept, "not_kept"),
+        ];
+        for (stage, name) in names {
+            assert_eq!(serde_json::to_value(stage).unwrap(), name);
+        }
     }
 
     #[test]

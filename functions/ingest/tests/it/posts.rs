@@ -186,7 +186,7 @@ async fn rejects_of_a_body_are_kept_up_to_their_limit_and_then_counted() {
     for object in rejects.list().await.unwrap() {
         bytes += object.size;
         for reject in rejects.read(&object.key).await.unwrap().unwrap() {
-            if reject.stage == RejectStage::DroppedRejects {
+            if reject.stage == RejectStage::NotKept {
                 let count: u64 = reject.reason.split(' ').next().unwrap().parse().unwrap();
                 assert!(reject.reason.contains("REJECTS_MAX_MB=1"), "{}", reject.reason);
                 assert_eq!(reject.line, kept + 1, "the first of them");
