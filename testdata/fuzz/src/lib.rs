@@ -1,4 +1,4 @@
-//! What several fuzz targets share: inputs made of the fuzzer's bytes, and the ordinary decoder of bzip2.
+//! Helpers of several fuzz targets: inputs made of the fuzzer's bytes, and the ordinary decoder of bzip2.
 
 use std::io::{BufRead, Read, Write};
 
